@@ -1,0 +1,98 @@
+"""The clric codec: arrays in, bytes out, and back. Knows nothing of Pillow.
+
+Importing this package imports neither torch nor numpy; they are imported when pixels are coded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from codec.container import (
+    Container,
+    CorruptError,
+    FormatError,
+    Header,
+    LimitError,
+    Section,
+    TruncatedError,
+    UnsupportedError,
+    pack,
+    read_header,
+    unpack,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = [
+    "Container",
+    "CorruptError",
+    "FormatError",
+    "Header",
+    "LimitError",
+    "Section",
+    "TruncatedError",
+    "UnsupportedError",
+    "decode",
+    "encode",
+    "pack",
+    "read_header",
+    "unpack",
+]
+
+
+def encode(
+    pixels: NDArray[np.uint8],
+    *,
+    quality: float = 75,
+    profile: str = "coolchic",
+    effort: int = 5,
+    device: str = "auto",
+    seed: int = 0,
+    metadata: Mapping[Section, bytes] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> bytes:
+    """Code one picture as the bytes of a `.clric` file.
+
+    Args:
+        pixels: (height, width) for greyscale or (height, width, 3) for RGB, uint8.
+        quality: 0..100, int or float; the file's size grows with it.
+        profile: name of a coding profile, see `codec.profiles.names()`.
+        effort: 1..9; more is slower and smaller, never another format.
+        device: "auto", or a torch device such as "cpu", "cuda:1", "mps".
+        seed: of every random number drawn; same arguments and machine, same bytes.
+        metadata: bytes to carry along, under `Section.ICC`, `Section.EXIF` or `Section.XMP`.
+        progress: called as `progress(done, total)` now and then, in iterations of the fit.
+
+    Raises:
+        ValueError: an argument is out of its range, or the picture's shape or dtype is not coded.
+        RuntimeError: the device is not there, or the file did not decode to what was coded.
+    """
+    from codec.profiles import Settings, by_name
+
+    coder = by_name(profile)
+    settings = Settings(quality=quality, effort=effort, device=device, seed=seed, progress=progress)
+    sections = coder.encode(pixels, settings)
+    height, width = pixels.shape[:2]
+    mode = "L" if pixels.ndim == 2 else "RGB"
+    header = Header(width=width, height=height, mode=mode, profile=coder.id)
+    return pack(header, {**(metadata or {}), **sections})
+
+
+def decode(data: bytes, *, device: str = "auto", allow_truncated: bool = False) -> NDArray[np.uint8]:
+    """Decode the bytes of a `.clric` file to a picture, shaped as `encode` took it.
+
+    Args:
+        data: the whole file; with `allow_truncated`, its beginning is enough if it holds the function's
+            weights: grids that are missing are taken as zero, which leaves a coarser picture.
+        device: where the float part runs; the entropy decoding is the same everywhere.
+
+    Raises:
+        FormatError: the file is truncated, damaged, too new or too large; the message says which.
+    """
+    from codec.profiles import by_id
+
+    container = unpack(data, allow_truncated=allow_truncated)
+    return by_id(container.header.profile).decode(container, device)

@@ -1,0 +1,40 @@
+"""Where the float part runs, and leaving torch as it was found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+def resolve(name: str) -> torch.device:
+    """The device of this name; "auto" is the first GPU, or else the CPU.
+
+    Raises:
+        ValueError: there is no such kind of device.
+        RuntimeError: there is, but not on this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f'device must be "auto", "cpu", "cuda", "cuda:1" or "mps", not {name!r}') from error
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise RuntimeError(f'device {name!r} is not available on this machine: use "auto" or "cpu"') from error
+    return device
+
+
+@contextmanager
+def computing(device: torch.device) -> Iterator[None]:
+    """Compute in float32 with gradients allowed, whatever the caller's defaults are; they are not changed for good."""
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with device, torch.enable_grad(), torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)

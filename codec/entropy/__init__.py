@@ -1,0 +1,5 @@
+"""Entropy coding: integer probabilities, one range coder, and the order in which samples are coded.
+
+Nothing here depends on floating-point rounding, so the same bytes give the same symbols everywhere. NumPy's float64
+is used as an integer type of 53 bits, which makes sums of products exact in any order (and fast).
+"""

@@ -1,0 +1,104 @@
+"""One interface for both directions: a coder is asked for symbols, and an encoder is told them."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import constriction
+import numpy as np
+from numpy.typing import NDArray
+
+from codec.entropy import tables
+
+Symbols = NDArray[np.int32]
+
+_stream = constriction.stream
+_tabled = _stream.model.Categorical(perfect=False)
+
+
+class Coder(Protocol):
+    """Codes runs of symbols. An encoder returns the symbols it is given; a decoder ignores them."""
+
+    def run(self, symbols: Symbols | None, counts: NDArray[np.float64]) -> Symbols:
+        """Code one symbol a row of counts (n, m), whole numbers that sum to 2**24 - m; probability (c + 1) / 2**24."""
+
+    def uniform(self, symbol: int, bits: int) -> int:
+        """Code one number of so many raw bits, 1..16."""
+
+
+class Encoder:
+    """Writes symbols with constriction's range coder."""
+
+    def __init__(self) -> None:
+        self._encoder = _stream.queue.RangeEncoder()
+
+    def run(self, symbols: Symbols | None, counts: NDArray[np.float64]) -> Symbols:
+        assert symbols is not None
+        self._encoder.encode(symbols, _tabled, counts)
+        return symbols
+
+    def uniform(self, symbol: int, bits: int) -> int:
+        self._encoder.encode(symbol, _stream.model.Uniform(1 << bits))
+        return symbol
+
+    def finish(self) -> bytes:
+        """What was written, without the zero bytes at its end, which the decoder adds again."""
+        return self._encoder.get_compressed().astype("<u4").tobytes().rstrip(b"\0")
+
+
+class Decoder:
+    """Reads symbols from what `Encoder.finish` gave. Bytes that are no such thing give arbitrary symbols."""
+
+    def __init__(self, data: bytes) -> None:
+        words = np.frombuffer(data + bytes(-len(data) % 4), "<u4").astype(np.uint32)
+        self._decoder = _stream.queue.RangeDecoder(words)
+
+    def run(self, symbols: Symbols | None, counts: NDArray[np.float64]) -> Symbols:
+        return self._decoder.decode(_tabled, counts)  # type: ignore[no-any-return]
+
+    def uniform(self, symbol: int, bits: int) -> int:
+        return int(self._decoder.decode(_stream.model.Uniform(1 << bits)))
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether nothing but the end of the stream may be left."""
+        return bool(self._decoder.maybe_exhausted())
+
+
+LIMIT = (1 << 14) - 1  # of a symbol's absolute value
+
+
+def code_laplace(
+    coder: Coder, values: NDArray[np.int32] | None, mean: NDArray[np.int64], scale: NDArray[np.int64]
+) -> NDArray[np.int32]:
+    """Code whole numbers in -LIMIT..LIMIT under Laplace distributions.
+
+    Args:
+        values: (n,) what to encode; not needed to decode.
+        mean: (n,) in 1/16, within -16 * LIMIT..16 * LIMIT.
+        scale: (n,) index of the scale, 0..63.
+
+    Returns:
+        (n,) the values; a decoder of damaged data may return numbers beyond `LIMIT`.
+    """
+    width = int(tables.half_width_index()[scale.max()])
+    k = tables.HALF_WIDTHS[width]
+    centre = (mean + 8) >> 4
+    counts = tables.counts(width)[scale, mean - 16 * centre + 8]
+    residual = None if values is None else values - centre
+    escape = 2 * k + 1
+    symbols = None if residual is None else np.where(np.abs(residual) <= k, residual + k, escape).astype(np.int32)
+    symbols = coder.run(symbols, counts)
+    decoded = symbols - k
+    for i in np.flatnonzero(symbols == escape):
+        decoded[i] = _code_escape(coder, 0 if residual is None else int(residual[i]), k)
+    return (decoded + centre).astype(np.int32)
+
+
+def _code_escape(coder: Coder, residual: int, k: int) -> int:
+    """Code a number beyond -k..k: its sign, then how far it is, as an Exp-Golomb code of raw bits."""
+    sign = coder.uniform(int(residual < 0), 1)
+    excess = abs(residual) - k
+    length = coder.uniform(excess.bit_length() - 1, 4)
+    excess = (1 << length) | (coder.uniform(excess & ((1 << length) - 1), length) if length else 0)
+    return -(excess + k) if sign else excess + k

@@ -1,0 +1,96 @@
+"""Probability tables of discretised Laplace distributions, made by integer arithmetic only.
+
+A distribution has one of 64 scales and a mean whose distance from the nearest integer is a multiple of 1/16. A
+symbol is the distance to that integer, from -K to K, or the escape symbol 2K + 1, after which the rest follows in raw
+bits. Probabilities are multiples of 2**-24, and none is zero.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+SCALES = 64  # b = exp(-3 + i / 8)
+LOG_SCALE_MIN_EIGHTHS = -24
+FRACTIONS = 16  # mean = (i - 8) / 16
+HALF_WIDTHS = (7, 15, 31, 63, 127, 255)  # K, chosen by the largest scale among the symbols coded together
+TOTAL = 1 << 24
+
+_BITS = 96  # fixed-point precision
+_ONE = 1 << _BITS
+_LN2 = 0xB17217F7D1CF79ABC9E3B39803F2F6AF >> (128 - _BITS)
+
+
+def exp_fixed(numerator: int, denominator: int) -> int:
+    """floor-like exp(numerator / denominator) * 2**96, by range reduction and Taylor's series in integers."""
+    x = (numerator << _BITS) // denominator
+    shift, x = divmod(x, _LN2)
+    term = total = _ONE
+    for n in range(1, 40):
+        term = (term * x >> _BITS) // n
+        total += term
+    return total << shift if shift >= 0 else total >> -shift
+
+
+@cache
+def half_width_index() -> NDArray[np.intp]:
+    """For each scale, which of `HALF_WIDTHS` leaves less than about 1/1000 to the escape."""
+    widths = []
+    for i in range(SCALES):
+        reach = 7 * exp_fixed(LOG_SCALE_MIN_EIGHTHS + i, 8) >> _BITS
+        widths.append(next((j for j, k in enumerate(HALF_WIDTHS) if k > reach), len(HALF_WIDTHS) - 1))
+    return np.array(widths, np.intp)
+
+
+@cache
+def counts(width: int) -> NDArray[np.float64]:
+    """Tables for one half-width K = HALF_WIDTHS[width], for the scales that use it and all smaller ones.
+
+    Returns:
+        (scales, 16, 2K + 2): whole numbers c that sum to 2**24 - (2K + 2) along the last axis; the coder's
+        probability is (c + 1) / 2**24.
+    """
+    k = HALF_WIDTHS[width]
+    scales = int((half_width_index() <= width).sum())
+    rows = [[_row(scale, fraction, k) for fraction in range(FRACTIONS)] for scale in range(scales)]
+    return np.array(rows, np.float64)
+
+
+def _row(scale: int, fraction: int, k: int) -> list[int]:
+    """Counts of the residuals -k..k and the escape."""
+    scale_fixed = exp_fixed(LOG_SCALE_MIN_EIGHTHS + scale, 8)
+    unit = 2 * FRACTIONS  # boundaries k + 1/2 - mean are odd or even multiples of 1 / 32
+    edges = [unit * i + unit // 2 - 2 * (fraction - FRACTIONS // 2) for i in range(-k - 1, k + 1)]
+    ratio = exp_fixed(-(1 << _BITS), scale_fixed)
+    tails = _tails(edges, ratio, unit, scale_fixed)
+    # tails[i] is the mass beyond edge i, on its own side of the mean
+    room = TOTAL - (2 * k + 2)
+    row = [max(0, _mass(tails[i], edges[i], tails[i + 1], edges[i + 1]) * room >> _BITS) for i in range(2 * k + 1)]
+    row.append(room * (tails[0] + tails[-1]) >> _BITS)
+    row[k] += room - sum(row)
+    return row
+
+
+def _tails(edges: list[int], ratio: int, unit: int, scale_fixed: int) -> list[int]:
+    """exp(-|edge| / b) / 2 for each edge (in 1 / unit), as fixed-point numbers, by the recurrence of one unit."""
+    middle = next(i for i, edge in enumerate(edges) if edge >= 0)
+    tails = [0] * len(edges)
+
+    def first(edge: int) -> int:
+        return exp_fixed(-(abs(edge) << _BITS), unit * scale_fixed) >> 1
+
+    for start, step in ((middle, 1), (middle - 1, -1)):
+        value = first(edges[start])
+        for i in range(start, len(edges) if step > 0 else -1, step):
+            tails[i] = value
+            value = value * ratio >> _BITS
+    return tails
+
+
+def _mass(tail: int, edge: int, next_tail: int, next_edge: int) -> int:
+    """Probability between two neighbouring edges, given the mass beyond each on its own side of the mean."""
+    if edge < 0 <= next_edge:
+        return _ONE - tail - next_tail
+    return abs(tail - next_tail)

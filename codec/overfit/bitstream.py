@@ -1,0 +1,193 @@
+"""A function as bytes: its shape and weights in one range-coded stream, its grids in another.
+
+Each routine serves both directions: an encoder passes what to write, a decoder passes None, and both get back what
+the stream holds. NumPy only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codec.container import CorruptError, TruncatedError
+from codec.entropy import tables
+from codec.entropy.arm import MAX_CONTEXTS, WEIGHT_BITS, WEIGHT_LIMIT, IntegerARM
+from codec.entropy.coder import LIMIT, Coder, Decoder, Encoder, code_laplace
+from codec.entropy.wavefront import code_plane
+from codec.overfit.function import BICUBIC, SPATIAL_CONTEXTS, Plane, Spec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Integers = NDArray[np.int32]
+
+# Fields of a function's shape: name, bits, smallest value. The bits bound what a reader allocates.
+_FIELDS = (("spatial", 5, 1), ("references", 4, 0), ("hidden", 6, 1), ("residuals", 2, 0))
+_LEVELS_BITS, _FEATURES_BITS = 4, 4
+_EXPONENT_BITS, _SCALE_BITS = 4, 6
+
+
+@dataclass(frozen=True)
+class QuantisedWeight:
+    """One tensor of weights: base + integers * 2**-exponent."""
+
+    integers: Integers
+    exponent: int
+
+    def values(self, name: str) -> NDArray[np.float64]:
+        return base(name) + self.integers * 2.0**-self.exponent
+
+
+QuantisedWeights = dict[str, QuantisedWeight]
+
+
+def base(name: str) -> NDArray[np.float64]:
+    """What a weight is when nothing is coded for it; broadcasts to its shape."""
+    return np.array(BICUBIC if name == "upsampling.taps" else 0.0)
+
+
+def write(spec: Spec, weights: QuantisedWeights, grids: Sequence[Integers]) -> tuple[bytes, bytes]:
+    """Bodies of the sections for weights and for grids.
+
+    Args:
+        grids: by level, finest first, (features, height, width), within -LIMIT..LIMIT.
+    """
+    header, body = Encoder(), Encoder()
+    _code_spec(header, spec, spec.height, spec.width, spec.outputs)
+    _code_weights(header, spec, weights)
+    planes = [grids[p.level][p.feature] for p in spec.planes]
+    empty = [_code_bit(header, not plane.any()) for plane in planes]
+    for i, plane in enumerate(spec.planes):
+        if not empty[i]:
+            _code_plane(body, i, plane, planes[i], planes, spec, weights)
+    return header.finish(), body.finish()
+
+
+def read(
+    weights_section: bytes, grids_section: bytes, height: int, width: int, outputs: int, *, truncated: bool = False
+) -> tuple[Spec, QuantisedWeights, list[Integers]]:
+    """What `write` was given, from the sections and the container's header.
+
+    Args:
+        truncated: the grids' section is only a beginning; planes that are not wholly there are left zero.
+
+    Raises:
+        CorruptError: the sections hold no function.
+    """
+    header = Decoder(weights_section)
+    spec = _code_spec(header, None, height, width, outputs)
+    weights = _code_weights(header, spec, None)
+    empty = [_code_bit(header, False) for _ in spec.planes]
+    if not header.exhausted:
+        raise CorruptError("the function's weights do not end where their section does: the file is damaged")
+    body = Decoder(grids_section)
+    planes = [np.zeros((p.height, p.width), np.int32) for p in spec.planes]
+    for i, plane in enumerate(spec.planes):
+        if empty[i]:
+            continue
+        decoded = _code_plane(body, i, plane, None, planes, spec, weights)
+        if truncated and body.exhausted:
+            break
+        planes[i] = decoded
+    if not truncated and not body.exhausted:
+        raise CorruptError("the grids do not end where their section does: the file is damaged")
+    return spec, weights, _by_level(spec, planes)
+
+
+def _by_level(spec: Spec, planes: list[Integers]) -> list[Integers]:
+    """Planes in coding order to grids by level, finest first."""
+    levels: list[list[Integers]] = [[] for _ in spec.features]
+    for plane, values in zip(spec.planes, planes, strict=True):
+        levels[plane.level].append(values)
+    return [np.stack(features) for features in levels]
+
+
+def _code_bit(coder: Coder, bit: bool) -> bool:
+    return bool(coder.uniform(int(bit), 1))
+
+
+def _code_spec(coder: Coder, spec: Spec | None, height: int, width: int, outputs: int) -> Spec:
+    count = coder.uniform(len(spec.features) - 1 if spec else 0, _LEVELS_BITS) + 1
+    told = spec.features if spec else (1,) * count
+    features = tuple(coder.uniform(n - 1, _FEATURES_BITS) + 1 for n in told)
+    fields = {
+        name: coder.uniform(getattr(spec, name) - least if spec else 0, bits) + least for name, bits, least in _FIELDS
+    }
+    read = Spec(height, width, outputs, features, **fields)
+    if read.spatial > len(SPATIAL_CONTEXTS) or read.contexts > MAX_CONTEXTS:
+        raise CorruptError(f"the function has {read.contexts} contexts, more than there are: the file is damaged")
+    return read
+
+
+def _code_weights(coder: Coder, spec: Spec, weights: QuantisedWeights | None) -> QuantisedWeights:
+    return {
+        name: _code_weight(coder, name, shape, weights[name] if weights else None)
+        for name, shape in spec.weight_shapes.items()
+    }
+
+
+def _code_weight(coder: Coder, name: str, shape: tuple[int, ...], weight: QuantisedWeight | None) -> QuantisedWeight:
+    size = int(np.prod(shape))
+    exponent = coder.uniform(weight.exponent if weight else 0, _EXPONENT_BITS)
+    scale = coder.uniform(weight_bits(weight.integers)[1] if weight else 0, _SCALE_BITS)
+    told = weight.integers.reshape(-1) if weight else None
+    zeros = np.zeros(size, np.int64)
+    integers = code_laplace(coder, told, zeros, zeros + scale) if size else np.zeros(0, np.int32)
+    coded = QuantisedWeight(integers.reshape(shape), exponent)
+    if name.startswith("arm.") and not _fits(coded):
+        raise CorruptError(f"the function's weights {name} are out of range: the file is damaged")
+    return coded
+
+
+def _fits(weight: QuantisedWeight) -> bool:
+    """Whether the integer network can hold it exactly."""
+    if weight.exponent > WEIGHT_BITS:
+        return False
+    return bool((np.abs(weight.integers.astype(np.int64)) << (WEIGHT_BITS - weight.exponent) < WEIGHT_LIMIT).all())
+
+
+def weight_bits(integers: Integers) -> tuple[float, int]:
+    """Bits that a tensor of weights costs, and the scale under which it costs least."""
+    if not integers.size:
+        return 0.0, 0
+    magnitudes = np.minimum(np.abs(integers.reshape(-1)), 512)
+    scales = np.exp((tables.LOG_SCALE_MIN_EIGHTHS + np.arange(tables.SCALES)) / 8)[:, None]
+    beyond = np.exp(-(magnitudes - 0.5) / scales) - np.exp(-(magnitudes + 0.5) / scales)
+    probability = np.where(magnitudes == 0, 1 - np.exp(-0.5 / scales), 0.5 * beyond)
+    bits = -np.log2(probability + 2.0**-24).sum(1)
+    best = int(bits.argmin())
+    return float(bits[best]) + _EXPONENT_BITS + _SCALE_BITS, best
+
+
+def _code_plane(
+    coder: Coder, index: int, plane: Plane, values: Integers | None, planes: list[Integers], spec: Spec,
+    weights: QuantisedWeights,
+) -> Integers:  # fmt: skip
+    """Code one plane; all planes before it are known."""
+    shape = plane.height, plane.width
+    references = [_align(planes[j], spec.planes[j].level - plane.level, shape) for j in range(index - 1, -1, -1)]
+    missing = [np.zeros(shape, np.int32)] * spec.references
+    known = (references[: spec.references] + missing)[: spec.references]
+    decoded = code_plane(coder, shape, values, known, integer_arm(weights, index), SPATIAL_CONTEXTS[: spec.spatial])
+    if np.abs(decoded).max() > LIMIT:
+        raise CorruptError("a grid's samples are out of range: the file is damaged")
+    return decoded
+
+
+def _align(values: Integers, levels: int, shape: tuple[int, int]) -> Integers:
+    """Repeat a coarser plane's samples to the resolution of a finer one."""
+    times = 1 << levels
+    return values.repeat(times, 0)[: shape[0]].repeat(times, 1)[:, : shape[1]] if levels else values
+
+
+def integer_arm(weights: QuantisedWeights, plane: int) -> IntegerARM:
+    """The probability model of one plane, from weights whose steps are powers of two."""
+    whole = {
+        name.removeprefix("arm."): np.ldexp(weight.integers.astype(np.float64), WEIGHT_BITS - weight.exponent)
+        for name, weight in weights.items()
+        if name.startswith("arm.")
+    }
+    return IntegerARM(**{**whole, "output_bias": whole["output_bias"][:, plane]})

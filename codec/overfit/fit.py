@@ -1,0 +1,189 @@
+"""The fit: grids and weights of a function, by gradient descent on distortion + lambda * rate.
+
+Distortion is the mean squared error over all samples of the target, rate is in bits per sample position. Nothing is
+clamped on the way: where an output leaves the range of samples, the error pulls it back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from codec.overfit import arm, synthesis
+from codec.overfit.function import Spec
+
+Weights = dict[str, Tensor]
+
+
+@dataclass
+class Function:
+    """Functions of one shape, as many as the batch axis is long.
+
+    Attributes:
+        weights: by name, (batch, ...) as `Spec.weight_shapes`.
+        grids: by level, finest first, (batch, features, height, width), in units of the quantisation step.
+    """
+
+    spec: Spec
+    weights: Weights
+    grids: list[Tensor]
+
+    def select(self, indices: Tensor) -> Function:
+        """The functions at these places of the batch."""
+        weights = {name: w[indices] for name, w in self.weights.items()}
+        return Function(self.spec, weights, [g[indices] for g in self.grids])
+
+    def rounded(self) -> Function:
+        """The same with whole numbers in the grids."""
+        return Function(self.spec, self.weights, [g.round() for g in self.grids])
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long to fit, and what changes on the way; pairs are values at the beginning and at the end."""
+
+    warm_up: int  # iterations for every candidate
+    main: int  # iterations for the best of them
+    settle: int  # iterations for the weights alone, with the grids rounded
+    grid_rate: float = 0.1  # learning rates, which fall along a cosine
+    weight_rate: float = 5e-3
+    settle_rate: float = 1e-3
+    temperature: tuple[float, float] = (0.35, 0.1)  # of soft rounding
+    noise: tuple[float, float] = (0.22, 0.12)  # its standard deviation
+
+    @property
+    def total(self) -> int:
+        return self.warm_up + self.main + self.settle
+
+
+@torch.no_grad()
+def costs(function: Function, target: Tensor, lambdas: Tensor) -> Tensor:
+    """distortion + lambda * rate (batch,) of functions whose grids are whole numbers."""
+    distortion, rate = _distortion_and_rate(function, target)
+    return distortion + lambdas * rate
+
+
+def _distortion_and_rate(function: Function, target: Tensor) -> tuple[Tensor, Tensor]:
+    spec = function.spec
+    error = synthesis.squared_error(function.grids, function.weights, spec, target)
+    bits = arm.rate(function.grids, function.weights, spec).sum(1)
+    return error / target[0].numel(), bits / (spec.height * spec.width)
+
+
+def fit(
+    target: Tensor,
+    lambdas: Tensor,
+    candidates: list[Function],
+    schedule: Schedule,
+    generator: torch.Generator,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Function:
+    """Fit one function to each target.
+
+    Args:
+        target: (batch, outputs, height, width).
+        lambdas: (batch,), change of distortion for one bit per sample position.
+        candidates: starting points; each holds a batch of functions, one for each target.
+        progress: told after each iteration how many are done, of `schedule.total`.
+
+    Returns:
+        Functions with whole numbers in their grids, at the lowest cost that was seen.
+    """
+    run = _Run(target, lambdas, candidates, schedule, generator, progress)
+    run.warm_up()
+    run.anneal()
+    return run.settle()
+
+
+class _Run:
+    def __init__(
+        self, target: Tensor, lambdas: Tensor, candidates: list[Function], schedule: Schedule,
+        generator: torch.Generator, progress: Callable[[int], None],
+    ) -> None:  # fmt: skip
+        self.target, self.lambdas, self.schedule = target, lambdas, schedule
+        self.generator, self.progress = generator, progress
+        self.done = 0
+        self.choices = len(candidates)
+        spec = candidates[0].spec
+        weights = {name: torch.cat([c.weights[name] for c in candidates]) for name in candidates[0].weights}
+        grids = [torch.cat(levels) for levels in zip(*(c.grids for c in candidates), strict=True)]
+        self.function = Function(spec, weights, grids)
+
+    def warm_up(self) -> None:
+        """Fit all candidates for a while; keep the best for each target."""
+        if self.choices == 1:
+            return
+        batch = len(self.target)
+        everything = self.target.repeat(self.choices, 1, 1, 1), self.lambdas.repeat(self.choices)
+        self._descend(self.schedule.warm_up, *everything, first=0.0, last=0.1)
+        found = costs(self.function.rounded(), *everything).view(self.choices, batch)
+        best = found.argmin(0) * batch + torch.arange(batch, device=found.device)
+        self.function = self.function.select(best)
+
+    def anneal(self) -> None:
+        """The main part: less and less noise, smaller and smaller steps."""
+        self._descend(self.schedule.main, self.target, self.lambdas, first=0.0, last=1.0)
+
+    def _descend(self, iterations: int, target: Tensor, lambdas: Tensor, first: float, last: float) -> None:
+        """Some iterations of the annealing, of which `first` and `last` say what part."""
+        s, f = self.schedule, self.function
+        grids = [g.detach().clone().requires_grad_() for g in f.grids]
+        weights = {name: w.detach().clone().requires_grad_() for name, w in f.weights.items()}
+        groups = [{"params": grids, "lr": s.grid_rate}, {"params": list(weights.values()), "lr": s.weight_rate}]
+        optimizer = torch.optim.Adam(groups, fused=True)
+        for i in range(iterations):
+            part = first + (last - first) * i / iterations
+            decay = 0.5 + 0.5 * math.cos(math.pi * part)
+            optimizer.param_groups[0]["lr"] = s.grid_rate * decay
+            optimizer.param_groups[1]["lr"] = s.weight_rate * decay
+            temperature, noise = (a + (b - a) * part for a, b in (s.temperature, s.noise))
+            soft = [_soften(g, temperature, noise, self.generator) for g in grids]
+            distortion, rate = _distortion_and_rate(Function(f.spec, weights, soft), target)
+            optimizer.zero_grad()
+            (distortion + lambdas * rate).sum().backward()
+            optimizer.step()
+            self._tick()
+        self.function = Function(f.spec, {n: w.detach() for n, w in weights.items()}, [g.detach() for g in grids])
+
+    def settle(self) -> Function:
+        """Round the grids for good and let the weights adapt to that; return the best state seen."""
+        s, f = self.schedule, self.function.rounded()
+        best, best_costs = f, costs(f, self.target, self.lambdas)
+        weights = {name: w.detach().clone().requires_grad_() for name, w in f.weights.items()}
+        optimizer = torch.optim.Adam(weights.values(), lr=s.settle_rate, fused=True)
+        for i in range(s.settle):
+            optimizer.param_groups[0]["lr"] = s.settle_rate * (1 - i / s.settle)
+            distortion, rate = _distortion_and_rate(Function(f.spec, weights, f.grids), self.target)
+            loss = distortion + self.lambdas * rate
+            better = loss.detach() < best_costs
+            best_costs = torch.where(better, loss.detach(), best_costs)
+            kept = {n: _choose(better, w.detach(), best.weights[n]) for n, w in weights.items()}
+            best = Function(f.spec, kept, f.grids)
+            optimizer.zero_grad()
+            loss.sum().backward()
+            optimizer.step()
+            self._tick()
+        return best
+
+    def _tick(self) -> None:
+        self.done += 1
+        self.progress(self.done)
+
+
+def _choose(condition: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+    return torch.where(condition.view(-1, *[1] * (yes.dim() - 1)), yes, no)
+
+
+def _soften(grid: Tensor, temperature: float, noise: float, generator: torch.Generator) -> Tensor:
+    """Soft rounding, noise, soft rounding again: rounding that has a gradient (Agustsson & Theis, NeurIPS 2020)."""
+    disturbance = torch.randn(grid.shape, generator=generator, device=grid.device).mul_(noise)
+    return _soft_round(_soft_round(grid, temperature) + disturbance, temperature)
+
+
+def _soft_round(x: Tensor, temperature: float) -> Tensor:
+    middle = x.detach().floor() + 0.5
+    return middle + torch.tanh((x - middle) / temperature) * (0.5 / math.tanh(0.5 / temperature))

@@ -1,0 +1,93 @@
+"""Quantisation of a fitted function's weights: a step for each tensor, chosen by rate and distortion."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from codec.entropy.arm import WEIGHT_BITS, WEIGHT_LIMIT
+from codec.overfit.bitstream import QuantisedWeight, QuantisedWeights, base, weight_bits
+from codec.overfit.fit import Function, costs
+
+FINEST, COARSEST = WEIGHT_BITS, 1  # steps are 2**-FINEST to 2**-COARSEST
+
+
+def quantise(function: Function, target: Tensor, lambdas: Tensor, budget: int) -> list[QuantisedWeights]:
+    """Quantise the weights of each function of a batch.
+
+    Steps are chosen one tensor at a time by distortion + lambda * rate, where the rate counts the weights' own bits.
+
+    Args:
+        function: fitted functions, with whole numbers in their grids.
+        target: (batch, outputs, height, width), what they were fitted to.
+        lambdas: (batch,), as in the fit.
+        budget: bytes that the weights of one function may take; steps grow until they fit.
+    """
+    price = torch.ones_like(lambdas)
+    while True:
+        search = _Search(function, target, lambdas, price)
+        bits = search.run()
+        over = bits > 8 * budget
+        if not over.any():
+            return [search.quantised(i) for i in range(len(lambdas))]
+        price = torch.where(over, price * 1.5, price)
+
+
+class _Search:
+    """Coordinate descent over the exponents of all tensors, the same for every function of a batch at a time."""
+
+    def __init__(self, function: Function, target: Tensor, lambdas: Tensor, price: Tensor) -> None:
+        self.function, self.target, self.lambdas = function, target, lambdas
+        spec = function.spec
+        self.per_bit = lambdas * price / (spec.height * spec.width)
+        self.weights = {name: _on_grid(name, w, FINEST)[1] for name, w in function.weights.items()}
+        self.exponents = {name: torch.full_like(lambdas, FINEST) for name in self.weights}
+        self.bits = {name: self._bits(name, FINEST) for name in self.weights}
+
+    def run(self) -> Tensor:
+        """Choose all steps; bits (batch,) of all weights then."""
+        best = self._cost(self.weights, self.bits)
+        for name in self.weights:
+            for exponent in range(FINEST - 1, COARSEST - 1, -1):
+                tried = {**self.weights, name: _on_grid(name, self.function.weights[name], exponent)[1]}
+                bits = {**self.bits, name: self._bits(name, exponent)}
+                cost = self._cost(tried, bits)
+                better = cost < best
+                if not better.any() and (cost > 1.01 * best).all():
+                    break
+                best = torch.where(better, cost, best)
+                shape = (-1, *[1] * (tried[name].dim() - 1))
+                self.weights[name] = torch.where(better.view(shape), tried[name], self.weights[name])
+                self.bits[name] = torch.where(better, bits[name], self.bits[name])
+                self.exponents[name] = torch.where(better, float(exponent), self.exponents[name])
+        return torch.stack(list(self.bits.values())).sum(0)
+
+    def quantised(self, index: int) -> QuantisedWeights:
+        return {name: self._quantised(name, index, int(self.exponents[name][index])) for name in self.weights}
+
+    def _quantised(self, name: str, index: int, exponent: int) -> QuantisedWeight:
+        integers = _on_grid(name, self.function.weights[name][index], exponent)[0]
+        return QuantisedWeight(integers.cpu().numpy().astype(np.int32), exponent)
+
+    def _bits(self, name: str, exponent: int) -> Tensor:
+        each = [weight_bits(self._quantised(name, i, exponent).integers)[0] for i in range(len(self.lambdas))]
+        return self.lambdas.new_tensor(each)
+
+    def _cost(self, weights: dict[str, Tensor], bits: dict[str, Tensor]) -> Tensor:
+        changed = Function(self.function.spec, weights, self.function.grids)
+        total = torch.stack(list(bits.values())).sum(0)
+        return costs(changed, self.target, self.lambdas) + self.per_bit * total
+
+
+def _on_grid(name: str, weight: Tensor, exponent: int) -> tuple[Tensor, Tensor]:
+    """A tensor of weights as integers, and the values that they stand for."""
+    origin = torch.as_tensor(base(name), dtype=weight.dtype, device=weight.device)
+    bound = (WEIGHT_LIMIT - 1) >> (WEIGHT_BITS - exponent)
+    integers = ((weight - origin) * 2**exponent).round().clamp(-bound, bound)
+    return integers, origin + integers * 2.0**-exponent
+
+
+def dequantise(weights: QuantisedWeights, device: torch.device) -> dict[str, Tensor]:
+    """Weights as the float part takes them, (1, ...) each."""
+    return {name: torch.from_numpy(w.values(name)).float().unsqueeze(0).to(device) for name, w in weights.items()}

@@ -1,0 +1,175 @@
+"""From grids to samples: learned upsampling, then a small convolutional network at full resolution.
+
+Upsampling follows Cool-Chic's symmetric separable filters of 8 taps; the synthesis is a hidden 1x1 layer, a linear
+1x1 layer and residual 3x3 layers. Full resolution is visited in blocks of rows: temporaries stay in the processor's
+cache, and memory is bounded for any size of picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from codec.overfit.function import Spec
+
+REACH = 2  # samples on either side that upsampling reads
+BLOCK = {"cpu": 1 << 15}  # positions a block: cache-sized on a CPU
+BLOCK_ELSEWHERE = 1 << 22
+
+
+class _Upsample(torch.autograd.Function):
+    """Double one dimension of (batch, channels, height, width), which comes with `REACH` samples on either side.
+
+    The filter's taps e (batch, 4) make the sample a quarter to the left of x[i]; mirrored, that to the right.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, taps: Tensor, dim: int) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(x, taps)
+        ctx.dim = dim
+        shape = list(x.shape)
+        shape[dim] -= 2 * REACH
+        out = x.new_empty(*shape[: dim + 1], 2, *shape[dim + 1 :])
+        for phase, window in enumerate(_phases(x, dim)):
+            part = window[0] * taps[:, 0].view(-1, 1, 1, 1)
+            for k in range(1, 4):
+                part.addcmul_(window[k], taps[:, k].view(-1, 1, 1, 1))
+            out.select(dim + 1, phase).copy_(part)
+        return out.flatten(dim, dim + 1)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        x, taps = ctx.saved_tensors
+        dim = ctx.dim
+        of_x, of_taps = torch.zeros_like(x), torch.zeros_like(taps)
+        split = upstream.unflatten(dim, (-1, 2))
+        for phase, (window, target) in enumerate(zip(_phases(x, dim), _phases(of_x, dim), strict=True)):
+            part = split.select(dim + 1, phase).contiguous()
+            for k in range(4):
+                target[k].addcmul_(part, taps[:, k].view(-1, 1, 1, 1))
+                of_taps[:, k] += (window[k] * part).sum((1, 2, 3))
+        return of_x, of_taps, None
+
+
+def _phases(x: Tensor, dim: int) -> tuple[list[Tensor], list[Tensor]]:
+    """The windows of x that taps 0..3 multiply, for the left and for the right sample."""
+    length = x.shape[dim] - 2 * REACH
+    windows = [x.narrow(dim, i, length) for i in range(2 * REACH + 1)]
+    return windows[:4], windows[:0:-1]
+
+
+def _double(x: Tensor, taps: Tensor) -> Tensor:
+    """Upsample both dimensions; x has `REACH` samples on every side."""
+    return _Upsample.apply(_Upsample.apply(x, taps, 2), taps, 3)  # type: ignore[no-any-return]
+
+
+def _extend(x: Tensor, amount: int) -> Tensor:
+    return F.pad(x, (amount,) * 4, mode="replicate")
+
+
+class _Rows:
+    """Some rows of the output: which parts of the inputs they need, and how they are made of them.
+
+    The inputs are the finest grids and, if there are coarser ones, their joint features at 1/2, extended by `REACH`,
+    with the taps that double them; then the synthesis' weights.
+    """
+
+    def __init__(self, top: int, bottom: int, spec: Spec) -> None:
+        self.top, self.bottom, self.spec = top, bottom, spec
+        self.low, self.high = max(0, top - spec.residuals), min(spec.height, bottom + spec.residuals)
+
+    def cut(self, inputs: list[Tensor]) -> list[Tensor]:
+        """Views of the inputs that these rows depend on."""
+        parts = [inputs[0][:, :, self.low : self.high], *inputs[1:]]
+        if len(self.spec.features) > 1:
+            parts[1] = inputs[1][:, :, self.low // 2 : (self.high + 1) // 2 + 2 * REACH]
+        return parts
+
+    def synthesise(self, parts: list[Tensor]) -> Tensor:
+        """(batch, outputs, bottom - top, width) from what `cut` gave."""
+        features, *rest = parts
+        if len(self.spec.features) > 1:
+            coarse, taps, *rest = rest
+            skip, height, width = self.low % 2, *features.shape[2:]
+            features = torch.cat([features, _double(coarse, taps)[:, :, skip : skip + height, :width]], 1)
+        r = self.spec.residuals
+        above, below = r - (self.top - self.low), r - (self.high - self.bottom)
+        features = F.pad(features, (r, r, above, below), mode="replicate") if r else features
+        return _network(features, rest)
+
+
+def _network(features: Tensor, weights: list[Tensor]) -> Tensor:
+    """The synthesis on features that are extended by one sample for each residual layer."""
+    hidden, hidden_bias, output, output_bias, *residuals = weights
+    batch, _, height, width = features.shape
+    x = torch.relu_((hidden @ features.flatten(2)).add_(hidden_bias.unsqueeze(2)))
+    x = (output @ x).add_(output_bias.unsqueeze(2)).view(1, -1, height, width)
+    for kernel, bias in zip(residuals[::2], residuals[1::2], strict=True):
+        x = x.contiguous(memory_format=torch.channels_last)
+        x = F.conv2d(x, kernel.flatten(0, 1), bias.flatten(), groups=batch).add_(x[:, :, 1:-1, 1:-1])
+    return x.view(batch, -1, *x.shape[2:])
+
+
+def _inputs(grids: list[Tensor], weights: dict[str, Tensor]) -> list[Tensor]:
+    """What `_Rows` takes: everything below full resolution is made here, at once."""
+    inputs = [grids[0]]
+    if len(grids) > 1:
+        taps = weights["upsampling.taps"]
+        features = grids[-1]
+        for level in range(len(grids) - 2, 0, -1):
+            doubled = _double(_extend(features, REACH), taps[:, level])
+            height, width = grids[level].shape[2:]
+            features = torch.cat([grids[level], doubled[:, :, :height, :width]], 1)
+        inputs += [_extend(features, REACH), taps[:, 0]]
+    return inputs + [w for name, w in weights.items() if name.startswith("synthesis.")]
+
+
+def _blocks(spec: Spec, batch: int, device: torch.device) -> Iterator[_Rows]:
+    rows = max(8, BLOCK.get(device.type, BLOCK_ELSEWHERE) // (batch * spec.width))
+    for top in range(0, spec.height, rows):
+        yield _Rows(top, min(top + rows, spec.height), spec)
+
+
+class _SquaredError(torch.autograd.Function):
+    """Sum of squared errors (batch,), with its gradient made block by block along with it."""
+
+    @staticmethod
+    def forward(ctx: Any, spec: Spec, with_gradients: bool, target: Tensor, *inputs: Tensor) -> Tensor:  # type: ignore[override]
+        total = target.new_zeros(target.shape[0])
+        gradients = [torch.zeros_like(x) for x in inputs] if with_gradients else None
+        for rows in _blocks(spec, target.shape[0], target.device):
+            parts = [x.detach().requires_grad_(with_gradients) for x in rows.cut(list(inputs))]
+            with torch.set_grad_enabled(with_gradients):
+                difference = rows.synthesise(parts) - target[:, :, rows.top : rows.bottom]
+                error = difference.square().sum()
+            total += difference.detach().square().sum((1, 2, 3))
+            if gradients is not None:
+                for whole, part in zip(rows.cut(gradients), torch.autograd.grad(error, parts), strict=True):
+                    whole += part
+        if gradients is not None:
+            ctx.save_for_backward(*gradients)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        return (None, None, None, *(g * upstream.view(-1, *[1] * (g.dim() - 1)) for g in ctx.saved_tensors))
+
+
+def squared_error(grids: list[Tensor], weights: dict[str, Tensor], spec: Spec, target: Tensor) -> Tensor:
+    """Sum of squared differences (batch,) between the function's output and target (batch, outputs, height, width)."""
+    return _SquaredError.apply(spec, torch.is_grad_enabled(), target, *_inputs(grids, weights))  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def synthesise(grids: list[Tensor], weights: dict[str, Tensor], spec: Spec) -> Tensor:
+    """The function's output, (batch, outputs, height, width), from grids by level, finest first."""
+    inputs = _inputs(grids, weights)
+    batch = grids[0].shape[0]
+    output = grids[0].new_empty(batch, spec.outputs, spec.height, spec.width)
+    for rows in _blocks(spec, batch, output.device):
+        output[:, :, rows.top : rows.bottom] = rows.synthesise(rows.cut(inputs))
+    return output

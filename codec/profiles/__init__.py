@@ -1,0 +1,81 @@
+"""Coding profiles: one module each, behind one interface, found by the id in the file or by name."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+from codec.container import Container, Section, UnsupportedError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["Profile", "Settings", "by_id", "by_name", "names"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a caller may choose about an encode; checked before any slow work.
+
+    Raises:
+        ValueError: quality is outside 0..100 or effort outside 1..9.
+    """
+
+    quality: float = 75
+    effort: int = 5
+    device: str = "auto"
+    seed: int = 0
+    progress: Callable[[int, int], None] | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.quality <= 100:  # also refuses NaN
+            raise ValueError(f"quality must be from 0 to 100, not {self.quality!r}")
+        if self.effort not in range(1, 10):
+            raise ValueError(f"effort must be a whole number from 1 to 9, not {self.effort!r}")
+
+
+class Profile(ABC):
+    """One way of coding a picture into sections of the container."""
+
+    id: int
+    name: str
+
+    @abstractmethod
+    def encode(self, pixels: NDArray[np.uint8], settings: Settings) -> dict[Section, bytes]:
+        """Code (height, width) or (height, width, 3) uint8 pixels as sections of the container."""
+
+    @abstractmethod
+    def decode(self, container: Container, device: str) -> NDArray[np.uint8]:
+        """Decode what `encode` made; raise a `FormatError` where the sections are not valid."""
+
+
+@cache
+def _profiles() -> tuple[Profile, ...]:
+    from codec.profiles.coolchic import CoolChic
+
+    return (CoolChic(),)
+
+
+def names() -> list[str]:
+    """The names of all profiles."""
+    return [profile.name for profile in _profiles()]
+
+
+def by_name(name: str) -> Profile:
+    """The profile of this name; `ValueError` lists the names there are."""
+    for profile in _profiles():
+        if profile.name == name:
+            return profile
+    raise ValueError(f"profile must be one of {', '.join(names())}, not {name!r}")
+
+
+def by_id(number: int) -> Profile:
+    """The profile of this id in a file's header; `UnsupportedError` if there is none."""
+    for profile in _profiles():
+        if profile.id == number:
+            return profile
+    raise UnsupportedError(f"coding profile {number} is not known to this version: please update pillow-clric")

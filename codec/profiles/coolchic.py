@@ -1,0 +1,59 @@
+"""COOL-CHIC: a function overfitted to the pixels themselves. Nothing but the file is needed to read it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from codec.container import Container, Section, UnsupportedError
+from codec.profiles import Profile, Settings
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+CHANNELS = {"L": 1, "RGB": 3}
+
+# lambda = distortion (of samples in 0..1) that one bit per pixel may save, by quality: log-linear between these.
+QUALITY = (0, 10, 50, 90, 100)
+LOG_LAMBDA = (-3.2, -3.9, -6.3, -9.0, -10.0)
+
+
+class CoolChic(Profile):
+    """Greyscale and RGB."""
+
+    id = 0
+    name = "coolchic"
+
+    def encode(self, pixels: NDArray[np.uint8], settings: Settings) -> dict[Section, bytes]:
+        samples = _samples(pixels)
+        from codec.overfit import pipeline
+
+        lam = float(np.exp(np.interp(settings.quality, QUALITY, LOG_LAMBDA)))
+        weights, grids = pipeline.encode(samples, lam, settings)
+        return {Section.WEIGHTS: weights, Section.GRIDS: grids}
+
+    def decode(self, container: Container, device: str) -> NDArray[np.uint8]:
+        header = container.header
+        if header.mode not in CHANNELS:
+            raise UnsupportedError(f"mode {header.mode} is not known in this profile: please update pillow-clric")
+        from codec.overfit import pipeline
+
+        output = pipeline.decode(
+            container.sections.get(Section.WEIGHTS, b""), container.sections.get(Section.GRIDS, b""),
+            header.height, header.width, CHANNELS[header.mode], device, truncated=container.truncated,
+        )  # fmt: skip
+        pixels = np.rint(np.clip(output, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)
+        return pixels[:, :, 0] if header.mode == "L" else pixels
+
+
+def _samples(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(channels, height, width) in 0..1."""
+    if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)):
+        raise ValueError(
+            f"pixels must be uint8 of shape (height, width) or (height, width, 3), not {pixels.dtype} {pixels.shape}"
+        )
+    if not pixels.size:
+        raise ValueError(f"the picture is empty: {pixels.shape[1]} x {pixels.shape[0]} pixels")
+    planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+    return np.ascontiguousarray(planes, np.float32) / 255

@@ -1,0 +1,186 @@
+"""Files as bytes: `encode`, `decode` and `info`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from io import BytesIO
+from os import PathLike
+from typing import BinaryIO, overload
+
+from PIL import Image
+
+import codec
+from codec.container import Header, Section, UnsupportedError, read_header
+from pillow_clric._metadata import Exif, Icc, Xmp, collect
+
+__all__ = ["FileInfo", "decode", "encode", "info"]
+
+_MODES = ("RGB", "L")  # coded as they are
+_DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+
+
+def encode(
+    image: Image.Image,
+    *,
+    quality: float = 75,
+    profile: str = "coolchic",
+    effort: int = 5,
+    device: str = "auto",
+    seed: int = 0,
+    exif: Exif = "keep",
+    icc_profile: Icc = "keep",
+    xmp: Xmp = "keep",
+    progress: Callable[[int, int], None] | None = None,
+) -> bytes:
+    """Code an image as the bytes of a `.clric` file. `image.save(fp, "CLRIC", ...)` takes the same arguments.
+
+    Args:
+        image: of mode RGB or L, with at least one pixel. Its pixels and EXIF orientation stay as they are.
+        quality: 0..100, int or float; the file's size grows with it.
+        profile: the coding profile, one of `info()["profiles"]`.
+        effort: 1..9; more is slower and smaller, never another format.
+        device: "auto", or a torch device such as "cpu", "cuda:1", "mps".
+        seed: of every random number drawn; same arguments and machine, same bytes.
+        exif: bytes or `Image.Exif`; "keep" takes the image's own with what was changed in `image.getexif()`, None or
+            b"" none.
+        icc_profile: bytes; "keep", None or b"" as above.
+        xmp: bytes or str; "keep", None or b"" as above.
+        progress: called as `progress(done, total)` now and then, in iterations of the fit.
+
+    Raises:
+        ValueError: an argument is out of its range, or the image is empty or of another mode.
+        TypeError: an argument is of a type other than these.
+        RuntimeError: the device is not there, or the file did not decode to what was coded.
+    """
+    _check_codable(image)
+    image.load()
+    metadata = collect(image, exif, icc_profile, xmp)
+
+    import numpy as np
+
+    return codec.encode(
+        np.asarray(image),
+        quality=quality,
+        profile=profile,
+        effort=effort,
+        device=device,
+        seed=seed,
+        metadata=metadata,
+        progress=progress,
+    )
+
+
+def decode(data: bytes, *, device: str = "auto") -> Image.Image:
+    """Decode the bytes of a `.clric` file to a loaded image, with its metadata in `info`.
+
+    Args:
+        data: the whole file; its beginning is enough while `PIL.ImageFile.LOAD_TRUNCATED_IMAGES` is set.
+        device: "auto", or the torch device on which the float part runs.
+
+    Raises:
+        FormatError: the file is truncated, damaged, too new or too large; the message says which.
+        RuntimeError: the device is not there.
+        Image.DecompressionBombError: the image has more pixels than twice `Image.MAX_IMAGE_PIXELS`.
+    """
+    read_header(BytesIO(data))  # says more about what is no `.clric` file than `Image.open` does
+    image = Image.open(BytesIO(data), formats=["CLRIC"])
+    image.decoderconfig = (device,)
+    image.load()
+    return image
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """What a file's header says.
+
+    Attributes:
+        width, height: in pixels.
+        mode: Pillow's name for it, as `Image.open` would give.
+        profile: name of the coding profile.
+        sections: bytes of each part of the file, by name: "header", "weights", "grids", "icc", "exif", "xmp" ...
+    """
+
+    width: int
+    height: int
+    mode: str
+    profile: str
+    sections: dict[str, int]
+
+    @property
+    def file_size(self) -> int:
+        """Bytes of the whole file."""
+        return sum(self.sections.values())
+
+    @property
+    def bpp(self) -> float:
+        """Bits of the whole file per pixel."""
+        return 8 * self.file_size / (self.width * self.height)
+
+
+@overload
+def info() -> dict[str, str | list[str]]: ...
+
+
+@overload
+def info(source: str | PathLike[str] | bytes | BinaryIO) -> FileInfo: ...
+
+
+def info(source: str | PathLike[str] | bytes | BinaryIO | None = None) -> FileInfo | dict[str, str | list[str]]:
+    """What a file's header says, or, without a file, what this installation is made of.
+
+    Args:
+        source: a path, the bytes of a file, or a binary file object that stands at the file's start. Only the header
+            is read, so this is fast, and does not check that the rest of the file is there.
+
+    Returns:
+        A `FileInfo`; without `source`, a dict of the versions of what matters, "profiles" and "devices".
+
+    Raises:
+        FormatError: the file has no valid header; the message says why.
+    """
+    if source is None:
+        return _installation()
+    if isinstance(source, bytes):
+        return _file_info(read_header(BytesIO(source)))
+    if isinstance(source, (str, PathLike)):
+        with open(source, "rb") as fp:
+            return _file_info(read_header(fp))
+    return _file_info(read_header(source))
+
+
+def _check_codable(image: Image.Image) -> None:
+    """Refuse, before any slow work, an image that cannot be coded."""
+    if 0 in image.size:
+        raise ValueError(f"an image without pixels cannot be coded: its size is {image.width} x {image.height}")
+    if image.mode in _DEEP_MODES:
+        raise ValueError(f"mode {image.mode} is not supported: scale it to 0..255 and convert to L first")
+    if image.mode not in _MODES:
+        instead = "L" if image.mode in ("1", "LA", "La") else "RGB"
+        raise ValueError(f"mode {image.mode} is not supported yet: convert to {instead} first")
+
+
+def _file_info(header: Header) -> FileInfo:
+    from codec.profiles import by_id
+
+    try:
+        profile = by_id(header.profile).name
+    except UnsupportedError:
+        profile = f"unknown ({header.profile})"
+    known = {int(section): section.name.lower() for section in Section}
+    sections = {known.get(entry.section, f"section {entry.section}"): entry.length for entry in header.directory}
+    return FileInfo(header.width, header.height, header.mode, profile, {"header": header.size, **sections})
+
+
+def _installation() -> dict[str, str | list[str]]:
+    import torch
+
+    from codec.profiles import names
+    from pillow_clric import __version__
+
+    devices = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    if torch.backends.mps.is_available():
+        devices.append("mps")
+    versions = {name: version(name) for name in ("pillow", "numpy", "torch", "constriction")}
+    return {"pillow-clric": __version__, **versions, "profiles": names(), "devices": devices}

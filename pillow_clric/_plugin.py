@@ -1,0 +1,151 @@
+"""The format as Pillow knows it: open, load, verify and save."""
+
+from __future__ import annotations
+
+import threading
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
+
+from PIL import Image, ImageFile
+
+from codec.container import MAGIC, Header, Section, TruncatedError, read_header, unpack
+from pillow_clric._api import encode
+from pillow_clric._metadata import EXIF_PREFIX
+
+if TYPE_CHECKING:
+    from PIL._imaging import PixelAccess
+
+__all__ = ["ClricImageFile", "register_clric_opener"]
+
+_BLOCK = 2**20
+
+
+class ClricImageFile(ImageFile.ImageFile):
+    """A `.clric` file: its header and metadata are read at open, all else when pixels are needed.
+
+    `info` has "exif" (as from JPEG, with the prefix `EXIF_PREFIX`), "icc_profile" and "xmp" as bytes where the file
+    has them. With `ImageFile.LOAD_TRUNCATED_IMAGES` set, what there is of a truncated file is decoded.
+
+    Raises:
+        FormatError: the file is truncated, damaged, too new or too large; an `OSError` that says which.
+    """
+
+    format = "CLRIC"
+    format_description = "clric overfitted function"
+    n_frames = 1
+    is_animated = False
+
+    def _open(self) -> None:
+        assert self.fp is not None
+        start = self.fp.tell()
+        if not _accept(self.fp.read(len(MAGIC))):
+            raise SyntaxError("not a CLRIC file")
+        self.fp.seek(start)
+        header = read_header(cast(BinaryIO, self.fp))
+
+        self._lock = threading.RLock()
+        self._size = header.width, header.height
+        self._mode = header.mode
+        self._read_metadata(header, start)
+        self.tile = [ImageFile._Tile("clric", (0, 0, *self.size), start, (header.file_size,))]
+
+    def _read_metadata(self, header: Header, start: int) -> None:
+        assert self.fp is not None
+        keys = {Section.ICC: ("icc_profile", b""), Section.EXIF: ("exif", EXIF_PREFIX), Section.XMP: ("xmp", b"")}
+        for section, (key, prefix) in keys.items():
+            if section not in header.spans:
+                continue
+            offset, length = header.spans[section]
+            self.fp.seek(start + offset)
+            body = _read(self.fp, length)
+            if len(body) == length:
+                self.info[key] = prefix + body
+            elif not ImageFile.LOAD_TRUNCATED_IMAGES:
+                raise TruncatedError(f"file is truncated: it ends in its {section.name} section; get the whole file")
+
+    def load(self) -> PixelAccess | None:
+        if not self.tile:  # loaded, or unpickled
+            return super().load()
+        with self._lock:  # Pillow's own load() cannot be shared by threads
+            return super().load()
+
+    def load_seek(self, pos: int) -> None:
+        """Go to where the file starts. That this exists tells `ImageFile.Parser` to wait for the whole file."""
+        assert self.fp is not None
+        self.fp.seek(pos)
+
+    def verify(self) -> None:
+        """Check the file's checksums and structure, without decoding; directly after opening it."""
+        if self.fp is None or not self.tile:
+            raise RuntimeError("verify must be called directly after open")
+        tile = self.tile[0]
+        try:
+            self.fp.seek(tile.offset)
+            unpack(_read(self.fp, *_arguments(tile)))
+        finally:
+            super().verify()
+
+
+class ClricDecoder(ImageFile.PyDecoder):
+    """Decodes the one tile of a file. Its arguments are the file's size and, where one was asked for, a device."""
+
+    _pulls_fd = True
+
+    def decode(self, buffer: Image.DecoderInput) -> tuple[int, int]:
+        import codec
+
+        assert self.fd is not None
+        file_size, *device = self.args
+        pixels = codec.decode(
+            _read(self.fd, file_size),
+            device=device[0] if device else "auto",
+            allow_truncated=ImageFile.LOAD_TRUNCATED_IMAGES,
+        )
+        self.set_as_raw(pixels.tobytes())
+        return -1, 0
+
+
+def register_clric_opener() -> None:
+    """Make Pillow know the format; importing the package has done so already. Calling it again changes nothing."""
+    Image.register_open(ClricImageFile.format, ClricImageFile, _accept)
+    Image.register_decoder("clric", ClricDecoder)
+    Image.register_save(ClricImageFile.format, _save)
+    Image.register_save_all(ClricImageFile.format, _save_all)
+    Image.register_extension(ClricImageFile.format, ".clric")
+    Image.register_mime(ClricImageFile.format, "image/x-clric")
+
+
+def _accept(prefix: bytes) -> bool:
+    return prefix.startswith(MAGIC)
+
+
+def _arguments(tile: ImageFile._Tile) -> tuple[Any, ...]:
+    assert isinstance(tile.args, tuple)
+    return tile.args
+
+
+def _read(fp: IO[bytes], count: int) -> bytes:
+    """Up to `count` bytes: fewer at the file's end, and without allocating what a file merely claims to hold."""
+    pieces = []
+    while count and (piece := fp.read(min(count, _BLOCK))):
+        pieces.append(piece)
+        count -= len(piece)
+    return b"".join(pieces)
+
+
+def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
+    """Write `im` with the arguments of `encode`; others are ignored, as Pillow's own plugins do.
+
+    Pillow has emptied an existing target before this is called, and on an error removes only a target that it has
+    created. Where that matters, write the result of `encode` yourself, as `clric-convert` does.
+    """
+    if im.encoderinfo.get("lossless"):
+        raise ValueError("lossless=True is not supported: .clric files are lossy; use quality=100 for the best quality")
+    names = encode.__kwdefaults__ or {}
+    data = encode(im, **{name: value for name, value in im.encoderinfo.items() if name in names})
+    fp.write(data)
+
+
+def _save_all(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
+    if getattr(im, "n_frames", 1) > 1 or im.encoderinfo.get("append_images"):
+        raise ValueError("animations are not supported: a .clric file holds one image; save without save_all")
+    _save(im, fp, filename)

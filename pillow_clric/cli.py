@@ -1,0 +1,348 @@
+"""The command `clric-convert`: photos to `.clric` files and back, in batches."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import click
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from codec.container import MAGIC
+from pillow_clric import __version__, decode, encode
+
+__all__ = ["main"]
+
+# What a folder's images are. Not all that Pillow opens: folders also hold PostScript, HDF5 and films.
+_PHOTO_FORMATS = {"AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP"}
+
+_XMP_KEYWORD = "XML:com.adobe.xmp"  # PNG's name for it
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file to convert.
+
+    Attributes:
+        source: a photo or a `.clric` file.
+        target: the file to write.
+        encoding: whether `source` is the photo.
+    """
+
+    source: Path
+    target: Path
+    encoding: bool
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to convert; see the command's help."""
+
+    quality: float | None
+    effort: int
+    profile: str
+    device: str
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What was converted: one file, or the sum of many."""
+
+    files: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    coded: int = 0  # bytes on the side of `.clric`
+    pixels: int = 0
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(
+            self.files + other.files,
+            self.bytes_in + other.bytes_in,
+            self.bytes_out + other.bytes_out,
+            self.coded + other.coded,
+            self.pixels + other.pixels,
+        )
+
+    def __str__(self) -> str:
+        from rich.filesize import decimal
+
+        bpp = 8 * self.coded / max(1, self.pixels)
+        ratio = self.bytes_out / max(1, self.bytes_in)
+        return f"{decimal(self.bytes_in)} -> {decimal(self.bytes_out)} ({ratio:.1%}), {bpp:.3f} bpp"
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", type=click.Path(exists=True, path_type=Path))
+@click.option("-o", "--output", metavar="OUT", help="File or folder to write. Default: beside each input.")
+@click.option(
+    "-q",
+    "--quality",
+    type=click.FloatRange(0, 100),
+    help="0 to 100: more is better and larger. Default: 75; 95 for what a .clric file is converted to.",
+)
+@click.option(
+    "-e", "--effort", type=click.IntRange(1, 9), default=5, show_default=True, help="1 to 9: more is slower, smaller."
+)
+@click.option("--profile", metavar="NAME", default="coolchic", show_default=True, help="Coding profile.")
+@click.option("--device", metavar="NAME", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps ...")
+@click.option("--overwrite", is_flag=True, help="Write over existing files; they are skipped otherwise.")
+@click.version_option(__version__)
+def main(
+    inputs: tuple[Path, ...],
+    output: str | None,
+    quality: float | None,
+    effort: int,
+    profile: str,
+    device: str,
+    overwrite: bool,
+) -> None:
+    """Convert photos to .clric files, and .clric files to PNG or other formats. Metadata are kept.
+
+    An INPUT that is a folder stands for the photos directly in it, or, if there are none, for its .clric files.
+
+    OUT is a folder if it is one already, if it ends with a slash, or if it is not named like an image; it must be for
+    several inputs or a folder. It is created if it is missing.
+
+    Each output is written whole or not at all, and never over an input. Exit status: 0 if all went well, 1 if a file
+    could not be converted, 2 if the command is wrong, 130 if it was interrupted.
+    """
+    try:
+        jobs = plan(inputs, output)
+        todo = [job for job in jobs if overwrite or not job.target.exists()]
+        check_targets(todo, jobs)
+        if any(job.encoding for job in todo):
+            check_profile(profile)
+        failed = convert_all(todo, Options(quality, effort, profile, device), skipped=len(jobs) - len(todo))
+    except KeyboardInterrupt:
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    sys.exit(1 if failed else 0)
+
+
+def plan(inputs: Iterable[Path], output: str | None) -> list[Job]:
+    """What to convert into what, each input once.
+
+    Raises:
+        click.UsageError: `output` does not fit the inputs.
+    """
+    inputs = list(inputs)
+    sources = list({_place(path): path for given in inputs for path in _expand(given)}.values())
+    if output is not None and not _means_folder(output, inputs):
+        return [_job_to_file(inputs[0], Path(output))]
+
+    jobs = []
+    for source in sources:
+        encoding = not _is_clric(source)
+        folder = source.parent if output is None else Path(output)
+        jobs.append(Job(source, folder / (source.stem + (".clric" if encoding else ".png")), encoding))
+    return jobs
+
+
+def check_targets(todo: list[Job], jobs: list[Job]) -> None:
+    """Find before the start what would be lost.
+
+    Args:
+        todo: the jobs that will be done, of `jobs`.
+        jobs: all jobs; none of their inputs is written over, and nothing is written twice.
+
+    Raises:
+        click.UsageError: says which files are in each other's way.
+    """
+    inputs = {_place(job.source) for job in jobs}
+    for job in todo:
+        if _place(job.target) in inputs:
+            raise click.UsageError(f"{job.source} would be written over the input {job.target}: name another output")
+    first: dict[Path, Job] = {}
+    for job in jobs:
+        other = first.setdefault(_place(job.target), job)
+        if other is not job:
+            raise click.UsageError(f"{other.source} and {job.source} would both be written to {job.target}")
+
+
+def check_profile(profile: str) -> None:
+    """Refuse a name that no coding profile has."""
+    from codec.profiles import by_name
+
+    try:
+        by_name(profile)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--profile") from error
+
+
+def convert_all(jobs: list[Job], options: Options, skipped: int) -> int:
+    """Convert file after file, tell on stderr how it goes, and return how many failed."""
+    start = time.perf_counter()
+    total, failed = Tally(), 0
+    with Reporter(len(jobs)) as reporter:
+        for job in jobs:
+            began = time.perf_counter()
+            try:
+                done = convert(job, options, reporter.begin(job.source.name))
+            except Exception as error:  # one bad file does not stop the batch
+                failed += 1
+                reporter.end(f"failed: {job.source}: {str(error) or type(error).__name__}")
+            else:
+                total += done
+                reporter.end(f"{job.source} -> {job.target}: {done}, {time.perf_counter() - began:.1f} s")
+    summary = [f"{total.files} converted" + (f": {total}" if total.files else "")]
+    if skipped:
+        summary.append(f"{skipped} skipped, as their outputs exist")
+    if failed:
+        summary.append(f"{failed} failed")
+    click.echo(f"{'; '.join(summary)}; {time.perf_counter() - start:.1f} s", err=True)
+    return failed
+
+
+def convert(job: Job, options: Options, progress: Callable[[int, int], None]) -> Tally:
+    """Convert one file.
+
+    Raises:
+        OSError, ValueError, RuntimeError: it cannot be read, converted or written; no output is left then.
+    """
+    size_in = job.source.stat().st_size
+    if job.encoding:
+        with Image.open(job.source) as image:
+            data = encode(
+                image,
+                quality=75 if options.quality is None else options.quality,
+                profile=options.profile,
+                effort=options.effort,
+                device=options.device,
+                progress=progress,
+            )
+            pixels = image.width * image.height
+    else:
+        picture = decode(job.source.read_bytes(), device=options.device)
+        data = _to_format(picture, job.target.suffix, 95 if options.quality is None else round(options.quality))
+        pixels = picture.width * picture.height
+    _write(job.target, data)
+    return Tally(1, size_in, len(data), len(data) if job.encoding else size_in, pixels)
+
+
+class Reporter:
+    """Lines on stderr, and on a terminal a bar for the files and one for the iterations of the image at work."""
+
+    def __init__(self, files: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+            disable=not sys.stderr.isatty(),
+        )
+        self._files = self._progress.add_task("files", total=files, visible=files > 1)
+        self._image = self._progress.add_task("", visible=False)
+
+    def __enter__(self) -> Reporter:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def begin(self, name: str) -> Callable[[int, int], None]:
+        """Show an image; what is returned takes how many of its iterations are done, and of how many."""
+        self._progress.reset(self._image, description=name)
+
+        def show(done: int, total: int) -> None:
+            self._progress.update(self._image, completed=done, total=total, visible=True)
+
+        return show
+
+    def end(self, line: str) -> None:
+        """Count the image as done, and say how it went."""
+        self._progress.update(self._image, visible=False)
+        self._progress.advance(self._files)
+        self._console.print(line)
+
+
+def _expand(path: Path) -> list[Path]:
+    """The file itself, or what a folder stands for.
+
+    A folder that was converted in place holds both kinds: it stands for its photos, so that converting it again finds
+    nothing to do, instead of writing a PNG beside every photo.
+    """
+    if not path.is_dir():
+        return [path]
+    photos = {suffix for suffix, name in Image.registered_extensions().items() if name in _PHOTO_FORMATS}
+    files = sorted(entry for entry in path.iterdir() if entry.is_file() and not entry.name.startswith("."))
+    return [entry for entry in files if entry.suffix.lower() in photos] or [
+        entry for entry in files if entry.suffix.lower() == ".clric"
+    ]
+
+
+def _means_folder(output: str, inputs: list[Path]) -> bool:
+    path = Path(output)
+    if path.is_dir() or output.endswith(("/", os.sep)):
+        return True
+    looks_like_file = path.exists() or path.suffix.lower() in Image.registered_extensions()
+    if not looks_like_file:
+        return True
+    if len(inputs) > 1 or inputs[0].is_dir():
+        raise click.UsageError(f"these inputs need a folder as output, and {output} is a file or named like one")
+    return False
+
+
+def _job_to_file(source: Path, target: Path) -> Job:
+    encoding, suffix = not _is_clric(source), target.suffix.lower()
+    if encoding != (suffix == ".clric"):
+        kind = "a photo: its output must be named .clric" if encoding else "a .clric file: its output must be a photo"
+        raise click.UsageError(f"{source} is {kind}, not {target.name}")
+    if Image.registered_extensions().get(suffix) not in Image.SAVE:
+        raise click.UsageError(f"files named {suffix or 'without a dot'} cannot be written")
+    return Job(source, target, encoding)
+
+
+def _is_clric(path: Path) -> bool:
+    """By name or content: a damaged file is still no photo, and a renamed one is still a `.clric` file."""
+    if path.suffix.lower() == ".clric":
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return False  # opening it as a photo will say what is wrong
+
+
+def _place(path: Path) -> Path:
+    """One name for one place. A link is its own place: `os.replace` replaces it, not what it points to."""
+    return path.parent.resolve() / path.name
+
+
+def _to_format(image: Image.Image, suffix: str, quality: int) -> bytes:
+    """The image as a file of the format that goes by `suffix`, with its metadata."""
+    options: dict[str, Any] = {key: image.info[key] for key in ("exif", "icc_profile", "xmp") if key in image.info}
+    if "xmp" in options:  # Pillow's PNG plugin has no argument for it
+        options["pnginfo"] = PngInfo()
+        options["pnginfo"].add_itxt(_XMP_KEYWORD, options["xmp"].decode(errors="replace"))
+    buffer = BytesIO()
+    image.save(buffer, Image.registered_extensions()[suffix.lower()], quality=quality, **options)
+    return buffer.getvalue()
+
+
+def _write(target: Path, data: bytes) -> None:
+    """Write a file whole or, on an error or Ctrl-C, not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    main()

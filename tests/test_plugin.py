@@ -1,0 +1,543 @@
+"""The format in Pillow: open, load, verify, save, and the functions `encode`, `decode` and `info`."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import subprocess
+import sys
+import threading
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import FastProfile
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+import codec
+import pillow_clric
+from codec.container import Header, Section, pack, unpack
+from pillow_clric import ClricImageFile, FormatError
+
+EXIF = Image.Exif()
+EXIF[0x010F] = "Maker"
+EXIF[0x0112] = 6  # orientation
+EXIF.get_ifd(0x8769)[0x829A] = 0.5  # exposure time
+EXIF_BYTES = EXIF.tobytes()
+METADATA: dict[str, Any] = {"exif": EXIF_BYTES, "icc_profile": b"a colour profile", "xmp": b"<x:xmpmeta/>"}
+
+
+def opened(data: bytes) -> ImageFile.ImageFile:
+    return Image.open(BytesIO(data))
+
+
+def saved(image: Image.Image, **options: Any) -> ImageFile.ImageFile:
+    buffer = BytesIO()
+    image.save(buffer, "CLRIC", **options)
+    return opened(buffer.getvalue())
+
+
+def same(image: Image.Image, other: Image.Image) -> bool:
+    return image.mode == other.mode and image.size == other.size and image.tobytes() == other.tobytes()
+
+
+# Open
+
+
+def test_registered() -> None:
+    before = list(Image.ID)
+    pillow_clric.register_clric_opener()
+    assert before == Image.ID
+    assert Image.registered_extensions()[".clric"] == "CLRIC"
+    assert Image.MIME["CLRIC"] == "image/x-clric"
+
+
+def test_public_names() -> None:
+    for name in pillow_clric.__all__:
+        assert getattr(pillow_clric, name) is not None
+
+
+def test_open(clric_path: Path, photo: Image.Image) -> None:
+    with Image.open(clric_path) as image:
+        assert isinstance(image, ClricImageFile)
+        assert image.format == "CLRIC"
+        assert image.get_format_mimetype() == "image/x-clric"
+        assert (image.size, image.mode, image.info) == (photo.size, "RGB", {})
+        assert not image.is_animated
+        assert image.n_frames == 1
+        image.seek(0)
+        with pytest.raises(EOFError):
+            image.seek(1)
+        assert same(image, photo)
+
+
+def test_open_imports_nothing_heavy(clric_path: Path) -> None:
+    script = f"""
+import sys, time
+import pillow_clric
+from PIL import Image
+Image.init()
+times = []
+for _ in range(5):
+    start = time.perf_counter()
+    with Image.open({str(clric_path)!r}) as image:
+        image.verify()
+    times.append(time.perf_counter() - start)
+heavy = {{"torch", "numpy", "constriction", "rich", "click"}} & set(sys.modules)
+assert not heavy, heavy
+print(min(times))
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert float(result.stdout) < 0.005
+
+
+def test_open_decodes_nothing(clric: bytes, fast_profile: FastProfile) -> None:
+    image = opened(clric)
+    assert fast_profile.devices == []
+    image.load()
+    image.load()
+    assert fast_profile.devices == ["auto"]
+
+
+def test_wrong_magic_is_left_to_others() -> None:
+    with pytest.raises(SyntaxError, match="not a CLRIC file"):
+        ClricImageFile(BytesIO(b"not this format at all"))
+    with pytest.raises(UnidentifiedImageError):
+        opened(b"not this format at all")
+
+
+def test_newer_version_is_named(clric: bytes) -> None:
+    newer = bytearray(clric)
+    newer[3] += 0x10
+    with pytest.raises(FormatError, match=r"version 2.*update"):
+        opened(bytes(newer))
+
+
+def test_decompression_bomb() -> None:
+    bomb = pack(Header(2**14, 2**14, "RGB", 15), {Section.GRIDS: b"tiny"})
+    with pytest.raises(Image.DecompressionBombError):
+        opened(bomb)
+    with pytest.raises(Image.DecompressionBombError):
+        pillow_clric.decode(bomb)
+
+
+def test_metadata_beyond_the_end_allocates_nothing() -> None:
+    data = pack(Header(4, 4, "RGB", 15), {Section.ICC: bytes(2**24)})
+    with pytest.raises(FormatError, match="ICC section"):
+        opened(data[:100])
+
+
+# Load
+
+
+def test_file_objects_stay_open(clric: bytes, photo: Image.Image) -> None:
+    fp = BytesIO(clric)
+    with Image.open(fp) as image:
+        assert same(image, photo)
+    assert not fp.closed
+
+
+def test_file_within_a_stream(clric: bytes, photo: Image.Image) -> None:
+    fp = BytesIO(b"before" + clric + b"after")
+    fp.seek(6)
+    image = ClricImageFile(fp)
+    assert same(image, photo)
+    assert fp.read() == b"after"
+
+
+def test_not_seekable(clric: bytes, photo: Image.Image) -> None:
+    class Pipe:
+        read = BytesIO(clric).read
+
+    assert same(Image.open(Pipe()), photo)  # type: ignore[arg-type]
+
+
+def test_closed_after_load(clric_path: Path) -> None:
+    image = Image.open(clric_path)
+    fp = image.fp
+    assert fp is not None
+    image.load()
+    assert fp.closed
+    image.close()
+
+
+def test_overwriting_the_opened_file(clric_path: Path, photo: Image.Image) -> None:
+    with Image.open(clric_path) as image:
+        image.save(clric_path)
+    with Image.open(clric_path) as image:
+        assert same(image, photo)
+
+
+def test_threads_share_one_image(clric: bytes, photo: Image.Image, fast_profile: FastProfile) -> None:
+    for _ in range(20):
+        image, start = opened(clric), threading.Barrier(8)
+        right: list[bool] = []
+
+        def work(image: Image.Image = image, start: threading.Barrier = start, right: list[bool] = right) -> None:
+            start.wait()
+            image.load()
+            right.append(image.tobytes() == photo.tobytes())
+
+        threads = [threading.Thread(target=work) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert right == [True] * 8
+    assert len(fast_profile.devices) == 20
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+@pytest.mark.parametrize("how", [copy.copy, copy.deepcopy, lambda image: pickle.loads(pickle.dumps(image))])
+def test_pickle_and_copy(how: Any, loaded: bool, clric_path: Path, photo: Image.Image) -> None:
+    with Image.open(clric_path) as image:
+        if loaded:
+            image.load()
+        twin = how(image)
+    assert same(twin, photo)
+    assert same(how(twin), photo)
+    assert twin.info == image.info
+    twin.load()
+    twin.close()
+
+
+@pytest.mark.parametrize("step", [1, 7, 100, 10**6])
+def test_parser(step: int, photo: Image.Image, fast_profile: FastProfile) -> None:
+    data = pillow_clric.encode(photo, **METADATA)
+    with ImageFile.Parser() as parser:
+        for start in range(0, len(data), step):
+            parser.feed(data[start : start + step])
+        image = parser.close()
+    assert same(image, photo)
+    assert image.info == METADATA
+
+
+def test_parser_needs_the_whole_file(clric: bytes) -> None:
+    parser = ImageFile.Parser()
+    parser.feed(clric[:-1])
+    with pytest.raises(OSError, match="truncated"):
+        parser.close()
+
+
+def test_thumbnail(clric: bytes) -> None:
+    image = opened(clric)
+    image.thumbnail((12, 12))
+    assert image.size == (12, 8)
+
+
+# Damage
+
+
+def test_every_truncation_is_an_error(clric: bytes) -> None:
+    for length in range(len(clric)):
+        with pytest.raises(OSError, match=r"."):
+            opened(clric[:length]).load()
+        with pytest.raises(FormatError, match=r"."):
+            pillow_clric.decode(clric[:length])
+
+
+def test_truncated_images_load_if_asked(
+    photo: Image.Image, fast_profile: FastProfile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = pillow_clric.encode(photo, **METADATA)
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    header = unpack(data).header
+    first_grid_byte = header.spans[Section.GRIDS][0]
+    for length in range(header.size, len(data)):
+        image = opened(data[:length])  # with the metadata that are whole
+        assert image.info.items() <= METADATA.items()
+        if length < first_grid_byte:
+            with pytest.raises(FormatError, match="weights"):
+                image.load()
+        else:
+            image.load()
+            assert image.size == photo.size
+    assert image.tobytes()[:1000] == photo.tobytes()[:1000]
+
+
+def test_every_damaged_byte_is_an_error(clric: bytes) -> None:
+    for position in range(len(clric)):
+        for flip in (0x01, 0x80, 0xFF):
+            damaged = bytearray(clric)
+            damaged[position] ^= flip
+            with pytest.raises(OSError, match=r"."):
+                opened(bytes(damaged)).load()
+
+
+def test_a_failed_load_fails_again(clric: bytes) -> None:
+    image = opened(clric[:-1] + bytes([clric[-1] ^ 1]))
+    for _ in range(2):
+        with pytest.raises(FormatError, match="checksum"):
+            image.load()
+
+
+def test_verify(clric: bytes, clric_path: Path, fast_profile: FastProfile) -> None:
+    with Image.open(clric_path) as image:
+        fp = image.fp
+        image.verify()
+        assert fp is not None
+        assert fp.closed
+        with pytest.raises(RuntimeError, match="directly after open"):
+            image.verify()
+    with pytest.raises(FormatError, match="checksum"):
+        opened(clric[:-1] + b"?").verify()
+    with pytest.raises(FormatError, match="truncated"):
+        opened(clric[:-1]).verify()
+    assert fast_profile.devices == []
+
+
+# Save
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (48, 32)])
+def test_modes_and_sizes(mode: str, size: tuple[int, int], photo: Image.Image, fast_profile: FastProfile) -> None:
+    picture = photo.convert(mode).crop((0, 0, *size))
+    assert same(saved(picture), picture)
+    assert same(pillow_clric.decode(pillow_clric.encode(picture)), picture)
+
+
+@pytest.mark.parametrize(
+    ("mode", "advice"),
+    [
+        *((mode, "convert to RGB") for mode in ("RGBA", "P", "PA", "CMYK", "YCbCr", "HSV", "LAB", "RGBX", "RGBa")),
+        *((mode, "convert to L") for mode in ("1", "LA", "La", "I", "F", "I;16")),
+    ],
+)
+def test_other_modes_say_what_to_do(mode: str, advice: str, fast_profile: FastProfile) -> None:
+    with pytest.raises(ValueError, match=f"mode {mode} .*{advice}"):
+        saved(Image.new(mode, (4, 4)))
+    assert fast_profile.settings == []
+
+
+@pytest.mark.parametrize("size", [(0, 0), (0, 4), (4, 0)])
+def test_no_pixels(size: tuple[int, int], fast_profile: FastProfile) -> None:
+    with pytest.raises(ValueError, match="without pixels"):
+        saved(Image.new("RGB", size))
+
+
+def test_options_arrive(photo: Image.Image, fast_profile: FastProfile) -> None:
+    calls: list[tuple[int, int]] = []
+    options: dict[str, Any] = {"quality": 12.5, "effort": 3, "device": "cpu", "seed": 7}
+    saved(photo, **options, progress=lambda done, total: calls.append((done, total)))
+    settings = fast_profile.settings[-1]
+    assert {name: getattr(settings, name) for name in options} == options
+    assert calls == [(1, 3), (2, 3), (3, 3)]
+
+    saved(photo, quality=0)
+    saved(photo, quality=100)
+    assert [settings.quality for settings in fast_profile.settings[-2:]] == [0, 100]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"quality": -1},
+        {"quality": 100.5},
+        {"quality": float("nan")},
+        {"effort": 0},
+        {"effort": 10},
+        {"effort": 2.5},
+        {"profile": "jpeg"},
+    ],
+)
+def test_bad_options(options: dict[str, Any], photo: Image.Image, fast_profile: FastProfile) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(options))} must be"):
+        saved(photo, **options)
+    assert fast_profile.settings == []
+
+
+def test_unknown_options(photo: Image.Image, fast_profile: FastProfile) -> None:
+    assert same(saved(photo, optimize=True), photo)  # as in all of Pillow's plugins
+    with pytest.raises(TypeError, match="optimize"):
+        pillow_clric.encode(photo, optimize=True)  # type: ignore[call-arg]
+
+
+def test_lossless_is_refused(photo: Image.Image, fast_profile: FastProfile) -> None:
+    with pytest.raises(ValueError, match="lossy"):
+        saved(photo, lossless=True)
+    assert same(saved(photo, lossless=False), photo)
+
+
+def test_animations_are_refused(photo: Image.Image, fast_profile: FastProfile) -> None:
+    with pytest.raises(ValueError, match="one image"):
+        saved(photo, save_all=True, append_images=[photo])
+    assert same(saved(photo, save_all=True), photo)
+
+
+def test_errors_leave_no_new_file(photo: Image.Image, fast_profile: FastProfile, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="quality"):
+        photo.save(tmp_path / "new.clric", quality=101)
+    assert not any(tmp_path.iterdir())
+
+
+def test_one_write(photo: Image.Image, fast_profile: FastProfile) -> None:
+    class File(BytesIO):
+        writes = 0
+
+        def write(self, data: Any) -> int:
+            self.writes += 1
+            return super().write(data)
+
+    fp = File()
+    photo.save(fp, "CLRIC")
+    assert fp.writes == 1
+    assert fp.getvalue() == pillow_clric.encode(photo)
+    assert not fp.closed
+
+
+# Metadata
+
+
+def test_metadata_given(photo: Image.Image, fast_profile: FastProfile) -> None:
+    image = saved(photo, **METADATA)
+    assert image.info == METADATA
+    assert image.getexif()[0x0112] == 6
+    assert same(image, photo)
+    assert image.info == METADATA
+
+
+def test_metadata_kept(photo: Image.Image, fast_profile: FastProfile) -> None:
+    first = saved(photo, **METADATA)
+    assert saved(first).info == METADATA
+    assert saved(first.resize((8, 8))).info == METADATA
+
+
+@pytest.mark.parametrize("none", [None, b""])
+def test_metadata_stripped(none: bytes | None, photo: Image.Image, fast_profile: FastProfile) -> None:
+    image = saved(photo, **METADATA)
+    assert saved(image, exif=none, icc_profile=none, xmp=none).info == {}
+    assert saved(image, exif=none).info == {key: METADATA[key] for key in ("icc_profile", "xmp")}
+
+
+def test_exif_forms(photo: Image.Image, fast_profile: FastProfile) -> None:
+    for form in (EXIF, EXIF_BYTES, EXIF_BYTES.removeprefix(b"Exif\0\0")):
+        assert saved(photo, exif=form).info["exif"] == EXIF_BYTES
+    assert "exif" not in saved(photo, exif=Image.Exif()).info
+
+
+def test_xmp_as_text(photo: Image.Image, fast_profile: FastProfile) -> None:
+    assert saved(photo, xmp="<x>é</x>").info["xmp"] == "<x>é</x>".encode()
+
+
+@pytest.mark.parametrize("name", ["exif", "icc_profile", "xmp"])
+def test_metadata_of_wrong_type(name: str, photo: Image.Image, fast_profile: FastProfile) -> None:
+    with pytest.raises(TypeError, match=name):
+        saved(photo, **{name: 5})
+
+
+def test_changed_exif_is_saved(photo: Image.Image, fast_profile: FastProfile) -> None:
+    image = saved(photo, **METADATA)
+    image.getexif()[0x0112] = 1
+    image.getexif().get_ifd(0x8769)[0x829A] = 0.25
+    exif = saved(image).getexif()
+    assert exif[0x0112] == 1
+    assert exif.get_ifd(0x8769)[0x829A] == 0.25
+
+    photo.getexif()[0x0112] = 8
+    assert saved(photo).getexif()[0x0112] == 8
+
+    for tag in list(image.getexif()):
+        del image.getexif()[tag]
+    assert "exif" not in saved(image).info
+
+
+def test_unparsable_exif_is_kept(photo: Image.Image, fast_profile: FastProfile) -> None:
+    photo.info["exif"] = b"Exif\0\0no TIFF header"
+    assert saved(photo).info["exif"] == photo.info["exif"]
+
+
+@pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+def test_metadata_from_and_to_other_formats(name: str, photo: Image.Image, fast_profile: FastProfile) -> None:
+    buffer = BytesIO()
+    photo.save(buffer, name, **METADATA)
+    image = saved(opened(buffer.getvalue()))
+    exif = image.getexif()
+    assert exif[0x010F] == "Maker"
+    assert exif.get_ifd(0x8769)[0x829A] == 0.5
+    assert 0x0111 not in exif  # where a TIFF file has its pixels
+    assert image.info["icc_profile"] == METADATA["icc_profile"]
+
+    buffer = BytesIO()
+    image.save(buffer, name, exif=image.info["exif"])
+    assert opened(buffer.getvalue()).getexif()[0x010F] == "Maker"
+
+
+# Functions
+
+
+def test_decode(photo: Image.Image, fast_profile: FastProfile) -> None:
+    image = pillow_clric.decode(pillow_clric.encode(photo, **METADATA), device="cpu")
+    assert same(image, photo)
+    assert image.info == METADATA
+    assert fast_profile.devices == ["cpu"]
+    with pytest.raises(FormatError, match=r"not a \.clric file"):
+        pillow_clric.decode(b"GIF89a")
+
+
+def test_info_of_a_file(clric: bytes, clric_path: Path) -> None:
+    info = pillow_clric.info(clric_path)
+    assert info == pillow_clric.info(str(clric_path)) == pillow_clric.info(clric) == pillow_clric.info(BytesIO(clric))
+    assert (info.width, info.height, info.mode, info.profile) == (48, 32, "RGB", "coolchic")
+    assert list(info.sections) == ["header", "weights", "grids"]
+    assert info.file_size == len(clric)
+    assert info.bpp == 8 * len(clric) / (48 * 32)
+    with pytest.raises(FormatError):
+        pillow_clric.info(b"GIF89a")
+
+
+def test_info_of_an_unknown_profile(fast_profile: FastProfile) -> None:
+    assert pillow_clric.info(pack(Header(4, 4, "L", 14), {Section.GRIDS: b"?"})).profile == "unknown (14)"
+
+
+def test_info_of_the_installation(fast_profile: FastProfile) -> None:
+    info = pillow_clric.info()
+    assert info["pillow-clric"] == pillow_clric.__version__
+    assert info["profiles"] == ["coolchic"]
+    assert "cpu" in info["devices"]
+
+
+# The real profile, through the public interface
+
+
+@pytest.fixture(scope="module")
+def real() -> tuple[Image.Image, bytes]:
+    """A small picture and its file."""
+    pytest.importorskip("codec.profiles.coolchic")
+    y, x = np.mgrid[:24, :32]
+    picture = Image.fromarray(np.stack([8 * x, 10 * y, 4 * (x + y)], axis=-1).astype(np.uint8))
+    return picture, pillow_clric.encode(picture, effort=1, device="cpu", **METADATA)
+
+
+def test_real_roundtrip(real: tuple[Image.Image, bytes]) -> None:
+    picture, data = real
+    image = opened(data)
+    assert image.info == METADATA
+    assert (image.mode, image.size) == (picture.mode, picture.size)
+    error = np.asarray(image).astype(float) - np.asarray(picture)
+    assert np.sqrt(np.mean(error**2)) < 16
+    assert np.array_equal(codec.decode(data), np.asarray(image))
+
+
+def test_real_damage(real: tuple[Image.Image, bytes]) -> None:
+    _, data = real
+    for position in range(len(data)):
+        damaged = bytearray(data)
+        damaged[position] ^= 0x55
+        with pytest.raises(OSError, match=r"."):
+            opened(bytes(damaged)).load()
+
+
+def test_real_truncation(real: tuple[Image.Image, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    picture, data = real
+    header = unpack(data).header
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    start = header.spans[Section.GRIDS][0]
+    for length in (start, (start + len(data)) // 2, len(data) - 1):
+        image = opened(data[:length])
+        image.load()
+        assert image.size == picture.size
+    with pytest.raises(FormatError):
+        opened(data[: start - 1]).load()
