@@ -74,11 +74,10 @@ def encode(
 
     coder = by_name(profile)
     settings = Settings(quality=quality, effort=effort, device=device, seed=seed, progress=progress)
-    sections = coder.encode(pixels, settings)
-    height, width = pixels.shape[:2]
-    mode = "L" if pixels.ndim == 2 else "RGB"
-    header = Header(width=width, height=height, mode=mode, profile=coder.id)
-    return pack(header, {**(metadata or {}), **sections})
+    mode = _mode(pixels)
+    header = Header(width=pixels.shape[1], height=pixels.shape[0], mode=mode, profile=coder.id)
+    pack(header, {**(metadata or {}), Section.GRIDS: b""})  # what cannot be packed is refused before the slow work
+    return pack(header, {**(metadata or {}), **coder.encode(pixels, settings)})
 
 
 def decode(data: bytes, *, device: str = "auto", allow_truncated: bool = False) -> NDArray[np.uint8]:
@@ -96,3 +95,15 @@ def decode(data: bytes, *, device: str = "auto", allow_truncated: bool = False) 
 
     container = unpack(data, allow_truncated=allow_truncated)
     return by_id(container.header.profile).decode(container, device)
+
+
+def _mode(pixels: NDArray[np.uint8]) -> str:
+    """The container's mode of a picture."""
+    shape = pixels.shape
+    if pixels.dtype == "uint8" and pixels.size:
+        if len(shape) == 2:
+            return "L"
+        if len(shape) == 3 and shape[2] == 3:
+            return "RGB"
+    wanted = "uint8 of shape (height, width) or (height, width, 3), and not empty"
+    raise ValueError(f"pixels must be {wanted}: not {pixels.dtype} {shape}")

@@ -74,8 +74,9 @@ class Tally:
         from rich.filesize import decimal
 
         bpp = 8 * self.coded / max(1, self.pixels)
-        ratio = self.bytes_out / max(1, self.bytes_in)
-        return f"{decimal(self.bytes_in)} -> {decimal(self.bytes_out)} ({ratio:.1%}), {bpp:.3f} bpp"
+        small, large = sorted((self.bytes_in, self.bytes_out))
+        ratio = f"{large / max(1, small):.1f} times {'larger' if self.bytes_out > self.bytes_in else 'smaller'}"
+        return f"{decimal(self.bytes_in)} -> {decimal(self.bytes_out)} ({ratio}), {bpp:.3f} bpp"
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from pathlib import Path
 
@@ -14,6 +15,10 @@ import codec.profiles
 import pillow_clric
 from codec.container import Container, CorruptError, Section, TruncatedError
 from codec.profiles import Profile, Settings
+
+# Pictures in tests are tiny, and threads that wait for each other on a busy machine take 20 times as long. Before torch
+# is imported, and for programs that tests start, too.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 class FastProfile(Profile):

@@ -347,7 +347,6 @@ cli.main()
 
 
 def test_real_conversion(tmp_path: Path, photo: Image.Image) -> None:
-    pytest.importorskip("codec.profiles.coolchic")
     photo.crop((0, 0, 24, 16)).save(tmp_path / "a.png")
     result = program(tmp_path / "a.png", "-e", "1", "-o", tmp_path / "a.clric")
     assert result.returncode == 0, result.stderr

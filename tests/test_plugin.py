@@ -488,6 +488,11 @@ def test_info_of_a_file(clric: bytes, clric_path: Path) -> None:
         pillow_clric.info(b"GIF89a")
 
 
+def test_info_of_a_file_imports_no_torch(clric_path: Path) -> None:
+    script = f"import sys, pillow_clric; pillow_clric.info({str(clric_path)!r}); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
 def test_info_of_an_unknown_profile(fast_profile: FastProfile) -> None:
     assert pillow_clric.info(pack(Header(4, 4, "L", 14), {Section.GRIDS: b"?"})).profile == "unknown (14)"
 
@@ -505,7 +510,6 @@ def test_info_of_the_installation(fast_profile: FastProfile) -> None:
 @pytest.fixture(scope="module")
 def real() -> tuple[Image.Image, bytes]:
     """A small picture and its file."""
-    pytest.importorskip("codec.profiles.coolchic")
     y, x = np.mgrid[:24, :32]
     picture = Image.fromarray(np.stack([8 * x, 10 * y, 4 * (x + y)], axis=-1).astype(np.uint8))
     return picture, pillow_clric.encode(picture, effort=1, device="cpu", **METADATA)

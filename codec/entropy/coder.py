@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import constriction
 import numpy as np
 from numpy.typing import NDArray
 
+from codec.container import CorruptError
 from codec.entropy import tables
 
 Symbols = NDArray[np.int32]
@@ -43,7 +44,8 @@ class Encoder:
 
     def finish(self) -> bytes:
         """What was written, without the zero bytes at its end, which the decoder adds again."""
-        return self._encoder.get_compressed().astype("<u4").tobytes().rstrip(b"\0")
+        words: NDArray[np.uint32] = self._encoder.get_compressed()
+        return words.astype("<u4").tobytes().rstrip(b"\0")
 
 
 class Decoder:
@@ -54,10 +56,16 @@ class Decoder:
         self._decoder = _stream.queue.RangeDecoder(words)
 
     def run(self, symbols: Symbols | None, counts: NDArray[np.float64]) -> Symbols:
-        return self._decoder.decode(_tabled, counts)  # type: ignore[no-any-return]
+        return self._checked(_tabled, counts)  # type: ignore[no-any-return]
 
     def uniform(self, symbol: int, bits: int) -> int:
-        return int(self._decoder.decode(_stream.model.Uniform(1 << bits)))
+        return int(self._checked(_stream.model.Uniform(1 << bits)))
+
+    def _checked(self, *model: Any) -> Any:
+        try:
+            return self._decoder.decode(*model)
+        except AssertionError as error:  # what constriction raises for bytes that no encoder writes
+            raise CorruptError("the entropy-coded data is not valid: the file is damaged") from error
 
     @property
     def exhausted(self) -> bool:

@@ -71,4 +71,5 @@ def _skew(plane: Plane, waves: int) -> Plane:
 
 def _unskew(skewed: Plane, width: int) -> Plane:
     y, x = np.ogrid[: skewed.shape[1], :width]
-    return skewed[x + SLOPE * y, y]
+    plane: Plane = skewed[x + SLOPE * y, y]
+    return plane

@@ -35,7 +35,7 @@ class Analysis(nn.Module):
         """Grids by level, finest first, before their gains."""
         grids = []
         x = samples
-        for level, (entry, refine, head) in enumerate(zip(self.entry, self.refine, self.heads, strict=True)):
+        for entry, refine, head in zip(self.entry, self.refine, self.heads, strict=True):
             x = F.gelu(entry(_extend(x)))
             x = x + F.gelu(refine(_extend(x)))
             grids.append(head(x))

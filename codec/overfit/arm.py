@@ -36,7 +36,8 @@ def rate(grids: list[Tensor], weights: dict[str, Tensor], spec: Spec) -> Tensor:
         (batch, planes): bits of each plane in coding order, differentiable in grids and weights.
     """
     shared = [weights[f"arm.{name}"] for name in WEIGHTS]
-    bits, known = [], []
+    bits: list[Tensor] = []
+    known: list[tuple[Tensor, Plane]] = []
     for index, plane in enumerate(spec.planes):
         values = grids[plane.level][:, plane.feature]
         references = [_align(*known[-1 - i], plane) for i in range(min(spec.references, index))]
@@ -44,7 +45,8 @@ def rate(grids: list[Tensor], weights: dict[str, Tensor], spec: Spec) -> Tensor:
         known.append((values, plane))
         inputs = torch.stack(references + missing, 1)
         bias = weights["arm.output_bias"][:, :, index]
-        bits.append(_PlaneRate.apply(values, inputs, *shared, bias, spec.spatial, torch.is_grad_enabled()))
+        told = spec.spatial, torch.is_grad_enabled()
+        bits.append(_PlaneRate.apply(values, inputs, *shared, bias, *told))  # type: ignore[no-untyped-call]
     return torch.stack(bits, 1)
 
 
@@ -61,7 +63,7 @@ class _PlaneRate(torch.autograd.Function):
     """Bits of one plane (batch,), from its values (batch, height, width) and references (batch, n, height, width)."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, references: Tensor, *rest: Any) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, values: Tensor, references: Tensor, *rest: Any) -> Tensor:
         *weights, spatial, with_gradients = rest
         offsets = SPATIAL_CONTEXTS[:spatial]
         padded = torch.nn.functional.pad(values, (MARGIN, MARGIN, MARGIN, 0))
@@ -86,7 +88,7 @@ class _PlaneRate(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
         scaled = [g * upstream.view(-1, *[1] * (g.dim() - 1)) for g in ctx.saved_tensors]
         return (*scaled, None, None)
 
@@ -173,4 +175,5 @@ def laplace_bits_and_gradients(values: Tensor, mean: Tensor, log_scale: Tensor) 
 
 def _where_positive(gradient: Tensor, activation: Tensor) -> Tensor:
     """The gradient before a ReLU, in place of the one after it."""
-    return torch.ops.aten.threshold_backward.grad_input(gradient, activation, 0, grad_input=gradient)
+    torch.ops.aten.threshold_backward.grad_input(gradient, activation, 0, grad_input=gradient)
+    return gradient

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.container import CorruptError, TruncatedError
+from codec.container import CorruptError
 from codec.entropy import tables
 from codec.entropy.arm import MAX_CONTEXTS, WEIGHT_BITS, WEIGHT_LIMIT, IntegerARM
 from codec.entropy.coder import LIMIT, Coder, Decoder, Encoder, code_laplace

@@ -60,18 +60,21 @@ class Schedule:
         return self.warm_up + self.main + self.settle
 
 
-@torch.no_grad()
-def costs(function: Function, target: Tensor, lambdas: Tensor) -> Tensor:
-    """distortion + lambda * rate (batch,) of functions whose grids are whole numbers."""
-    distortion, rate = _distortion_and_rate(function, target)
-    return distortion + lambdas * rate
+def distortion(function: Function, target: Tensor) -> Tensor:
+    """Mean squared error (batch,)."""
+    error = synthesis.squared_error(function.grids, function.weights, function.spec, target)
+    return error / target[0].numel()
 
 
-def _distortion_and_rate(function: Function, target: Tensor) -> tuple[Tensor, Tensor]:
-    spec = function.spec
-    error = synthesis.squared_error(function.grids, function.weights, spec, target)
-    bits = arm.rate(function.grids, function.weights, spec).sum(1)
-    return error / target[0].numel(), bits / (spec.height * spec.width)
+def rate(function: Function) -> Tensor:
+    """Bits per sample position (batch,) of the grids."""
+    bits = arm.rate(function.grids, function.weights, function.spec).sum(1)
+    return bits / (function.spec.height * function.spec.width)
+
+
+def cost(function: Function, target: Tensor, lambdas: Tensor) -> Tensor:
+    """What a fit lowers: distortion + lambda * rate (batch,)."""
+    return distortion(function, target) + lambdas * rate(function)
 
 
 def fit(
@@ -116,11 +119,13 @@ class _Run:
     def warm_up(self) -> None:
         """Fit all candidates for a while; keep the best for each target."""
         if self.choices == 1:
+            self.done = self.schedule.warm_up
             return
         batch = len(self.target)
         everything = self.target.repeat(self.choices, 1, 1, 1), self.lambdas.repeat(self.choices)
         self._descend(self.schedule.warm_up, *everything, first=0.0, last=0.1)
-        found = costs(self.function.rounded(), *everything).view(self.choices, batch)
+        with torch.no_grad():
+            found = cost(self.function.rounded(), *everything).view(self.choices, batch)
         best = found.argmin(0) * batch + torch.arange(batch, device=found.device)
         self.function = self.function.select(best)
 
@@ -142,9 +147,8 @@ class _Run:
             optimizer.param_groups[1]["lr"] = s.weight_rate * decay
             temperature, noise = (a + (b - a) * part for a, b in (s.temperature, s.noise))
             soft = [_soften(g, temperature, noise, self.generator) for g in grids]
-            distortion, rate = _distortion_and_rate(Function(f.spec, weights, soft), target)
             optimizer.zero_grad()
-            (distortion + lambdas * rate).sum().backward()
+            cost(Function(f.spec, weights, soft), target, lambdas).sum().backward()
             optimizer.step()
             self._tick()
         self.function = Function(f.spec, {n: w.detach() for n, w in weights.items()}, [g.detach() for g in grids])
@@ -152,16 +156,15 @@ class _Run:
     def settle(self) -> Function:
         """Round the grids for good and let the weights adapt to that; return the best state seen."""
         s, f = self.schedule, self.function.rounded()
-        best, best_costs = f, costs(f, self.target, self.lambdas)
+        best, lowest = f, torch.full_like(self.lambdas, math.inf)
         weights = {name: w.detach().clone().requires_grad_() for name, w in f.weights.items()}
         optimizer = torch.optim.Adam(weights.values(), lr=s.settle_rate, fused=True)
         for i in range(s.settle):
             optimizer.param_groups[0]["lr"] = s.settle_rate * (1 - i / s.settle)
-            distortion, rate = _distortion_and_rate(Function(f.spec, weights, f.grids), self.target)
-            loss = distortion + self.lambdas * rate
-            better = loss.detach() < best_costs
-            best_costs = torch.where(better, loss.detach(), best_costs)
-            kept = {n: _choose(better, w.detach(), best.weights[n]) for n, w in weights.items()}
+            loss = cost(Function(f.spec, weights, f.grids), self.target, self.lambdas)
+            better = loss.detach() < lowest
+            lowest = torch.where(better, loss.detach(), lowest)
+            kept = {n: choose(better, w.detach(), best.weights[n]) for n, w in weights.items()}
             best = Function(f.spec, kept, f.grids)
             optimizer.zero_grad()
             loss.sum().backward()
@@ -174,7 +177,7 @@ class _Run:
         self.progress(self.done)
 
 
-def _choose(condition: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+def choose(condition: Tensor, yes: Tensor, no: Tensor) -> Tensor:
     return torch.where(condition.view(-1, *[1] * (yes.dim() - 1)), yes, no)
 
 

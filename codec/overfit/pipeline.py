@@ -40,7 +40,7 @@ def encode(samples: NDArray[np.float32], lam: float, settings: Settings) -> tupl
         target = torch.from_numpy(samples).unsqueeze(0).to(device)
         lambdas = torch.full((1,), lam, device=device)
         generator = torch.Generator(device).manual_seed(settings.seed)
-        candidates = initial.candidates(target, lambdas, generator)
+        candidates = initial.candidates(target, lambdas)
 
         def report(done: int) -> None:
             if settings.progress:
@@ -55,7 +55,10 @@ def encode(samples: NDArray[np.float32], lam: float, settings: Settings) -> tupl
 
 
 def _verify(
-    sections: tuple[bytes, bytes], function: Function, weights: bitstream.QuantisedWeights, grids: list[bitstream.Integers]
+    sections: tuple[bytes, bytes],
+    function: Function,
+    weights: bitstream.QuantisedWeights,
+    grids: list[bitstream.Integers],
 ) -> None:
     """Read back what was written; anything else than the same would be a file that shows another picture."""
     spec = function.spec
@@ -77,4 +80,4 @@ def decode(
     with computing(target):
         levels = [torch.from_numpy(g).float().unsqueeze(0).to(target) for g in integers]
         output = synthesis.synthesise(levels, dequantise(quantised, target), spec)[0]
-    return output.cpu().numpy()  # type: ignore[no-any-return]
+    return output.cpu().numpy()

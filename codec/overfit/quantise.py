@@ -8,7 +8,7 @@ from torch import Tensor
 
 from codec.entropy.arm import WEIGHT_BITS, WEIGHT_LIMIT
 from codec.overfit.bitstream import QuantisedWeight, QuantisedWeights, base, weight_bits
-from codec.overfit.fit import Function, costs
+from codec.overfit.fit import Function, choose, distortion, rate
 
 FINEST, COARSEST = WEIGHT_BITS, 1  # steps are 2**-FINEST to 2**-COARSEST
 
@@ -45,21 +45,20 @@ class _Search:
         self.exponents = {name: torch.full_like(lambdas, FINEST) for name in self.weights}
         self.bits = {name: self._bits(name, FINEST) for name in self.weights}
 
+    @torch.no_grad()
     def run(self) -> Tensor:
         """Choose all steps; bits (batch,) of all weights then."""
-        best = self._cost(self.weights, self.bits)
         for name in self.weights:
+            best = self._cost(name, self.weights[name], self.bits[name])
             for exponent in range(FINEST - 1, COARSEST - 1, -1):
-                tried = {**self.weights, name: _on_grid(name, self.function.weights[name], exponent)[1]}
-                bits = {**self.bits, name: self._bits(name, exponent)}
-                cost = self._cost(tried, bits)
-                better = cost < best
-                if not better.any() and (cost > 1.01 * best).all():
+                tried, bits = _on_grid(name, self.function.weights[name], exponent)[1], self._bits(name, exponent)
+                found = self._cost(name, tried, bits)
+                better = found < best
+                if (found > 1.01 * best).all():
                     break
-                best = torch.where(better, cost, best)
-                shape = (-1, *[1] * (tried[name].dim() - 1))
-                self.weights[name] = torch.where(better.view(shape), tried[name], self.weights[name])
-                self.bits[name] = torch.where(better, bits[name], self.bits[name])
+                best = torch.where(better, found, best)
+                self.weights[name] = choose(better, tried, self.weights[name])
+                self.bits[name] = torch.where(better, bits, self.bits[name])
                 self.exponents[name] = torch.where(better, float(exponent), self.exponents[name])
         return torch.stack(list(self.bits.values())).sum(0)
 
@@ -74,10 +73,12 @@ class _Search:
         each = [weight_bits(self._quantised(name, i, exponent).integers)[0] for i in range(len(self.lambdas))]
         return self.lambdas.new_tensor(each)
 
-    def _cost(self, weights: dict[str, Tensor], bits: dict[str, Tensor]) -> Tensor:
-        changed = Function(self.function.spec, weights, self.function.grids)
-        total = torch.stack(list(bits.values())).sum(0)
-        return costs(changed, self.target, self.lambdas) + self.per_bit * total
+    def _cost(self, name: str, weight: Tensor, bits: Tensor) -> Tensor:
+        """The part of the cost that this tensor changes: the probability model's weights leave the picture alone."""
+        changed = Function(self.function.spec, {**self.weights, name: weight}, self.function.grids)
+        if name.startswith("arm."):
+            return self.lambdas * rate(changed) + self.per_bit * bits
+        return distortion(changed, self.target) + self.per_bit * bits
 
 
 def _on_grid(name: str, weight: Tensor, exponent: int) -> tuple[Tensor, Tensor]:

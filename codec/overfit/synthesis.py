@@ -28,7 +28,7 @@ class _Upsample(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, taps: Tensor, dim: int) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor, taps: Tensor, dim: int) -> Tensor:
         ctx.save_for_backward(x, taps)
         ctx.dim = dim
         shape = list(x.shape)
@@ -42,7 +42,7 @@ class _Upsample(torch.autograd.Function):
         return out.flatten(dim, dim + 1)
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
         x, taps = ctx.saved_tensors
         dim = ctx.dim
         of_x, of_taps = torch.zeros_like(x), torch.zeros_like(taps)
@@ -64,7 +64,9 @@ def _phases(x: Tensor, dim: int) -> tuple[list[Tensor], list[Tensor]]:
 
 def _double(x: Tensor, taps: Tensor) -> Tensor:
     """Upsample both dimensions; x has `REACH` samples on every side."""
-    return _Upsample.apply(_Upsample.apply(x, taps, 2), taps, 3)  # type: ignore[no-any-return]
+    for dim in (2, 3):
+        x = _Upsample.apply(x, taps, dim)  # type: ignore[no-untyped-call]
+    return x
 
 
 def _extend(x: Tensor, amount: int) -> Tensor:
@@ -138,7 +140,7 @@ class _SquaredError(torch.autograd.Function):
     """Sum of squared errors (batch,), with its gradient made block by block along with it."""
 
     @staticmethod
-    def forward(ctx: Any, spec: Spec, with_gradients: bool, target: Tensor, *inputs: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, spec: Spec, with_gradients: bool, target: Tensor, *inputs: Tensor) -> Tensor:
         total = target.new_zeros(target.shape[0])
         gradients = [torch.zeros_like(x) for x in inputs] if with_gradients else None
         for rows in _blocks(spec, target.shape[0], target.device):
@@ -155,13 +157,15 @@ class _SquaredError(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
         return (None, None, None, *(g * upstream.view(-1, *[1] * (g.dim() - 1)) for g in ctx.saved_tensors))
 
 
 def squared_error(grids: list[Tensor], weights: dict[str, Tensor], spec: Spec, target: Tensor) -> Tensor:
     """Sum of squared differences (batch,) between the function's output and target (batch, outputs, height, width)."""
-    return _SquaredError.apply(spec, torch.is_grad_enabled(), target, *_inputs(grids, weights))  # type: ignore[no-any-return]
+    inputs = _inputs(grids, weights)
+    error: Tensor = _SquaredError.apply(spec, torch.is_grad_enabled(), target, *inputs)  # type: ignore[no-untyped-call]
+    return error
 
 
 @torch.no_grad()

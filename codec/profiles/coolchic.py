@@ -49,11 +49,5 @@ class CoolChic(Profile):
 
 def _samples(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """(channels, height, width) in 0..1."""
-    if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)):
-        raise ValueError(
-            f"pixels must be uint8 of shape (height, width) or (height, width, 3), not {pixels.dtype} {pixels.shape}"
-        )
-    if not pixels.size:
-        raise ValueError(f"the picture is empty: {pixels.shape[1]} x {pixels.shape[0]} pixels")
     planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-    return np.ascontiguousarray(planes, np.float32) / 255
+    return np.ascontiguousarray(planes, np.float32) / np.float32(255)

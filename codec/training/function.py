@@ -57,8 +57,8 @@ class Trainer:
         torch.manual_seed(0)
         self.analysis = Analysis(spec.outputs, count).to(device)
         self.weights = {name: w.to(device).requires_grad_() for name, w in weights.items()}
-        groups = [{"params": list(self.weights.values())}, {"params": list(self.analysis.parameters())}]
-        self.optimizer = torch.optim.AdamW(groups, lr=learning_rate, weight_decay=0.0, betas=(0.9, 0.98), fused=True)
+        parameters = [*self.weights.values(), *self.analysis.parameters()]
+        self.optimizer = torch.optim.Adam(parameters, lr=learning_rate, betas=(0.9, 0.98), fused=True)
         self.iteration = 0
         lambdas = torch.tensor(initial.LAMBDAS, device=device)
         self.lambdas = lambdas
