@@ -1,7 +1,6 @@
 """The order in which a plane's samples are coded: all that are ready, at once.
 
-Sample (y, x) is coded in wave x + 2y. Its causal neighbours all lie in earlier waves. The plane is held skewed, with
-a wave a row, so that a wave and each of its neighbours are runs of memory.
+Sample (y, x) is coded in wave x + 2y. Its causal neighbours all lie in earlier waves.
 """
 
 from __future__ import annotations
@@ -39,37 +38,21 @@ def code_plane(
         (height, width): the values; a decoder of damaged data returns arbitrary ones.
     """
     height, width = shape
-    back = max(-(dx + SLOPE * dy) for dy, dx in offsets)
-    above = max(-dy for dy, _ in offsets)
-    waves, columns = width + SLOPE * (height - 1), height + above
-    skewed = np.zeros((waves + back, columns), np.int32)
-    flat = skewed.reshape(-1)
-    neighbours = np.array([(dx + SLOPE * dy) * columns + dy for dy, dx in offsets])[:, None]
-    known = [_skew(plane, waves) for plane in references]
-    source = None if values is None else _skew(values, waves)
-    for wave in range(waves):
-        first, last = max(0, -(-(wave - width + 1) // SLOPE)), min(height - 1, wave // SLOPE)
-        start, count = (wave + back) * columns + above + first, last + 1 - first
-        contexts = np.empty((len(offsets) + len(known), count))
-        contexts[: len(offsets)] = flat.take(neighbours + np.arange(start, start + count))
-        for i, plane in enumerate(known, len(offsets)):
-            contexts[i] = plane[wave, first : last + 1]
+    above, side = max(-dy for dy, _ in offsets), max(abs(dx) for _, dx in offsets)
+    columns = width + 2 * side
+    padded = np.zeros((above + height, columns), np.int32)
+    flat, plane = padded.reshape(-1), padded[above:, side : side + width]
+    neighbours = np.array([dy * columns + dx for dy, dx in offsets])[:, None]
+    for wave in range(width + SLOPE * (height - 1)):
+        y = np.arange(max(0, -((width - 1 - wave) // SLOPE)), min(height - 1, wave // SLOPE) + 1)
+        if not y.size:  # only where the plane is one column wide
+            continue
+        x = wave - SLOPE * y
+        places = (above + y) * columns + side + x
+        contexts = np.empty((len(offsets) + len(references), y.size))
+        contexts[: len(offsets)] = flat.take(neighbours + places)
+        for i, reference in enumerate(references, len(offsets)):
+            contexts[i] = reference[y, x]
         mean, scale = arm(contexts)
-        told = None if source is None else source[wave, first : last + 1]
-        flat[start : start + count] = code_laplace(coder, told, mean, scale)
-    return _unskew(skewed[back:, above:], width)
-
-
-def _skew(plane: Plane, waves: int) -> Plane:
-    """(height, width) -> (waves, height), where [x + 2y, y] is the plane's [y, x]."""
-    height, width = plane.shape
-    skewed = np.zeros((waves, height), np.int32)
-    y, x = np.ogrid[:height, :width]
-    skewed[x + SLOPE * y, y] = plane
-    return skewed
-
-
-def _unskew(skewed: Plane, width: int) -> Plane:
-    y, x = np.ogrid[: skewed.shape[1], :width]
-    plane: Plane = skewed[x + SLOPE * y, y]
+        flat[places] = code_laplace(coder, None if values is None else values[y, x], mean, scale)
     return plane

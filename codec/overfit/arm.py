@@ -126,8 +126,8 @@ class _Block:
         of_padded, of_references, *of_weights = gradients
         hidden1, _, hidden2, _, output, stabiliser, _ = self.weights
         bits, of_values, of_output = laplace_bits_and_gradients(self.values, self.output[:, 0], self.output[:, 1])
-        at_second = _where_positive(output.mT @ of_output, self.second)
-        at_first = _where_positive(hidden2.mT @ at_second, self.first)
+        at_second = where_positive(output.mT @ of_output, self.second)
+        at_first = where_positive(hidden2.mT @ at_second, self.first)
         at_inputs = (stabiliser.mT @ of_output).baddbmm_(hidden1.mT, at_first)
         parts = (
             at_first @ self.inputs.mT, at_first.sum(2), at_second @ self.first.mT, at_second.sum(2),
@@ -173,7 +173,7 @@ def laplace_bits_and_gradients(values: Tensor, mean: Tensor, log_scale: Tensor) 
     return bits, of_values, torch.stack((-of_values, of_scale), 1)
 
 
-def _where_positive(gradient: Tensor, activation: Tensor) -> Tensor:
+def where_positive(gradient: Tensor, activation: Tensor) -> Tensor:
     """The gradient before a ReLU, in place of the one after it."""
     torch.ops.aten.threshold_backward.grad_input(gradient, activation, 0, grad_input=gradient)
     return gradient

@@ -6,13 +6,14 @@ the stream holds. NumPy only.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.container import CorruptError
+from codec.container import CorruptError, LimitError
 from codec.entropy import tables
 from codec.entropy.arm import MAX_CONTEXTS, WEIGHT_BITS, WEIGHT_LIMIT, IntegerARM
 from codec.entropy.coder import LIMIT, Coder, Decoder, Encoder, code_laplace
@@ -20,7 +21,7 @@ from codec.entropy.wavefront import code_plane
 from codec.overfit.function import BICUBIC, SPATIAL_CONTEXTS, Plane, Spec
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 Integers = NDArray[np.int32]
 
@@ -28,6 +29,7 @@ Integers = NDArray[np.int32]
 _FIELDS = (("spatial", 5, 1), ("references", 4, 0), ("hidden", 6, 1), ("residuals", 2, 0))
 _LEVELS_BITS, _FEATURES_BITS = 4, 4
 _EXPONENT_BITS, _SCALE_BITS = 4, 6
+MAX_SAMPLES = 2**31  # features in all times the picture's pixels: bounds a reader's memory
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ def read(
 
     Raises:
         CorruptError: the sections hold no function.
+        LimitError: the function is too large.
     """
     header = Decoder(weights_section)
     spec = _code_spec(header, None, height, width, outputs)
@@ -83,18 +86,37 @@ def read(
     empty = [_code_bit(header, False) for _ in spec.planes]
     if not header.exhausted:
         raise CorruptError("the function's weights do not end where their section does: the file is damaged")
-    body = Decoder(grids_section)
-    planes = [np.zeros((p.height, p.width), np.int32) for p in spec.planes]
-    for i, plane in enumerate(spec.planes):
-        if empty[i]:
-            continue
-        decoded = _code_plane(body, i, plane, None, planes, spec, weights)
-        if truncated and body.exhausted:
-            break
-        planes[i] = decoded
-    if not truncated and not body.exhausted:
+    read_planes = _read_beginning if truncated else _read_whole
+    return spec, weights, _by_level(spec, read_planes(grids_section, spec, weights, empty))
+
+
+def _read_whole(section: bytes, spec: Spec, weights: QuantisedWeights, empty: list[bool]) -> list[Integers]:
+    body = Decoder(section)
+    planes = list(_decode_planes(body, spec, weights, empty))
+    if not body.exhausted:
         raise CorruptError("the grids do not end where their section does: the file is damaged")
-    return spec, weights, _by_level(spec, planes)
+    return planes
+
+
+def _read_beginning(section: bytes, spec: Spec, weights: QuantisedWeights, empty: list[bool]) -> list[Integers]:
+    """Planes that a truncated section decides: its lowest and highest continuation both give them; zero for others."""
+    low, high = (_decode_planes(Decoder(section + end), spec, weights, empty) for end in (b"", b"\xff" * 16))
+    planes = [np.zeros((p.height, p.width), np.int32) for p in spec.planes]
+    with suppress(CorruptError):
+        for i, (plane, other) in enumerate(zip(low, high, strict=True)):
+            if not np.array_equal(plane, other):
+                break
+            planes[i] = plane
+    return planes
+
+
+def _decode_planes(body: Decoder, spec: Spec, weights: QuantisedWeights, empty: list[bool]) -> Iterator[Integers]:
+    """Planes in coding order, one at a time."""
+    planes: list[Integers] = []
+    for i, plane in enumerate(spec.planes):
+        nothing = np.zeros((plane.height, plane.width), np.int32)
+        planes.append(nothing if empty[i] else _code_plane(body, i, plane, None, planes, spec, weights))
+        yield planes[-1]
 
 
 def _by_level(spec: Spec, planes: list[Integers]) -> list[Integers]:
@@ -119,6 +141,11 @@ def _code_spec(coder: Coder, spec: Spec | None, height: int, width: int, outputs
     read = Spec(height, width, outputs, features, **fields)
     if read.spatial > len(SPATIAL_CONTEXTS) or read.contexts > MAX_CONTEXTS:
         raise CorruptError(f"the function has {read.contexts} contexts, more than there are: the file is damaged")
+    if sum(features) * height * width > MAX_SAMPLES:
+        raise LimitError(
+            f"file claims {sum(features)} features of {width} x {height} samples: the format has at most {MAX_SAMPLES} "
+            "samples; do not trust this file"
+        )
     return read
 
 
@@ -168,9 +195,9 @@ def _code_plane(
 ) -> Integers:  # fmt: skip
     """Code one plane; all planes before it are known."""
     shape = plane.height, plane.width
-    references = [_align(planes[j], spec.planes[j].level - plane.level, shape) for j in range(index - 1, -1, -1)]
-    missing = [np.zeros(shape, np.int32)] * spec.references
-    known = (references[: spec.references] + missing)[: spec.references]
+    nearest = range(index - 1, max(-1, index - 1 - spec.references), -1)
+    known = [_align(planes[j], spec.planes[j].level - plane.level, shape) for j in nearest]
+    known += [np.zeros(shape, np.int32)] * (spec.references - len(known))
     decoded = code_plane(coder, shape, values, known, integer_arm(weights, index), SPATIAL_CONTEXTS[: spec.spatial])
     if np.abs(decoded).max() > LIMIT:
         raise CorruptError("a grid's samples are out of range: the file is damaged")
@@ -179,8 +206,8 @@ def _code_plane(
 
 def _align(values: Integers, levels: int, shape: tuple[int, int]) -> Integers:
     """Repeat a coarser plane's samples to the resolution of a finer one."""
-    times = 1 << levels
-    return values.repeat(times, 0)[: shape[0]].repeat(times, 1)[:, : shape[1]] if levels else values
+    y, x = np.ogrid[: shape[0], : shape[1]]
+    return values[y >> levels, x >> levels] if levels else values
 
 
 def integer_arm(weights: QuantisedWeights, plane: int) -> IntegerARM:

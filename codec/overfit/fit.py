@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,6 +53,7 @@ class Schedule:
     grid_rate: float = 0.1  # learning rates, which fall along a cosine
     weight_rate: float = 5e-3
     settle_rate: float = 1e-3
+    damping: float = 4e-3  # Adam's epsilon for the grids, times the number of positions
     temperature: tuple[float, float] = (0.35, 0.1)  # of soft rounding
     noise: tuple[float, float] = (0.22, 0.12)  # its standard deviation
 
@@ -138,7 +140,9 @@ class _Run:
         s, f = self.schedule, self.function
         grids = [g.detach().clone().requires_grad_() for g in f.grids]
         weights = {name: w.detach().clone().requires_grad_() for name, w in f.weights.items()}
-        groups = [{"params": grids, "lr": s.grid_rate}, {"params": list(weights.values()), "lr": s.weight_rate}]
+        # A sample's gradient shrinks with the picture's size, and so must the epsilon that damps its steps.
+        damping = s.damping / (f.spec.height * f.spec.width)
+        groups: list[dict[str, Any]] = [{"params": grids, "eps": damping}, {"params": list(weights.values())}]
         optimizer = torch.optim.Adam(groups, fused=True)
         for i in range(iterations):
             part = first + (last - first) * i / iterations
@@ -146,12 +150,17 @@ class _Run:
             optimizer.param_groups[0]["lr"] = s.grid_rate * decay
             optimizer.param_groups[1]["lr"] = s.weight_rate * decay
             temperature, noise = (a + (b - a) * part for a, b in (s.temperature, s.noise))
-            soft = [_soften(g, temperature, noise, self.generator) for g in grids]
+            soft = [self._soften(g, temperature, noise) for g in grids]
             optimizer.zero_grad()
             cost(Function(f.spec, weights, soft), target, lambdas).sum().backward()
             optimizer.step()
             self._tick()
         self.function = Function(f.spec, {n: w.detach() for n, w in weights.items()}, [g.detach() for g in grids])
+
+    def _soften(self, grid: Tensor, temperature: float, noise: float) -> Tensor:
+        random = torch.randn(grid.shape, generator=self.generator, device=grid.device).mul_(noise)
+        soft: Tensor = _Soften.apply(grid, random, temperature)  # type: ignore[no-untyped-call]
+        return soft
 
     def settle(self) -> Function:
         """Round the grids for good and let the weights adapt to that; return the best state seen."""
@@ -181,12 +190,23 @@ def choose(condition: Tensor, yes: Tensor, no: Tensor) -> Tensor:
     return torch.where(condition.view(-1, *[1] * (yes.dim() - 1)), yes, no)
 
 
-def _soften(grid: Tensor, temperature: float, noise: float, generator: torch.Generator) -> Tensor:
+class _Soften(torch.autograd.Function):
     """Soft rounding, noise, soft rounding again: rounding that has a gradient (Agustsson & Theis, NeurIPS 2020)."""
-    disturbance = torch.randn(grid.shape, generator=generator, device=grid.device).mul_(noise)
-    return _soft_round(_soft_round(grid, temperature) + disturbance, temperature)
 
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, noise: Tensor, temperature: float) -> Tensor:
+        slope = torch.ones_like(x)
+        for added in (None, noise):
+            if added is not None:
+                x = x + added
+            middle = x.floor().add_(0.5)
+            bend = (x - middle).div_(temperature).tanh_()
+            x = middle.add_(bend, alpha=0.5 / math.tanh(0.5 / temperature))
+            slope.addcmul_(slope * bend, bend, value=-1)
+        ctx.save_for_backward(slope.mul_((0.5 / math.tanh(0.5 / temperature) / temperature) ** 2))
+        return x
 
-def _soft_round(x: Tensor, temperature: float) -> Tensor:
-    middle = x.detach().floor() + 0.5
-    return middle + torch.tanh((x - middle) / temperature) * (0.5 / math.tanh(0.5 / temperature))
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
+        (slope,) = ctx.saved_tensors
+        return upstream * slope, None, None

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from codec.entropy.arm import WEIGHT_BITS, WEIGHT_LIMIT
+from codec.entropy.coder import LIMIT
 from codec.overfit.bitstream import QuantisedWeight, QuantisedWeights, base, weight_bits
 from codec.overfit.fit import Function, choose, distortion, rate
 
@@ -84,7 +85,7 @@ class _Search:
 def _on_grid(name: str, weight: Tensor, exponent: int) -> tuple[Tensor, Tensor]:
     """A tensor of weights as integers, and the values that they stand for."""
     origin = torch.as_tensor(base(name), dtype=weight.dtype, device=weight.device)
-    bound = (WEIGHT_LIMIT - 1) >> (WEIGHT_BITS - exponent)
+    bound = min(LIMIT, (WEIGHT_LIMIT - 1) >> (WEIGHT_BITS - exponent))
     integers = ((weight - origin) * 2**exponent).round().clamp(-bound, bound)
     return integers, origin + integers * 2.0**-exponent
 

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from codec.overfit.arm import where_positive
 from codec.overfit.function import Spec
 
 REACH = 2  # samples on either side that upsampling reads
@@ -106,14 +107,33 @@ class _Rows:
 
 def _network(features: Tensor, weights: list[Tensor]) -> Tensor:
     """The synthesis on features that are extended by one sample for each residual layer."""
-    hidden, hidden_bias, output, output_bias, *residuals = weights
+    residuals = weights[4:]
     batch, _, height, width = features.shape
-    x = torch.relu_((hidden @ features.flatten(2)).add_(hidden_bias.unsqueeze(2)))
-    x = (output @ x).add_(output_bias.unsqueeze(2)).view(1, -1, height, width)
+    x: Tensor = _Pointwise.apply(features.flatten(2), *weights[:4])  # type: ignore[no-untyped-call]
+    x = x.view(1, -1, height, width)
     for kernel, bias in zip(residuals[::2], residuals[1::2], strict=True):
         x = x.contiguous(memory_format=torch.channels_last)
         x = F.conv2d(x, kernel.flatten(0, 1), bias.flatten(), groups=batch).add_(x[:, :, 1:-1, 1:-1])
     return x.view(batch, -1, *x.shape[2:])
+
+
+class _Pointwise(torch.autograd.Function):
+    """The two 1x1 layers on (batch, channels, n), with the temporaries of both directions made in place."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, hidden: Tensor, hidden_bias: Tensor, output: Tensor, output_bias: Tensor
+    ) -> Tensor:
+        activation = torch.relu_((hidden @ x).add_(hidden_bias.unsqueeze(2)))
+        ctx.save_for_backward(x, hidden, activation, output)
+        return (output @ activation).add_(output_bias.unsqueeze(2))
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, ...]:
+        x, hidden, activation, output = ctx.saved_tensors
+        at_hidden = where_positive(output.mT @ upstream, activation)
+        of_output = upstream @ activation.mT, upstream.sum(2)
+        return hidden.mT @ at_hidden, at_hidden @ x.mT, at_hidden.sum(2), *of_output
 
 
 def _inputs(grids: list[Tensor], weights: dict[str, Tensor]) -> list[Tensor]:

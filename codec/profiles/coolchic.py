@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from codec.container import Container, Section, UnsupportedError
+from codec.container import Container, CorruptError, Section, TruncatedError, UnsupportedError
 from codec.profiles import Profile, Settings
 
 if TYPE_CHECKING:
@@ -37,13 +37,18 @@ class CoolChic(Profile):
         header = container.header
         if header.mode not in CHANNELS:
             raise UnsupportedError(f"mode {header.mode} is not known in this profile: please update pillow-clric")
+        if not header.spans.keys() >= {Section.WEIGHTS, Section.GRIDS}:
+            raise CorruptError("file has no weights or no grids: it is no picture of this profile")
+        weights, grids = container.sections[Section.WEIGHTS], container.sections[Section.GRIDS]
+        if len(weights) < header.spans[Section.WEIGHTS][1]:
+            raise TruncatedError("file is truncated before the end of its weights: get the whole file again")
         from codec.overfit import pipeline
 
-        output = pipeline.decode(
-            container.sections.get(Section.WEIGHTS, b""), container.sections.get(Section.GRIDS, b""),
-            header.height, header.width, CHANNELS[header.mode], device, truncated=container.truncated,
-        )  # fmt: skip
-        pixels = np.rint(np.clip(output, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)
+        size = header.height, header.width, CHANNELS[header.mode]
+        output = pipeline.decode(weights, grids, *size, device, truncated=container.truncated)
+        # Only a file made to do harm has weights that overflow to what is not a number.
+        samples = np.clip(np.nan_to_num(output, copy=False), 0, 1)
+        pixels = np.rint(samples * 255).astype(np.uint8).transpose(1, 2, 0)
         return pixels[:, :, 0] if header.mode == "L" else pixels
 
 

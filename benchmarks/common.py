@@ -1,0 +1,92 @@
+"""What the benchmarks share: the machine they ran on, files of results, tables."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+from PIL import Image
+
+import pillow_clric
+
+
+class Numbers(click.ParamType):
+    """Numbers with commas between them."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[float]:
+        try:
+            return [float(number) for number in value.split(",")]
+        except ValueError:
+            self.fail(f"{value!r} is no list of numbers with commas between them", param, ctx)
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """What figures depend on. The load tells whether other programs were in the way."""
+    import torch
+
+    versions = {name: v for name, v in pillow_clric.info().items() if isinstance(v, str)}
+    return {
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "system": platform.system(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": _commit(),
+        "versions": {"python": platform.python_version(), **versions},
+    }
+
+
+def _cpu() -> str:
+    """The processor's model; Python only knows it on some systems."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _commit() -> str | None:
+    """The commit that is checked out, with "-dirty" if it was changed."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()
+
+
+def photo(path: Path) -> Image.Image:
+    """A photo as the codec takes it."""
+    with Image.open(path) as image:
+        return image.copy() if image.mode in ("L", "RGB") else image.convert("RGB")
+
+
+def write(path: Path, results: dict[str, Any]) -> None:
+    """Write results whole or not at all, as a run may be interrupted."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(results, indent=1) + "\n")
+    os.replace(temporary, path)
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; its first row is the header, its first column text."""
+    widths = [max(4, *(len(cell) for cell in column)) for column in zip(*rows, strict=True)]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    lines = []
+    for first, *rest in (rows[0], rule, *rows[1:]):
+        cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
