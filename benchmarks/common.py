@@ -11,22 +11,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import click
 from PIL import Image
 
 import pillow_clric
 
 
-class Numbers(click.ParamType):
-    """Numbers with commas between them."""
-
-    name = "numbers"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[float]:
-        try:
-            return [float(number) for number in value.split(",")]
-        except ValueError:
-            self.fail(f"{value!r} is no list of numbers with commas between them", param, ctx)
+def numbers(text: str) -> list[float]:
+    """Type of an option: numbers with commas between them."""
+    return [float(number) for number in text.split(",")]
 
 
 def machine(threads: int) -> dict[str, Any]:

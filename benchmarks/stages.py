@@ -20,7 +20,7 @@ from typing import Any
 from unittest.mock import patch
 
 import click
-from common import Numbers, machine, photo, table, write
+from common import machine, numbers, photo, table, write
 from PIL import Image
 
 import pillow_clric
@@ -105,11 +105,106 @@ def _wait_for_device() -> None:
         torch.cuda.synchronize()
 
 
-def start_up() -> dict[str, float]:
-    """Seconds for what is done once a process, the first time that it is needed."""
-    watch = Stopwatch()
-    once = {"codec.overfit.pipeline": "import torch", "codec.entropy.tables": "probability tables"}
-    watch._timed(resolve_name, once["codec.overfit.pipeline"])("codec.overfit.pipeline")
-    tables = resolve_name("codec.entropy.tables")
-    watch._timed(lambda: [tables.counts(i) for i in range(len(tables.HALF_WIDTHS))], "probability tables")()
-    return watch.seconds
+def start_up(device: str) -> dict[str, float]:
+    """Seconds for what a process does once, so that it is not in the figures of the first photo."""
+    times = [time.perf_counter()]
+    import codec.overfit.pipeline  # noqa: F401  imports torch
+    from codec.entropy import tables
+
+    times.append(time.perf_counter())
+    for width in range(len(tables.HALF_WIDTHS)):
+        tables.counts(width)
+    times.append(time.perf_counter())
+    decode(pillow_clric.encode(Image.new("RGB", (64, 64)), effort=1, device=device), device)
+    times.append(time.perf_counter())
+    names = "import", "probability tables", "first picture of 64 x 64"
+    return {name: after - before for name, before, after in zip(names, times, times[1:], strict=False)}
+
+
+def measure(path: Path, quality: float, effort: int, device: str) -> dict[str, Any]:
+    """Time one photo."""
+    image = photo(path)
+    encoding = Stopwatch()
+    with encoding.watching(ENCODE):
+        data = pillow_clric.encode(image, quality=quality, effort=effort, device=device, progress=encoding.progress)
+    runs = [decode(data, device) for _ in range(DECODES)]
+    return {
+        "photo": path.stem,
+        "width": image.width,
+        "height": image.height,
+        "quality": quality,
+        "bytes": len(data),
+        "encode": encoding.seconds,
+        "iterations": encoding.iterations,
+        "open": min(opened for opened, _ in runs),
+        "decode": min((stages for _, stages in runs), key=lambda stages: sum(stages.values())),
+    }
+
+
+def decode(data: bytes, device: str) -> tuple[float, dict[str, float]]:
+    """Seconds to open a file, and to decode it by stage."""
+    start = time.perf_counter()
+    with Image.open(BytesIO(data)) as image:
+        opened = time.perf_counter() - start
+        image.decoderconfig = (device,)
+        watch = Stopwatch()
+        with watch.watching(DECODE):
+            image.load()
+    return opened, watch.seconds
+
+
+def tables(points: list[dict[str, Any]]) -> str:
+    """Means over photos: a row a stage, a column a quality."""
+    groups: dict[float, list[dict[str, Any]]] = defaultdict(list)
+    for point in points:
+        groups[point["quality"]].append(point)
+
+    def rows(direction: str, stages: Mapping[str, str]) -> list[list[str]]:
+        names = [*dict.fromkeys(stages.values()), OTHER, "total"]
+        return [[name, *(_cell(group, direction, name) for group in groups.values())] for name in names]
+
+    qualities = [f"quality {quality:g}" for quality in groups]
+    opening = ["Image.open", *(f"{mean(point['open'] for point in group):.4f}" for group in groups.values())]
+    encode = table([["encode, s", *qualities], *rows("encode", ENCODE)])
+    decode = table([["decode, s", *qualities], opening, *rows("decode", DECODE)])
+    return f"{encode}\n\n{decode}"
+
+
+def _cell(points: list[dict[str, Any]], direction: str, stage: str) -> str:
+    """Mean seconds of a stage, and milliseconds of each of its iterations if it has any."""
+    seconds = mean(_seconds(point[direction], stage) for point in points)
+    iterations = mean(point["iterations"].get(stage, 0) for point in points) if direction == "encode" else 0
+    return f"{seconds:.4f}" + (f" ({1000 * seconds / iterations:.1f} ms/iteration)" if iterations else "")
+
+
+def _seconds(stages: dict[str, float], stage: str) -> float:
+    return sum(stages.values()) if stage == "total" else stages.get(stage, 0.0)
+
+
+@click.command()
+@click.argument("photos", nargs=-1, required=True, metavar="PHOTO...", type=click.Path(exists=True, path_type=Path))
+@click.option("--qualities", type=numbers, default="10,50,90", show_default=True)
+@click.option("--effort", type=click.IntRange(1, 9), default=5, show_default=True)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps ...")
+@click.option("--json", "out", metavar="OUT", type=click.Path(path_type=Path), help="Write all figures to this file.")
+def main(photos: tuple[Path, ...], qualities: list[float], effort: int, device: str, out: Path | None) -> None:
+    """Time encoding and decoding by stage; the tables show means over the photos."""
+    once = start_up(device)
+    import torch
+
+    results: dict[str, Any] = {"machine": machine(torch.get_num_threads()), "start_up": once}
+    results |= {"settings": {"effort": effort, "device": device}, "points": []}
+    for path in photos:
+        for quality in qualities:
+            point = measure(path, quality, effort, device)
+            results["points"].append(point)
+            click.echo(f"{path.stem} at {quality:g}: {sum(point['encode'].values()):.1f} s", err=True)
+            if out:
+                write(out, results)
+    click.echo(f"{results['machine']}\n")
+    click.echo(f"once a process: {', '.join(f'{name} {seconds:.2f} s' for name, seconds in once.items())}\n")
+    click.echo(f"effort {effort}, means over {len(photos)} photos\n\n{tables(results['points'])}")
+
+
+if __name__ == "__main__":
+    main()

@@ -43,7 +43,7 @@ def rate(grids: list[Tensor], weights: dict[str, Tensor], spec: Spec) -> Tensor:
         references = [_align(*known[-1 - i], plane) for i in range(min(spec.references, index))]
         missing = [torch.zeros_like(values)] * (spec.references - len(references))
         known.append((values, plane))
-        inputs = torch.stack(references + missing, 1)
+        inputs = torch.stack(references + missing, 1) if spec.references else values.unsqueeze(1)[:, :0]
         bias = weights["arm.output_bias"][:, :, index]
         told = spec.spatial, torch.is_grad_enabled()
         bits.append(_PlaneRate.apply(values, inputs, *shared, bias, *told))  # type: ignore[no-untyped-call]

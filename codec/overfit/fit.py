@@ -50,7 +50,7 @@ class Schedule:
     warm_up: int  # iterations for every candidate
     main: int  # iterations for the best of them
     settle: int  # iterations for the weights alone, with the grids rounded
-    grid_rate: float = 0.1  # learning rates, which fall along a cosine
+    grid_rate: float = 0.25  # learning rates, which fall along a cosine
     weight_rate: float = 5e-3
     settle_rate: float = 1e-3
     damping: float = 4e-3  # Adam's epsilon for the grids, times the number of positions
@@ -150,17 +150,12 @@ class _Run:
             optimizer.param_groups[0]["lr"] = s.grid_rate * decay
             optimizer.param_groups[1]["lr"] = s.weight_rate * decay
             temperature, noise = (a + (b - a) * part for a, b in (s.temperature, s.noise))
-            soft = [self._soften(g, temperature, noise) for g in grids]
+            soft = [soften(g, temperature, noise, self.generator) for g in grids]
             optimizer.zero_grad()
             cost(Function(f.spec, weights, soft), target, lambdas).sum().backward()
             optimizer.step()
             self._tick()
         self.function = Function(f.spec, {n: w.detach() for n, w in weights.items()}, [g.detach() for g in grids])
-
-    def _soften(self, grid: Tensor, temperature: float, noise: float) -> Tensor:
-        random = torch.randn(grid.shape, generator=self.generator, device=grid.device).mul_(noise)
-        soft: Tensor = _Soften.apply(grid, random, temperature)  # type: ignore[no-untyped-call]
-        return soft
 
     def settle(self) -> Function:
         """Round the grids for good and let the weights adapt to that; return the best state seen."""
@@ -188,6 +183,13 @@ class _Run:
 
 def choose(condition: Tensor, yes: Tensor, no: Tensor) -> Tensor:
     return torch.where(condition.view(-1, *[1] * (yes.dim() - 1)), yes, no)
+
+
+def soften(grid: Tensor, temperature: float, noise: float, generator: torch.Generator) -> Tensor:
+    """Almost round a grid, with a gradient: the softer, the higher the temperature; noise is a standard deviation."""
+    random = torch.randn(grid.shape, generator=generator, device=grid.device).mul_(noise)
+    soft: Tensor = _Soften.apply(grid, random, temperature)  # type: ignore[no-untyped-call]
+    return soft
 
 
 class _Soften(torch.autograd.Function):

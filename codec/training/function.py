@@ -20,6 +20,7 @@ from torch import Tensor
 
 from codec.overfit import arm, initial, synthesis
 from codec.overfit.analysis import Analysis
+from codec.overfit.fit import Function, Schedule, Weights, cost, soften
 from codec.overfit.function import Spec
 
 
@@ -103,6 +104,47 @@ class Trainer:
         return error.detach().mean(1), bits.detach().mean(1)
 
 
+class Adapter:
+    """The second stage: functions for fitted grids, which differ from those that an analysis can guess.
+
+    Some photos are fitted at a time, all with the same functions; these learn on from one set of photos to the next.
+    """
+
+    def __init__(self, trainer: Trainer, learning_rate: float) -> None:
+        self.trainer = trainer
+        self.optimizer = torch.optim.Adam(trainer.weights.values(), lr=learning_rate, fused=True)
+        self.average = {name: w.detach().clone() for name, w in trainer.weights.items()}
+        self.generator = torch.Generator(trainer.device).manual_seed(0)
+
+    def cycle(self, crops: Tensor, schedule: Schedule) -> Tensor:
+        """Fit the crops under every function; mean cost by function at the end, grids rounded."""
+        trainer = self.trainer
+        functions, count = len(trainer.lambdas), len(crops)
+        which = torch.arange(functions, device=trainer.device).repeat_interleave(count)
+        samples, lambdas = crops.repeat(functions, 1, 1, 1), trainer.lambdas[which]
+        with torch.no_grad():
+            guesses = trainer.analysis.scale([g.repeat(functions, 1, 1, 1) for g in trainer.analysis(crops)], which)
+        grids = [g.requires_grad_() for g in guesses]
+        damping = schedule.damping / (trainer.spec.height * trainer.spec.width)
+        optimizer = torch.optim.Adam(grids, lr=schedule.grid_rate, eps=damping, fused=True)
+        for i in range(schedule.main):
+            part = i / schedule.main
+            optimizer.param_groups[0]["lr"] = schedule.grid_rate * (0.5 + 0.5 * math.cos(math.pi * part))
+            temperature, noise = (a + (b - a) * part for a, b in (schedule.temperature, schedule.noise))
+            soft = [soften(g, temperature, noise, self.generator) for g in grids]
+            weights = {name: w[which] for name, w in trainer.weights.items()}
+            optimizer.zero_grad()
+            self.optimizer.zero_grad()
+            cost(Function(trainer.spec, weights, soft), samples, lambdas).sum().backward()
+            optimizer.step()
+            self.optimizer.step()
+            for name, w in trainer.weights.items():
+                self.average[name].lerp_(w.detach(), 0.002)
+        with torch.no_grad():
+            rounded = Function(trainer.spec, weights, grids).rounded()
+            return cost(rounded, samples, lambdas).view(functions, count).mean(1)
+
+
 @click.command()
 @click.option("--images", type=click.Path(exists=True, path_type=Path), required=True, help="Folder of photos.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), required=True, help="Resumed from, and written to.")
@@ -112,10 +154,11 @@ class Trainer:
 @click.option("--batch", default=2, show_default=True, help="Crops an iteration; each goes through every function.")
 @click.option("--learning-rate", default=3e-3, show_default=True)
 @click.option("--device", default="cpu", show_default=True)
+@click.option("--adapt-minutes", default=0.0, show_default=True, help="How long to fit photos with them after that.")
 @click.option("--export", type=click.Path(path_type=Path), help="Write the package's file of initial functions.")
 def main(
     images: Path, checkpoint: Path, minutes: float, iterations: int, size: int, batch: int, learning_rate: float,
-    device: str, export: Path | None,
+    device: str, adapt_minutes: float, export: Path | None,
 ) -> None:  # fmt: skip
     """Train the functions that fits start from."""
     trainer = Trainer(initial.spec(size, size, 3), device, learning_rate)
@@ -136,8 +179,24 @@ def main(
             torch.save(trainer.state(), checkpoint)
             saved = time.monotonic()
     torch.save(trainer.state(), checkpoint)
+    weights = adapt(trainer, crops, adapt_minutes, batch, export) if adapt_minutes else trainer.weights
     if export is not None:
-        initial.export(trainer.weights, trainer.analysis, export)
+        initial.export(weights, trainer.analysis, export)
+
+
+def adapt(trainer: Trainer, crops: Crops, minutes: float, batch: int, export: Path | None) -> Weights:
+    """Run the second stage for some minutes; the functions' weights, averaged over its last iterations."""
+    adapter = Adapter(trainer, 3e-3)
+    start, cycles = time.monotonic(), 0
+    while time.monotonic() - start < 60 * minutes:
+        part = (time.monotonic() - start) / (60 * minutes)
+        adapter.optimizer.param_groups[0]["lr"] = 3e-3 * (0.55 + 0.45 * math.cos(math.pi * part))
+        costs = adapter.cycle(crops.draw(batch).to(trainer.device), Schedule(0, 250, 0))
+        cycles += 1
+        click.echo(f"cycle {cycles}, {time.monotonic() - start:.0f} s: " + " ".join(f"{1e3 * c:.3f}" for c in costs))
+        if export is not None:
+            initial.export(adapter.average, trainer.analysis, export)
+    return adapter.average
 
 
 if __name__ == "__main__":
