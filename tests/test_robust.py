@@ -28,7 +28,7 @@ Pixels = NDArray[np.uint8]
 @cache
 def picture() -> Pixels:
     with Image.open(SAMPLES / "coffee.png") as image:
-        return np.asarray(image.convert("RGB"))[150:166, 250:274].copy()
+        return np.asarray(image.convert("RGB"))[150:166, 360:384].copy()
 
 
 @cache
@@ -230,16 +230,6 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 SURROUNDINGS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "plain": nullcontext,
     "float64": lambda: default_dtype(torch.float64),
@@ -248,7 +238,6 @@ SURROUNDINGS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "inference_mode": torch.inference_mode,
     "device": lambda: torch.device("meta"),
     "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
-    "threads": lambda: threads(2),
 }
 
 
@@ -270,10 +259,5 @@ def test_state_is_neither_used_nor_changed(name: str) -> None:
         data = encode(picture())
         pixels = decode(data)
         assert state() == before
-    if name == "threads":  # sums may be made in another order, so the fit may end elsewhere
-        assert psnr(pixels, decoded) > 25
-        with threads(2):
-            np.testing.assert_array_equal(decode(coded()), decoded)
-    else:
-        assert data == coded()
-        np.testing.assert_array_equal(pixels, decoded)
+    assert data == coded()
+    np.testing.assert_array_equal(pixels, decoded)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from codec.entropy.coder import LIMIT
 from codec.overfit import arm, synthesis
 from codec.overfit.function import Spec
 
@@ -39,8 +40,8 @@ class Function:
         return Function(self.spec, weights, [g[indices] for g in self.grids])
 
     def rounded(self) -> Function:
-        """The same with whole numbers in the grids."""
-        return Function(self.spec, self.weights, [g.round() for g in self.grids])
+        """The same with whole numbers in the grids, such as can be coded."""
+        return Function(self.spec, self.weights, [g.round().clamp_(-LIMIT, LIMIT) for g in self.grids])
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Schedule:
     weight_rate: float = 5e-3
     settle_rate: float = 1e-3
     damping: float = 4e-3  # Adam's epsilon for the grids, times the number of positions
-    temperature: tuple[float, float] = (0.35, 0.1)  # of soft rounding
+    temperature: tuple[float, float] = (0.5, 0.1)  # of soft rounding
     noise: tuple[float, float] = (0.22, 0.12)  # its standard deviation
 
     @property

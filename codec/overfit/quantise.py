@@ -11,6 +11,8 @@ from codec.entropy.coder import LIMIT
 from codec.overfit.bitstream import QuantisedWeight, QuantisedWeights, base, weight_bits
 from codec.overfit.fit import Function, choose, distortion, rate
 
+MAX_ROUNDS = 24  # in the last, a bit of the weights costs 10,000 times what it is worth
+FEWEST_SAMPLES = 64 * 64  # of smaller pictures hardly anything would be left, as weights would not pay
 FINEST, COARSEST = WEIGHT_BITS, 1  # steps are 2**-FINEST to 2**-COARSEST
 
 
@@ -26,13 +28,13 @@ def quantise(function: Function, target: Tensor, lambdas: Tensor, budget: int) -
         budget: bytes that the weights of one function may take; steps grow until they fit.
     """
     price = torch.ones_like(lambdas)
-    while True:
+    for _ in range(MAX_ROUNDS):
         search = _Search(function, target, lambdas, price)
-        bits = search.run()
-        over = bits > 8 * budget
+        over = search.run() > 8 * budget
         if not over.any():
-            return [search.quantised(i) for i in range(len(lambdas))]
+            break
         price = torch.where(over, price * 1.5, price)
+    return [search.quantised(i) for i in range(len(lambdas))]
 
 
 class _Search:
@@ -41,17 +43,17 @@ class _Search:
     def __init__(self, function: Function, target: Tensor, lambdas: Tensor, price: Tensor) -> None:
         self.function, self.target, self.lambdas = function, target, lambdas
         spec = function.spec
-        self.per_bit = lambdas * price / (spec.height * spec.width)
-        self.weights = {name: _on_grid(name, w, FINEST)[1] for name, w in function.weights.items()}
-        self.exponents = {name: torch.full_like(lambdas, FINEST) for name in self.weights}
-        self.bits = {name: self._bits(name, FINEST) for name in self.weights}
+        self.per_bit = lambdas * price / max(spec.height * spec.width, FEWEST_SAMPLES)
+        self.weights = dict(function.weights)  # quantised one after the other
+        self.exponents = {name: torch.zeros_like(lambdas) for name in self.weights}
+        self.bits = {name: torch.zeros_like(lambdas) for name in self.weights}
 
     @torch.no_grad()
     def run(self) -> Tensor:
         """Choose all steps; bits (batch,) of all weights then."""
         for name in self.weights:
-            best = self._cost(name, self.weights[name], self.bits[name])
-            for exponent in range(FINEST - 1, COARSEST - 1, -1):
+            best = torch.full_like(self.lambdas, torch.inf)
+            for exponent in range(FINEST, COARSEST - 1, -1):
                 tried, bits = _on_grid(name, self.function.weights[name], exponent)[1], self._bits(name, exponent)
                 found = self._cost(name, tried, bits)
                 better = found < best
