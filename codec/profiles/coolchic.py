@@ -16,7 +16,7 @@ CHANNELS = {"L": 1, "RGB": 3}
 
 # lambda = distortion (of samples in 0..1) that one bit per pixel may save, by quality: log-linear between these.
 QUALITY = (0, 10, 50, 90, 100)
-LOG_LAMBDA = (-3.2, -3.9, -6.3, -9.0, -10.0)
+LOG_LAMBDA = (-3.0, -3.91, -6.73, -9.1, -10.5)
 
 
 class CoolChic(Profile):
