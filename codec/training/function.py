@@ -1,31 +1,38 @@
 """Train the functions that fits start from, one for each of some lambdas, with the analysis that guesses the grids.
 
-    python -m codec.training.function --images FOLDER --checkpoint FILE --minutes 30 [--export FILE]
+    python -m codec.training.function --images FOLDER --checkpoint FILE --stage guess --minutes 10
+    python -m codec.training.function --images FOLDER --checkpoint FILE --stage fit --minutes 16 --export FILE
 
-All photos share the functions here, so what is learned is what photos have in common; the loss is that of a fit,
-mean squared error + lambda * bits per pixel, with grids rounded and gradients passed straight through.
+All photos share the functions here, so what is learned is what photos have in common. The first stage learns them
+together with the analysis, whose grids are rounded with gradients passed straight through. In the second they go on
+learning while some photos at a time are fitted: fitted grids differ from those that an analysis can guess.
 """
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from codec.overfit import arm, initial, synthesis
+from codec.overfit import initial
 from codec.overfit.analysis import Analysis
-from codec.overfit.fit import Function, Schedule, Weights, cost, soften
-from codec.overfit.function import Spec
+from codec.overfit.fit import Function, Schedule, cost, soften
+
+CYCLE = Schedule(warm_up=0, main=250, settle=0)
+AVERAGING = 0.002  # of the second stage's weights, an iteration
 
 
 class Crops:
-    """Random square crops of the photos in a folder, flipped and sometimes halved in size."""
+    """Random square crops of the photos in a folder, half of them mirrored."""
 
     def __init__(self, folder: Path, size: int, generator: np.random.Generator) -> None:
         self.size, self.generator = size, generator
@@ -40,7 +47,7 @@ class Crops:
         crops = [self._one() for _ in range(count)]
         return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 255
 
-    def _one(self) -> np.ndarray:
+    def _one(self) -> NDArray[np.uint8]:
         photo = self.photos[self.generator.integers(len(self.photos))]
         top, left = (self.generator.integers(n - self.size + 1) for n in photo.shape[:2])
         crop = photo[top : top + self.size, left : left + self.size]
@@ -48,155 +55,124 @@ class Crops:
 
 
 class Trainer:
-    """Everything that training changes, so that a checkpoint holds it all."""
+    """Functions and analysis, and all else that training changes, so that a checkpoint holds it."""
 
-    def __init__(self, spec: Spec, device: str, learning_rate: float) -> None:
-        self.spec, self.device = spec, device
+    def __init__(self, size: int, device: str) -> None:
+        self.spec, self.device = initial.spec(size, size, initial.CHANNELS), device
+        self.lambdas = torch.tensor(initial.LAMBDAS, device=device)
         generator = torch.Generator().manual_seed(0)
-        count = len(initial.LAMBDAS)
-        weights = initial.plain_weights(spec, count, generator)
+        plain = initial.plain_weights(self.spec, len(self.lambdas), generator)
+        self.weights = {name: w.to(device).requires_grad_() for name, w in plain.items()}
+        self.average = {name: w.detach().clone() for name, w in self.weights.items()}
         torch.manual_seed(0)
-        self.analysis = Analysis(spec.outputs, count).to(device)
-        self.weights = {name: w.to(device).requires_grad_() for name, w in weights.items()}
-        parameters = [*self.weights.values(), *self.analysis.parameters()]
-        self.optimizer = torch.optim.Adam(parameters, lr=learning_rate, betas=(0.9, 0.98), fused=True)
-        self.iteration = 0
-        lambdas = torch.tensor(initial.LAMBDAS, device=device)
-        self.lambdas = lambdas
+        self.analysis = Analysis(initial.CHANNELS, len(self.lambdas)).to(device)
+        everything = [*self.weights.values(), *self.analysis.parameters()]
+        self.optimizers = {
+            "guess": torch.optim.Adam(everything, betas=(0.9, 0.98), fused=True),
+            "fit": torch.optim.Adam(self.weights.values(), fused=True),
+        }
+        self.done = {"guess": 0, "fit": 0}  # iterations and cycles
+        self.generator = torch.Generator(device).manual_seed(0)
 
-    def state(self) -> dict[str, object]:
+    def state(self) -> dict[str, Any]:
         return {
-            "weights": self.weights, "analysis": self.analysis.state_dict(),
-            "optimizer": self.optimizer.state_dict(), "iteration": self.iteration,
+            "weights": self.weights, "average": self.average, "analysis": self.analysis.state_dict(),
+            "optimizers": {stage: o.state_dict() for stage, o in self.optimizers.items()}, "done": self.done,
         }  # fmt: skip
 
-    def load(self, state: dict[str, dict[str, Tensor]]) -> None:
+    def load(self, state: dict[str, Any]) -> None:
         with torch.no_grad():
-            for name, weight in self.weights.items():
-                weight.copy_(state["weights"][name])
+            for name in self.weights:
+                self.weights[name].copy_(state["weights"][name])
+                self.average[name].copy_(state["average"][name])
         self.analysis.load_state_dict(state["analysis"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.iteration = int(state["iteration"])  # type: ignore[call-overload]
+        for stage, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][stage])
+        self.done = state["done"]
 
-    def costs(self, crops: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean squared error and bits per pixel, (functions, crops), of the crops under every function."""
-        count, functions = len(crops), len(self.lambdas)
-        samples = crops.repeat(functions, 1, 1, 1)
-        which = torch.arange(functions, device=self.device).repeat_interleave(count)
-        weights = {name: w[which] for name, w in self.weights.items()}
-        grids = [g.repeat(functions, 1, 1, 1) for g in self.analysis(crops)]
-        grids = self.analysis.scale(grids, which)
-        grids = [g + (g.round() - g).detach() for g in grids]
-        error = synthesis.squared_error(grids, weights, self.spec, samples) / samples[0].numel()
-        bits = arm.rate(grids, weights, self.spec).sum(1) / (self.spec.height * self.spec.width)
-        return error.view(functions, count), bits.view(functions, count)
+    def guess(self, crops: Tensor) -> Tensor:
+        """An iteration of the first stage; mean cost by function."""
+        function, samples, lambdas = self._under_all(crops)
+        function.grids = [g + (g.round() - g).detach() for g in function.grids]
+        costs = cost(function, samples, lambdas).view(len(self.lambdas), -1).mean(1)
+        self.optimizers["guess"].zero_grad()
+        (costs / self.lambdas**0.6).sum().backward()  # so that all weigh about alike
+        torch.nn.utils.clip_grad_norm_([*self.weights.values(), *self.analysis.parameters()], 1.0)
+        self.optimizers["guess"].step()
+        for name, w in self.weights.items():
+            self.average[name].copy_(w.detach())
+        return costs.detach()
 
-    def step(self, crops: Tensor, learning_rate: float) -> tuple[Tensor, Tensor]:
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        error, bits = self.costs(crops)
-        loss = (error.mean(1) + self.lambdas * bits.mean(1)) / self.lambdas**0.6  # so that all weigh alike
-        self.optimizer.zero_grad()
-        loss.sum().backward()
-        torch.nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], 1.0)
-        self.optimizer.step()
-        self.iteration += 1
-        return error.detach().mean(1), bits.detach().mean(1)
-
-
-class Adapter:
-    """The second stage: functions for fitted grids, which differ from those that an analysis can guess.
-
-    Some photos are fitted at a time, all with the same functions; these learn on from one set of photos to the next.
-    """
-
-    def __init__(self, trainer: Trainer, learning_rate: float) -> None:
-        self.trainer = trainer
-        self.optimizer = torch.optim.Adam(trainer.weights.values(), lr=learning_rate, fused=True)
-        self.average = {name: w.detach().clone() for name, w in trainer.weights.items()}
-        self.generator = torch.Generator(trainer.device).manual_seed(0)
-
-    def cycle(self, crops: Tensor, schedule: Schedule) -> Tensor:
-        """Fit the crops under every function; mean cost by function at the end, grids rounded."""
-        trainer = self.trainer
-        functions, count = len(trainer.lambdas), len(crops)
-        which = torch.arange(functions, device=trainer.device).repeat_interleave(count)
-        samples, lambdas = crops.repeat(functions, 1, 1, 1), trainer.lambdas[which]
-        with torch.no_grad():
-            guesses = trainer.analysis.scale([g.repeat(functions, 1, 1, 1) for g in trainer.analysis(crops)], which)
-        grids = [g.requires_grad_() for g in guesses]
-        damping = schedule.damping / (trainer.spec.height * trainer.spec.width)
-        optimizer = torch.optim.Adam(grids, lr=schedule.grid_rate, eps=damping, fused=True)
-        for i in range(schedule.main):
-            part = i / schedule.main
-            optimizer.param_groups[0]["lr"] = schedule.grid_rate * (0.5 + 0.5 * math.cos(math.pi * part))
-            temperature, noise = (a + (b - a) * part for a, b in (schedule.temperature, schedule.noise))
-            soft = [soften(g, temperature, noise, self.generator) for g in grids]
-            weights = {name: w[which] for name, w in trainer.weights.items()}
+    def fit(self, crops: Tensor) -> Tensor:
+        """A cycle of the second stage: the crops are fitted under every function; mean cost by function at its end."""
+        function, samples, lambdas = self._under_all(crops)
+        grids = [g.detach().requires_grad_() for g in function.grids]
+        damping = CYCLE.damping / (self.spec.height * self.spec.width)
+        optimizer = torch.optim.Adam(grids, eps=damping, fused=True)
+        for i in range(CYCLE.main):
+            part = i / CYCLE.main
+            optimizer.param_groups[0]["lr"] = CYCLE.grid_rate * (0.5 + 0.5 * math.cos(math.pi * part))
+            temperature, noise = (a + (b - a) * part for a, b in (CYCLE.temperature, CYCLE.noise))
+            function, samples, lambdas = self._under_all(crops, grids)
+            function.grids = [soften(g, temperature, noise, self.generator) for g in grids]
             optimizer.zero_grad()
-            self.optimizer.zero_grad()
-            cost(Function(trainer.spec, weights, soft), samples, lambdas).sum().backward()
+            self.optimizers["fit"].zero_grad()
+            cost(function, samples, lambdas).sum().backward()
             optimizer.step()
-            self.optimizer.step()
-            for name, w in trainer.weights.items():
-                self.average[name].lerp_(w.detach(), 0.002)
+            self.optimizers["fit"].step()
+            for name, w in self.weights.items():
+                self.average[name].lerp_(w.detach(), AVERAGING)
         with torch.no_grad():
-            rounded = Function(trainer.spec, weights, grids).rounded()
-            return cost(rounded, samples, lambdas).view(functions, count).mean(1)
+            found = cost(self._under_all(crops, grids)[0].rounded(), samples, lambdas)
+        return found.view(len(self.lambdas), -1).mean(1)
+
+    def _under_all(self, crops: Tensor, grids: list[Tensor] | None = None) -> tuple[Function, Tensor, Tensor]:
+        """Every crop under every function, with guessed grids if there are none: function, samples, lambdas."""
+        count = len(self.lambdas)
+        which = torch.arange(count, device=self.device).repeat_interleave(len(crops))
+        if grids is None:
+            grids = self.analysis.scale([g.repeat(count, 1, 1, 1) for g in self.analysis(crops)], which)
+        weights = {name: w[which] for name, w in self.weights.items()}
+        return Function(self.spec, weights, grids), crops.repeat(count, 1, 1, 1), self.lambdas[which]
 
 
 @click.command()
 @click.option("--images", type=click.Path(exists=True, path_type=Path), required=True, help="Folder of photos.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), required=True, help="Resumed from, and written to.")
+@click.option("--stage", type=click.Choice(["guess", "fit"]), required=True)
 @click.option("--minutes", type=float, required=True, help="How long to train now.")
-@click.option("--iterations", default=20000, show_default=True, help="Length of the cosine schedule.")
+@click.option("--length", type=int, help="Iterations or cycles of the whole stage.  [default: 16000 or 40]")
 @click.option("--size", default=128, show_default=True, help="Side of the crops.")
-@click.option("--batch", default=2, show_default=True, help="Crops an iteration; each goes through every function.")
+@click.option("--batch", default=3, show_default=True, help="Crops at a time; each goes through every function.")
 @click.option("--learning-rate", default=3e-3, show_default=True)
 @click.option("--device", default="cpu", show_default=True)
-@click.option("--adapt-minutes", default=0.0, show_default=True, help="How long to fit photos with them after that.")
 @click.option("--export", type=click.Path(path_type=Path), help="Write the package's file of initial functions.")
 def main(
-    images: Path, checkpoint: Path, minutes: float, iterations: int, size: int, batch: int, learning_rate: float,
-    device: str, adapt_minutes: float, export: Path | None,
+    images: Path, checkpoint: Path, stage: str, minutes: float, length: int | None, size: int, batch: int,
+    learning_rate: float, device: str, export: Path | None,
 ) -> None:  # fmt: skip
     """Train the functions that fits start from."""
-    trainer = Trainer(initial.spec(size, size, 3), device, learning_rate)
+    trainer = Trainer(size, device)
     if checkpoint.exists():
         trainer.load(torch.load(checkpoint, weights_only=True, map_location=device))
-    crops = Crops(images, size, np.random.default_rng(trainer.iteration))
+    crops = Crops(images, size, np.random.default_rng(sum(trainer.done.values())))
+    step: Callable[[Tensor], Tensor] = {"guess": trainer.guess, "fit": trainer.fit}[stage]
+    length = length or {"guess": 16000, "fit": 40}[stage]
     start = saved = time.monotonic()
-    smooth: Tensor | None = None
-    while time.monotonic() - start < 60 * minutes and trainer.iteration < iterations:
-        rate = learning_rate * (0.51 + 0.49 * math.cos(math.pi * trainer.iteration / iterations))
-        rate *= min(1, trainer.iteration / 100 + 0.01)
-        now = torch.stack(trainer.step(crops.draw(batch).to(device), rate))
-        smooth = now if smooth is None else smooth.lerp(now, 0.02)
-        if trainer.iteration % 100 == 0:
-            rows = (f"{-10 * math.log10(e):.2f} dB {b:.3f} bpp" for e, b in smooth.T.tolist())
-            click.echo(f"{trainer.iteration} {time.monotonic() - start:.0f} s: " + "; ".join(rows))
+    while time.monotonic() - start < 60 * minutes and trainer.done[stage] < length:
+        decay = 0.51 + 0.49 * math.cos(math.pi * trainer.done[stage] / length)
+        trainer.optimizers[stage].param_groups[0]["lr"] = learning_rate * decay
+        costs = step(crops.draw(batch).to(device))
+        trainer.done[stage] += 1
+        if stage == "fit" or trainer.done[stage] % 100 == 0:
+            shown = " ".join(f"{1e3 * c:.3f}" for c in costs.tolist())
+            click.echo(f"{stage} {trainer.done[stage]}, {time.monotonic() - start:.0f} s, 1000 * cost: {shown}")
         if time.monotonic() - saved > 60:
             torch.save(trainer.state(), checkpoint)
             saved = time.monotonic()
     torch.save(trainer.state(), checkpoint)
-    weights = adapt(trainer, crops, adapt_minutes, batch, export) if adapt_minutes else trainer.weights
     if export is not None:
-        initial.export(weights, trainer.analysis, export)
-
-
-def adapt(trainer: Trainer, crops: Crops, minutes: float, batch: int, export: Path | None) -> Weights:
-    """Run the second stage for some minutes; the functions' weights, averaged over its last iterations."""
-    adapter = Adapter(trainer, 3e-3)
-    start, cycles = time.monotonic(), 0
-    while time.monotonic() - start < 60 * minutes:
-        part = (time.monotonic() - start) / (60 * minutes)
-        adapter.optimizer.param_groups[0]["lr"] = 3e-3 * (0.55 + 0.45 * math.cos(math.pi * part))
-        costs = adapter.cycle(crops.draw(batch).to(trainer.device), Schedule(0, 250, 0))
-        cycles += 1
-        click.echo(f"cycle {cycles}, {time.monotonic() - start:.0f} s: " + " ".join(f"{1e3 * c:.3f}" for c in costs))
-        if export is not None:
-            initial.export(adapter.average, trainer.analysis, export)
-    return adapter.average
+        initial.export(trainer.average, trainer.analysis, export)
 
 
 if __name__ == "__main__":
