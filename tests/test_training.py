@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from codec.overfit import initial
+from codec.overfit.fit import Schedule
 from codec.training import function as training
 
 SAMPLE = Path(__file__).parent.parent / "samples" / "coffee.png"
@@ -28,7 +29,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def test_both_stages_resume_and_export(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "CYCLE", training.Schedule(warm_up=0, main=3, settle=0))
+    monkeypatch.setattr(training, "CYCLE", Schedule(warm_up=0, main=3, settle=0))
     checkpoint, exported = tmp_path / "state.pt", tmp_path / "functions.safetensors"
 
     def run(stage: str, length: int) -> None:
