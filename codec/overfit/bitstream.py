@@ -18,7 +18,8 @@ from codec.entropy import tables
 from codec.entropy.arm import MAX_CONTEXTS, WEIGHT_BITS, WEIGHT_LIMIT, IntegerARM
 from codec.entropy.coder import LIMIT, Coder, Decoder, Encoder, code_laplace
 from codec.entropy.wavefront import code_plane
-from codec.overfit.function import BICUBIC, SPATIAL_CONTEXTS, Plane, Spec
+from codec.overfit.bases import base_weights
+from codec.overfit.function import SPATIAL_CONTEXTS, Plane, Spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,33 +29,39 @@ Integers = NDArray[np.int32]
 # Fields of a function's shape: name, bits, smallest value. The bits bound what a reader allocates.
 _FIELDS = (("spatial", 5, 1), ("references", 4, 0), ("hidden", 6, 1), ("residuals", 2, 0))
 _LEVELS_BITS, _FEATURES_BITS = 4, 4
-_EXPONENT_BITS, _SCALE_BITS = 4, 6
+_BASE_BITS, _EXPONENT_BITS, _SCALE_BITS = 4, 4, 6
 MAX_SAMPLES = 2**31  # features in all times the picture's pixels: bounds a reader's memory
 
 
 @dataclass(frozen=True)
 class QuantisedWeight:
-    """One tensor of weights: base + integers * 2**-exponent."""
+    """One tensor of differences to a base: integers * 2**-exponent, where the exponent is 0 to 12."""
 
     integers: Integers
     exponent: int
 
-    def values(self, name: str) -> NDArray[np.float64]:
-        return base(name) + self.integers * 2.0**-self.exponent
 
+@dataclass(frozen=True)
+class QuantisedWeights:
+    """A function's weights as a file holds them: differences, by name, to one of `codec.overfit.bases`."""
 
-QuantisedWeights = dict[str, QuantisedWeight]
+    base: int
+    differences: dict[str, QuantisedWeight]
 
-
-def base(name: str) -> NDArray[np.float64]:
-    """What a weight is when nothing is coded for it; broadcasts to its shape."""
-    return np.array(BICUBIC if name == "upsampling.taps" else 0.0)
+    def whole(self, spec: Spec) -> dict[str, NDArray[np.int64]]:
+        """The weights themselves, in units of 2**-12."""
+        return {
+            name: origin
+            + (self.differences[name].integers.astype(np.int64) << WEIGHT_BITS - self.differences[name].exponent)
+            for name, origin in base_weights(self.base, spec).items()
+        }
 
 
 def write(spec: Spec, weights: QuantisedWeights, grids: Sequence[Integers]) -> tuple[bytes, bytes]:
     """Bodies of the sections for weights and for grids.
 
     Args:
+        weights: within what the integer network holds, as `quantise` makes them.
         grids: by level, finest first, (features, height, width), within -LIMIT..LIMIT.
     """
     header, body = Encoder(), Encoder()
@@ -150,30 +157,26 @@ def _code_spec(coder: Coder, spec: Spec | None, height: int, width: int, outputs
 
 
 def _code_weights(coder: Coder, spec: Spec, weights: QuantisedWeights | None) -> QuantisedWeights:
-    return {
-        name: _code_weight(coder, name, shape, weights[name] if weights else None)
-        for name, shape in spec.weight_shapes.items()
-    }
+    base = coder.uniform(weights.base if weights else 0, _BASE_BITS)
+    told = weights.differences if weights else {}
+    shapes = spec.weight_shapes.items()
+    coded = QuantisedWeights(base, {name: _code_weight(coder, shape, told.get(name)) for name, shape in shapes})
+    for name, whole in coded.whole(spec).items():
+        if name.startswith("arm.") and (np.abs(whole) >= WEIGHT_LIMIT).any():
+            raise CorruptError(f"the function's weights {name} are out of range: the file is damaged")
+    return coded
 
 
-def _code_weight(coder: Coder, name: str, shape: tuple[int, ...], weight: QuantisedWeight | None) -> QuantisedWeight:
+def _code_weight(coder: Coder, shape: tuple[int, ...], weight: QuantisedWeight | None) -> QuantisedWeight:
     size = int(np.prod(shape))
     exponent = coder.uniform(weight.exponent if weight else 0, _EXPONENT_BITS)
+    if exponent > WEIGHT_BITS:
+        raise CorruptError("a step of the function's weights is out of range: the file is damaged")
     scale = coder.uniform(weight_bits(weight.integers)[1] if weight else 0, _SCALE_BITS)
     told = weight.integers.reshape(-1) if weight else None
     zeros = np.zeros(size, np.int64)
     integers = code_laplace(coder, told, zeros, zeros + scale) if size else np.zeros(0, np.int32)
-    coded = QuantisedWeight(integers.reshape(shape), exponent)
-    if name.startswith("arm.") and not _fits(coded):
-        raise CorruptError(f"the function's weights {name} are out of range: the file is damaged")
-    return coded
-
-
-def _fits(weight: QuantisedWeight) -> bool:
-    """Whether the integer network can hold it exactly."""
-    if weight.exponent > WEIGHT_BITS:
-        return False
-    return bool((np.abs(weight.integers.astype(np.int64)) << (WEIGHT_BITS - weight.exponent) < WEIGHT_LIMIT).all())
+    return QuantisedWeight(integers.reshape(shape), exponent)
 
 
 def weight_bits(integers: Integers) -> tuple[float, int]:
@@ -198,7 +201,9 @@ def _code_plane(
     nearest = range(index - 1, max(-1, index - 1 - spec.references), -1)
     known = [_align(planes[j], spec.planes[j].level - plane.level, shape) for j in nearest]
     known += [np.zeros(shape, np.int32)] * (spec.references - len(known))
-    decoded = code_plane(coder, shape, values, known, integer_arm(weights, index), SPATIAL_CONTEXTS[: spec.spatial])
+    decoded = code_plane(
+        coder, shape, values, known, integer_arm(weights.whole(spec), index), SPATIAL_CONTEXTS[: spec.spatial]
+    )
     if np.abs(decoded).max() > LIMIT:
         raise CorruptError("a grid's samples are out of range: the file is damaged")
     return decoded
@@ -210,11 +215,7 @@ def _align(values: Integers, levels: int, shape: tuple[int, int]) -> Integers:
     return values[y >> levels, x >> levels] if levels else values
 
 
-def integer_arm(weights: QuantisedWeights, plane: int) -> IntegerARM:
-    """The probability model of one plane, from weights whose steps are powers of two."""
-    whole = {
-        name.removeprefix("arm."): np.ldexp(weight.integers.astype(np.float64), WEIGHT_BITS - weight.exponent)
-        for name, weight in weights.items()
-        if name.startswith("arm.")
-    }
-    return IntegerARM(**{**whole, "output_bias": whole["output_bias"][:, plane]})
+def integer_arm(whole: dict[str, NDArray[np.int64]], plane: int) -> IntegerARM:
+    """The probability model of one plane, from weights in units of 2**-12."""
+    arm = {n.removeprefix("arm."): w.astype(np.float64) for n, w in whole.items() if n.startswith("arm.")}
+    return IntegerARM(**{**arm, "output_bias": arm["output_bias"][:, plane]})

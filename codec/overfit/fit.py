@@ -57,6 +57,7 @@ class Schedule:
     damping: float = 4e-3  # Adam's epsilon for the grids, times the number of positions
     temperature: tuple[float, float] = (0.5, 0.1)  # of soft rounding
     noise: tuple[float, float] = (0.22, 0.12)  # its standard deviation
+    drift: float = 2.0  # the weight of `drift` in the cost
 
     @property
     def total(self) -> int:
@@ -78,6 +79,12 @@ def rate(function: Function) -> Tensor:
 def cost(function: Function, target: Tensor, lambdas: Tensor) -> Tensor:
     """What a fit lowers: distortion + lambda * rate (batch,)."""
     return distortion(function, target) + lambdas * rate(function)
+
+
+def drift(weights: Weights, origin: Weights) -> Tensor:
+    """About how many bits (batch,) the differences of some weights to others will cost, in a form with a gradient."""
+    moved = [(w - origin[name]).abs().flatten(1) for name, w in weights.items()]
+    return torch.log2(1 + torch.cat(moved, 1) * 2**5).sum(1)
 
 
 def fit(
@@ -118,6 +125,7 @@ class _Run:
         weights = {name: torch.cat([c.weights[name] for c in candidates]) for name in candidates[0].weights}
         grids = [torch.cat(levels) for levels in zip(*(c.grids for c in candidates), strict=True)]
         self.function = Function(spec, weights, grids)
+        self.origin = weights
 
     def warm_up(self) -> None:
         """Fit all candidates for a while; keep the best for each target."""
@@ -131,6 +139,7 @@ class _Run:
             found = cost(self.function.rounded(), *everything).view(self.choices, batch)
         best = found.argmin(0) * batch + torch.arange(batch, device=found.device)
         self.function = self.function.select(best)
+        self.origin = {name: w[best] for name, w in self.origin.items()}
 
     def anneal(self) -> None:
         """The main part: less and less noise, smaller and smaller steps."""
@@ -153,10 +162,16 @@ class _Run:
             temperature, noise = (a + (b - a) * part for a, b in (s.temperature, s.noise))
             soft = [soften(g, temperature, noise, self.generator) for g in grids]
             optimizer.zero_grad()
-            cost(Function(f.spec, weights, soft), target, lambdas).sum().backward()
+            self._loss(Function(f.spec, weights, soft), target, lambdas).sum().backward()
             optimizer.step()
             self._tick()
         self.function = Function(f.spec, {n: w.detach() for n, w in weights.items()}, [g.detach() for g in grids])
+
+    def _loss(self, function: Function, target: Tensor, lambdas: Tensor) -> Tensor:
+        """The cost, and about what the weights will cost as differences to where they started."""
+        bits = self.schedule.drift * drift(function.weights, self.origin)
+        positions = function.spec.height * function.spec.width
+        return cost(function, target, lambdas) + lambdas * bits / positions
 
     def settle(self) -> Function:
         """Round the grids for good and let the weights adapt to that; return the best state seen."""
@@ -166,7 +181,7 @@ class _Run:
         optimizer = torch.optim.Adam(weights.values(), lr=s.settle_rate, fused=True)
         for i in range(s.settle):
             optimizer.param_groups[0]["lr"] = s.settle_rate * (1 - i / s.settle)
-            loss = cost(Function(f.spec, weights, f.grids), self.target, self.lambdas)
+            loss = self._loss(Function(f.spec, weights, f.grids), self.target, self.lambdas)
             better = loss.detach() < lowest
             lowest = torch.where(better, loss.detach(), lowest)
             kept = {n: choose(better, w.detach(), best.weights[n]) for n, w in weights.items()}

@@ -66,9 +66,8 @@ def _verify(
     spec = function.spec
     read_spec, read_weights, read_grids = bitstream.read(*sections, spec.height, spec.width, spec.outputs)
     same = read_spec == spec and all(np.array_equal(a, b) for a, b in zip(grids, read_grids, strict=True))
-    for name, weight in weights.items():
-        read = read_weights[name]
-        same &= read.exponent == weight.exponent and np.array_equal(read.integers, weight.integers)
+    whole, read_whole = weights.whole(spec), read_weights.whole(spec)
+    same &= all(np.array_equal(whole[name], read_whole[name]) for name in whole)
     if not same:
         raise RuntimeError("what was written does not read back the same: please report this with the picture")
 
@@ -81,5 +80,5 @@ def decode(
     target = resolve(device)
     with computing(target):
         levels = [torch.from_numpy(g).float().unsqueeze(0).to(target) for g in integers]
-        output = synthesis.synthesise(levels, dequantise(quantised, target), spec)[0]
+        output = synthesis.synthesise(levels, dequantise(spec, quantised, target), spec)[0]
     return output.cpu().numpy()

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from codec.entropy.arm import WEIGHT_BITS, WEIGHT_LIMIT
 from codec.entropy.coder import LIMIT
-from codec.overfit.bitstream import QuantisedWeight, QuantisedWeights, base, weight_bits
-from codec.overfit.fit import Function, choose, distortion, rate
+from codec.overfit.bases import base_weights, bases_for
+from codec.overfit.bitstream import QuantisedWeight, QuantisedWeights, weight_bits
+from codec.overfit.fit import Function, Weights, choose, distortion, drift, rate
+from codec.overfit.function import Spec
 
 MAX_ROUNDS = 24  # in the last, a bit of the weights costs 10,000 times what it is worth
 FEWEST_SAMPLES = 64 * 64  # of smaller pictures hardly anything would be left, as weights would not pay
-FINEST, COARSEST = WEIGHT_BITS, 1  # steps are 2**-FINEST to 2**-COARSEST
+FINEST = WEIGHT_BITS  # steps are 2**-FINEST to 1
 
 
 def quantise(function: Function, target: Tensor, lambdas: Tensor, budget: int) -> list[QuantisedWeights]:
-    """Quantise the weights of each function of a batch.
+    """Quantise the weights of each function of a batch, as differences to the nearest base.
 
     Steps are chosen one tensor at a time by distortion + lambda * rate, where the rate counts the weights' own bits.
 
@@ -44,6 +47,7 @@ class _Search:
         self.function, self.target, self.lambdas = function, target, lambdas
         spec = function.spec
         self.per_bit = lambdas * price / max(spec.height * spec.width, FEWEST_SAMPLES)
+        self.bases, self.origins = _nearest_bases(function)
         self.weights = dict(function.weights)  # quantised one after the other
         self.exponents = {name: torch.zeros_like(lambdas) for name in self.weights}
         self.bits = {name: torch.zeros_like(lambdas) for name in self.weights}
@@ -53,12 +57,16 @@ class _Search:
         """Choose all steps; bits (batch,) of all weights then."""
         for name in self.weights:
             best = torch.full_like(self.lambdas, torch.inf)
-            for exponent in range(FINEST, COARSEST - 1, -1):
-                tried, bits = _on_grid(name, self.function.weights[name], exponent)[1], self._bits(name, exponent)
+            hopeless = False
+            for exponent in range(FINEST, -1, -1):
+                if hopeless and exponent:  # the coarsest step is always tried: it often leaves nothing to code
+                    continue
+                integers = self._integers(name, exponent)
+                tried = self.origins[name] + integers * 2.0**-exponent
+                bits = self.lambdas.new_tensor([weight_bits(_numpy(each))[0] for each in integers])
                 found = self._cost(name, tried, bits)
+                hopeless = bool((found > 1.01 * best).all())
                 better = found < best
-                if (found > 1.01 * best).all():
-                    break
                 best = torch.where(better, found, best)
                 self.weights[name] = choose(better, tried, self.weights[name])
                 self.bits[name] = torch.where(better, bits, self.bits[name])
@@ -66,15 +74,18 @@ class _Search:
         return torch.stack(list(self.bits.values())).sum(0)
 
     def quantised(self, index: int) -> QuantisedWeights:
-        return {name: self._quantised(name, index, int(self.exponents[name][index])) for name in self.weights}
+        """What was chosen for one function of the batch."""
+        differences = {}
+        for name in self.weights:
+            exponent = int(self.exponents[name][index])
+            differences[name] = QuantisedWeight(_numpy(self._integers(name, exponent)[index]), exponent)
+        return QuantisedWeights(self.bases[index], differences)
 
-    def _quantised(self, name: str, index: int, exponent: int) -> QuantisedWeight:
-        integers = _on_grid(name, self.function.weights[name][index], exponent)[0]
-        return QuantisedWeight(integers.cpu().numpy().astype(np.int32), exponent)
-
-    def _bits(self, name: str, exponent: int) -> Tensor:
-        each = [weight_bits(self._quantised(name, i, exponent).integers)[0] for i in range(len(self.lambdas))]
-        return self.lambdas.new_tensor(each)
+    def _integers(self, name: str, exponent: int) -> Tensor:
+        """A tensor of weights as multiples of a step away from the base, such that they can be coded."""
+        bound = min(LIMIT, (WEIGHT_LIMIT // 2 - 1) >> (WEIGHT_BITS - exponent))
+        difference = self.function.weights[name] - self.origins[name]
+        return (difference * 2**exponent).round().clamp_(-bound, bound)
 
     def _cost(self, name: str, weight: Tensor, bits: Tensor) -> Tensor:
         """The part of the cost that this tensor changes: the probability model's weights leave the picture alone."""
@@ -84,14 +95,25 @@ class _Search:
         return distortion(changed, self.target) + self.per_bit * bits
 
 
-def _on_grid(name: str, weight: Tensor, exponent: int) -> tuple[Tensor, Tensor]:
-    """A tensor of weights as integers, and the values that they stand for."""
-    origin = torch.as_tensor(base(name), dtype=weight.dtype, device=weight.device)
-    bound = min(LIMIT, (WEIGHT_LIMIT - 1) >> (WEIGHT_BITS - exponent))
-    integers = ((weight - origin) * 2**exponent).round().clamp(-bound, bound)
-    return integers, origin + integers * 2.0**-exponent
+def _nearest_bases(function: Function) -> tuple[list[int], Weights]:
+    """For each function of a batch the base to which its differences are smallest; the bases' weights (batch, ...)."""
+    numbers = bases_for(function.spec)
+    device = function.grids[0].device
+    bases = [as_tensors(base_weights(number, function.spec), device) for number in numbers]
+    nearest = torch.stack([drift(function.weights, base) for base in bases]).argmin(0).tolist()
+    chosen = {name: torch.cat([bases[i][name] for i in nearest]) for name in function.weights}
+    return [numbers[i] for i in nearest], chosen
 
 
-def dequantise(weights: QuantisedWeights, device: torch.device) -> dict[str, Tensor]:
+def _numpy(integers: Tensor) -> NDArray[np.int32]:
+    return integers.cpu().numpy().astype(np.int32)
+
+
+def dequantise(spec: Spec, weights: QuantisedWeights, device: torch.device) -> Weights:
     """Weights as the float part takes them, (1, ...) each."""
-    return {name: torch.from_numpy(w.values(name)).float().unsqueeze(0).to(device) for name, w in weights.items()}
+    return as_tensors(weights.whole(spec), device)
+
+
+def as_tensors(whole: dict[str, NDArray[np.int64]], device: torch.device) -> Weights:
+    """Weights in units of 2**-12 as floats, (1, ...) each."""
+    return {name: torch.from_numpy(w * 2.0**-WEIGHT_BITS).float().unsqueeze(0).to(device) for name, w in whole.items()}

@@ -1,7 +1,7 @@
 """Train the functions that fits start from, one for each of some lambdas, with the analysis that guesses the grids.
 
     python -m codec.training.function --images FOLDER --checkpoint FILE --stage guess --minutes 10
-    python -m codec.training.function --images FOLDER --checkpoint FILE --stage fit --minutes 16 --export FILE
+    python -m codec.training.function --images FOLDER --checkpoint FILE --stage fit --minutes 16 --export FOLDER
 
 All photos share the functions here, so what is learned is what photos have in common. The first stage learns them
 together with the analysis, whose grids are rounded with gradients passed straight through. In the second they go on
@@ -21,11 +21,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor
 
-from codec.overfit import initial
+from codec.entropy.arm import WEIGHT_BITS
+from codec.overfit import bases
 from codec.overfit.analysis import Analysis
-from codec.overfit.fit import Function, Schedule, cost, soften
+from codec.overfit.fit import Function, Schedule, Weights, cost, soften
+from codec.overfit.function import BICUBIC, Spec
 
 CYCLE = Schedule(warm_up=0, main=250, settle=0)
 AVERAGING = 0.002  # of the second stage's weights, an iteration
@@ -58,14 +61,14 @@ class Trainer:
     """Functions and analysis, and all else that training changes, so that a checkpoint holds it."""
 
     def __init__(self, size: int, device: str) -> None:
-        self.spec, self.device = initial.spec(size, size, initial.CHANNELS), device
-        self.lambdas = torch.tensor(initial.LAMBDAS, device=device)
+        self.spec, self.device = bases.trained_spec(size, size, bases.OUTPUTS), device
+        self.lambdas = torch.tensor(bases.LAMBDAS, device=device)
         generator = torch.Generator().manual_seed(0)
-        plain = initial.plain_weights(self.spec, len(self.lambdas), generator)
+        plain = plain_weights(self.spec, len(self.lambdas), generator)
         self.weights = {name: w.to(device).requires_grad_() for name, w in plain.items()}
         self.average = {name: w.detach().clone() for name, w in self.weights.items()}
         torch.manual_seed(0)
-        self.analysis = Analysis(initial.CHANNELS, len(self.lambdas)).to(device)
+        self.analysis = Analysis(bases.OUTPUTS, len(self.lambdas)).to(device)
         everything = [*self.weights.values(), *self.analysis.parameters()]
         self.optimizers = {
             "guess": torch.optim.Adam(everything, betas=(0.9, 0.98), fused=True),
@@ -89,6 +92,14 @@ class Trainer:
         for stage, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][stage])
         self.done = state["done"]
+
+    def export(self, folder: Path) -> None:
+        """Write the functions, as whole numbers in units of 2**-12, and the analysis, as float16."""
+        functions = {name: (w * 2**WEIGHT_BITS).round().to(torch.int16) for name, w in self.average.items()}
+        analysis = {name: w.half() for name, w in self.analysis.state_dict().items()}
+        for file, tensors in (("functions", functions), ("analysis", analysis)):
+            contents = {name: t.cpu().contiguous() for name, t in tensors.items()}
+            save_file(contents, folder / f"{file}.safetensors")
 
     def guess(self, crops: Tensor) -> Tensor:
         """An iteration of the first stage; mean cost by function."""
@@ -136,6 +147,20 @@ class Trainer:
         return Function(self.spec, weights, grids), crops.repeat(count, 1, 1, 1), self.lambdas[which]
 
 
+def plain_weights(spec: Spec, batch: int, generator: torch.Generator) -> Weights:
+    """Where training starts: random where layers must differ, bicubic upsampling, zero otherwise; (batch, ...) each."""
+    gains = {"arm.hidden1": 0.3, "arm.hidden2": 0.3, "synthesis.hidden": 1 / 16, "synthesis.output": 1.0}
+    weights = {}
+    for name, shape in spec.weight_shapes.items():
+        weights[name] = torch.zeros(batch, *shape)
+        if name == "upsampling.taps":
+            weights[name] += torch.tensor(BICUBIC)
+        elif name in gains:
+            weights[name] = torch.randn(batch, *shape, generator=generator) * gains[name] / math.sqrt(shape[-1])
+    weights["synthesis.output_bias"] += 0.5
+    return weights
+
+
 @click.command()
 @click.option("--images", type=click.Path(exists=True, path_type=Path), required=True, help="Folder of photos.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), required=True, help="Resumed from, and written to.")
@@ -146,7 +171,9 @@ class Trainer:
 @click.option("--batch", default=3, show_default=True, help="Crops at a time; each goes through every function.")
 @click.option("--learning-rate", default=3e-3, show_default=True)
 @click.option("--device", default="cpu", show_default=True)
-@click.option("--export", type=click.Path(path_type=Path), help="Write the package's file of initial functions.")
+@click.option(
+    "--export", type=click.Path(path_type=Path), help="Folder for functions.safetensors and analysis.safetensors."
+)
 def main(
     images: Path, checkpoint: Path, stage: str, minutes: float, length: int | None, size: int, batch: int,
     learning_rate: float, device: str, export: Path | None,
@@ -172,7 +199,7 @@ def main(
             saved = time.monotonic()
     torch.save(trainer.state(), checkpoint)
     if export is not None:
-        initial.export(trainer.average, trainer.analysis, export)
+        trainer.export(export)
 
 
 if __name__ == "__main__":

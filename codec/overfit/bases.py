@@ -1,0 +1,76 @@
+"""What a file's weights are differences to: functions that come with the format, as whole numbers.
+
+Number 0 is the plain function: bicubic upsampling, all else zero. The others were trained on photos, for the lambdas
+of `LAMBDAS`; they are part of the format, and `docs/FORMAT.md` gives the hash of their file. NumPy only.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+
+from codec.container import CorruptError, UnsupportedError
+from codec.entropy.arm import WEIGHT_BITS
+from codec.overfit.function import BICUBIC, Spec
+
+LAMBDAS = (0.032, 0.008, 0.002, 0.0005, 0.000125)
+PLAIN = 0
+COUNT = 1 + len(LAMBDAS)
+OUTPUTS = 3  # of the trained functions
+FILE = Path(__file__).with_name("functions.safetensors")
+
+BaseWeights = dict[str, NDArray[np.int64]]
+
+
+def trained_spec(height: int, width: int, outputs: int) -> Spec:
+    """The shape of the trained functions."""
+    return Spec(height, width, outputs, features=(1,) * 7, spatial=14, references=2, hidden=16, residuals=2)
+
+
+def base_weights(number: int, spec: Spec) -> BaseWeights:
+    """The weights of a base in units of 2**-12, shaped as `Spec.weight_shapes`.
+
+    Raises:
+        UnsupportedError: there is no base of this number yet.
+        CorruptError: the base does not have the shape of the function.
+    """
+    if number == PLAIN:
+        return _plain(spec)
+    if number >= COUNT:
+        raise UnsupportedError(f"base function {number} is not known to this version: please update pillow-clric")
+    weights = _trained(number, spec.outputs)
+    if {name: w.shape for name, w in weights.items()} != spec.weight_shapes:
+        raise CorruptError(f"the function does not have the shape of its base {number}: the file is damaged")
+    return weights
+
+
+def bases_for(spec: Spec) -> list[int]:
+    """The numbers of all bases that have this shape."""
+    fitting = _trained(1, spec.outputs)
+    same = {name: w.shape for name, w in fitting.items()} == spec.weight_shapes
+    return list(range(COUNT)) if same else [PLAIN]
+
+
+def _plain(spec: Spec) -> BaseWeights:
+    weights = {name: np.zeros(shape, np.int64) for name, shape in spec.weight_shapes.items()}
+    weights["upsampling.taps"] += np.array([round(tap * 2**WEIGHT_BITS) for tap in BICUBIC])
+    return weights
+
+
+@cache
+def _trained(number: int, outputs: int) -> BaseWeights:
+    """One of the trained functions; with other than three outputs, each shows what it would of a grey picture."""
+    weights = {name: w[number - 1].astype(np.int64) for name, w in load_file(FILE).items()}
+    if outputs == OUTPUTS:
+        return weights
+    for name, w in weights.items():
+        if name.startswith("synthesis.residual") and not name.endswith("bias"):
+            w = np.eye(outputs, dtype=np.int64)[:, :, None, None] * (w.sum((0, 1)) // OUTPUTS)
+        elif name.startswith(("synthesis.residual", "synthesis.output")):
+            w = (w.sum(0, keepdims=True) // OUTPUTS).repeat(outputs, 0)
+        weights[name] = w
+    return weights
