@@ -85,7 +85,8 @@ class _Search:
         """A tensor of weights as multiples of a step away from the base, such that they can be coded."""
         bound = min(LIMIT, (WEIGHT_LIMIT // 2 - 1) >> (WEIGHT_BITS - exponent))
         difference = self.function.weights[name] - self.origins[name]
-        return (difference * 2**exponent).round().clamp_(-bound, bound)
+        integers: Tensor = (difference * 2**exponent).round().clamp_(-bound, bound)
+        return integers
 
     def _cost(self, name: str, weight: Tensor, bits: Tensor) -> Tensor:
         """The part of the cost that this tensor changes: the probability model's weights leave the picture alone."""

@@ -171,9 +171,7 @@ def plain_weights(spec: Spec, batch: int, generator: torch.Generator) -> Weights
 @click.option("--batch", default=3, show_default=True, help="Crops at a time; each goes through every function.")
 @click.option("--learning-rate", default=3e-3, show_default=True)
 @click.option("--device", default="cpu", show_default=True)
-@click.option(
-    "--export", type=click.Path(path_type=Path), help="Folder for functions.safetensors and analysis.safetensors."
-)
+@click.option("--export", type=click.Path(path_type=Path), help="Folder for both models.")
 def main(
     images: Path, checkpoint: Path, stage: str, minutes: float, length: int | None, size: int, batch: int,
     learning_rate: float, device: str, export: Path | None,
