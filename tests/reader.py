@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from itertools import accumulate
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,16 +17,29 @@ CONTEXTS = (
     (0, -1), (-1, 0), (-1, -1), (-1, 1), (0, -2), (-2, 0), (-2, -1), (-2, 1), (-1, -2), (0, -3), (-3, 0), (-2, -2),
     (-2, 2), (-3, -1), (-3, 1), (-1, -3), (-2, 3), (0, -4), (-3, 2), (-3, -2), (-4, 0), (-2, -3), (-3, 3), (-1, -4),
 )  # fmt: skip
-TAPS = np.array((-6, 58, 222, -18)) / 256
+TAPS = (-96, 928, 3552, -288)
+BASES = Path(__file__).parent.parent / "codec" / "overfit" / "functions.safetensors"
+BASES_HEADER, BASES_COUNT = 1280, 5
+BASES_ORDER = (
+    "arm.hidden1", "arm.hidden1_bias", "arm.hidden2", "arm.hidden2_bias", "arm.output", "arm.output_bias",
+    "arm.stabiliser", "synthesis.hidden", "synthesis.hidden_bias", "synthesis.output", "synthesis.output_bias",
+    "synthesis.residual1", "synthesis.residual1_bias", "synthesis.residual2", "synthesis.residual2_bias",
+    "upsampling.taps",
+)  # fmt: skip
 ONE = 2**96
 LN2 = 0xB17217F7D1CF79ABC9E3B398
 
 Grid = list[list[int]]
 Floats = NDArray[np.float64]
+Whole = NDArray[np.int64]
 
 
 class DamagedError(Exception):
     """The stream is none that a writer writes."""
+
+
+class UnknownError(Exception):
+    """The file refers to a base function that is not in the specification."""
 
 
 # The range coder
@@ -115,6 +129,49 @@ def frequencies(k: int, scale: int, j: int) -> list[int]:
 # The function
 
 
+def shapes(
+    levels: int, planes: int, contexts: int, hidden: int, residuals: int, outputs: int
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The tensors in the order of a file."""
+    for layer in ("arm.hidden1", "arm.hidden2"):
+        yield layer, (contexts, contexts)
+        yield layer + "_bias", (contexts,)
+    yield from (("arm.output", (2, contexts)), ("arm.stabiliser", (2, contexts)), ("arm.output_bias", (2, planes)))
+    yield "upsampling.taps", (levels - 1, 4)
+    yield from (("synthesis.hidden", (hidden, planes)), ("synthesis.hidden_bias", (hidden,)))
+    yield from (("synthesis.output", (outputs, hidden)), ("synthesis.output_bias", (outputs,)))
+    for r in range(1, residuals + 1):
+        yield f"synthesis.residual{r}", (outputs, outputs, 3, 3)
+        yield f"synthesis.residual{r}_bias", (outputs,)
+
+
+def trained_base(number: int, outputs: int) -> dict[str, Whole]:
+    data, position = BASES.read_bytes(), BASES_HEADER
+    sizes = dict(shapes(levels=7, planes=7, contexts=16, hidden=16, residuals=2, outputs=3))
+    base = {}
+    for name in BASES_ORDER:
+        size = BASES_COUNT * int(np.prod(sizes[name]))
+        tensors = np.frombuffer(data, "<i2", size, position).reshape(BASES_COUNT, *sizes[name])
+        base[name] = tensors[number - 1].astype(np.int64)
+        position += 2 * size
+    assert position == len(data)
+    if outputs != 3:
+        for r in ("1", "2"):
+            kernel = np.zeros((outputs, outputs, 3, 3), np.int64)
+            for k in range(outputs):
+                for dr, dc in np.ndindex(3, 3):
+                    kernel[k, k, dr, dc] = int(base[f"synthesis.residual{r}"][:, :, dr, dc].sum()) // 3
+            base[f"synthesis.residual{r}"] = kernel
+            base[f"synthesis.residual{r}_bias"] = mean(base[f"synthesis.residual{r}_bias"], outputs)
+        for name in ("synthesis.output", "synthesis.output_bias"):
+            base[name] = mean(base[name], outputs)
+    return base
+
+
+def mean(b: Whole, outputs: int) -> Whole:
+    return np.array([(b[0] + b[1] + b[2]) // 3 for _ in range(outputs)])
+
+
 class Function:
     """Shape, weights and grids in coding order, from the two bodies."""
 
@@ -127,13 +184,15 @@ class Function:
         self.outputs = outputs
         self.sizes = [(-(-height // 2**level), -(-width // 2**level)) for level in range(self.levels)]
         self.planes = [level for level in range(self.levels)[::-1] for _ in range(self.features[level])]
-        self.integers: dict[str, NDArray[np.int64]] = {}
+        self.integers: dict[str, Whole] = {}
         self.exponents: dict[str, int] = {}
+        self.base = stream.bits(4)
         for name, shape in self.shapes():
             self.exponents[name], scale = stream.bits(4), stream.bits(6)
             count = int(np.prod(shape))
             numbers = stream.run([0] * count, [scale] * count) if count else []
             self.integers[name] = np.array(numbers, np.int64).reshape(shape)
+        self.whole = self.whole_weights()
         empty = [stream.bits(1) for _ in self.planes]
         stream.end()
         stream = Stream(grids)
@@ -146,17 +205,28 @@ class Function:
         stream.end()
 
     def shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
-        contexts, outputs, count = self.spatial + self.references, self.outputs, len(self.planes)
-        for layer in ("arm.hidden1", "arm.hidden2"):
-            yield layer, (contexts, contexts)
-            yield layer + "_bias", (contexts,)
-        yield from (("arm.output", (2, contexts)), ("arm.stabiliser", (2, contexts)), ("arm.output_bias", (2, count)))
-        yield "upsampling.taps", (self.levels - 1, 4)
-        yield from (("synthesis.hidden", (self.hidden, count)), ("synthesis.hidden_bias", (self.hidden,)))
-        yield from (("synthesis.output", (outputs, self.hidden)), ("synthesis.output_bias", (outputs,)))
-        for r in range(1, self.residuals + 1):
-            yield f"synthesis.residual{r}", (outputs, outputs, 3, 3)
-            yield f"synthesis.residual{r}_bias", (outputs,)
+        contexts = self.spatial + self.references
+        return shapes(self.levels, len(self.planes), contexts, self.hidden, self.residuals, self.outputs)
+
+    def whole_weights(self) -> dict[str, Whole]:
+        """Weights in units of 2^-12."""
+        if self.base > BASES_COUNT:
+            raise UnknownError
+        base = {name: np.zeros(shape, np.int64) for name, shape in self.shapes()}
+        base["upsampling.taps"] += TAPS
+        if self.base:
+            trained = trained_base(self.base, self.outputs)
+            if {name: b.shape for name, b in trained.items()} != dict(self.shapes()):
+                raise DamagedError
+            base = trained
+        whole = {}
+        for name, integers in self.integers.items():
+            if self.exponents[name] > 12:
+                raise DamagedError
+            whole[name] = base[name] + integers * 2 ** (12 - self.exponents[name])
+            if name.startswith("arm.") and (np.abs(whole[name]) >= 2**20).any():
+                raise DamagedError
+        return whole
 
     def read_grid(self, stream: Stream, index: int) -> None:
         grid = self.grids[index]
@@ -184,8 +254,7 @@ class Function:
     def model(self, index: int) -> Callable[[list[int]], tuple[int, int]]:
         """From contexts to mean and scale."""
         names = ("hidden1", "hidden1_bias", "hidden2", "hidden2_bias", "output", "stabiliser", "output_bias")
-        whole = [self.integers[f"arm.{name}"] << (12 - self.exponents[f"arm.{name}"]) for name in names]
-        a1, b1, a2, b2, o, s, b3 = (tensor.tolist() for tensor in whole)
+        a1, b1, a2, b2, o, s, b3 = (self.whole[f"arm.{name}"].tolist() for name in names)
 
         def clip(x: int) -> int:
             return min(max(x, 0), 2**27)
@@ -203,8 +272,7 @@ class Function:
         return distribution
 
     def weight(self, name: str) -> Floats:
-        base = TAPS if name == "upsampling.taps" else 0.0
-        return base + self.integers[name] / 2.0 ** self.exponents[name]
+        return self.whole[name] / 4096
 
     def output(self) -> Floats:
         """(outputs, height, width)."""

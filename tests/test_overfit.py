@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -18,14 +19,14 @@ from PIL import Image
 from torch import Tensor
 
 import codec
-from codec.container import CorruptError, FormatError, LimitError, Section, unpack
+from codec.container import CorruptError, FormatError, LimitError, Section, UnsupportedError, unpack
 from codec.entropy.arm import WEIGHT_BITS, WEIGHT_LIMIT
 from codec.entropy.coder import LIMIT, Encoder
-from codec.overfit import arm, bitstream, fit, initial, synthesis
+from codec.overfit import arm, bases, bitstream, fit, initial, synthesis
 from codec.overfit.bitstream import QuantisedWeight, QuantisedWeights
 from codec.overfit.fit import Function, Schedule
 from codec.overfit.function import BICUBIC, Spec
-from codec.overfit.quantise import dequantise, quantise
+from codec.overfit.quantise import as_tensors, dequantise, quantise
 
 SAMPLES = Path(__file__).parent.parent / "samples"
 SMALL = Spec(5, 4, 2, features=(2, 1, 1), spatial=3, references=2, hidden=3, residuals=2)
@@ -185,6 +186,24 @@ def test_soft_rounding() -> None:
     assert torch.autograd.gradcheck(lambda x: soften(x, noise, 0.3), between)
 
 
+def test_drift() -> None:
+    """Nothing at the origin, more the further away, and a gradient that leads back."""
+    origin = {name: w.detach() for name, w in example(SMALL).weights.items()}
+    assert fit.drift(origin, origin).tolist() == [0, 0]
+    moved = {name: (w + 0.1).requires_grad_() for name, w in origin.items()}
+    near = fit.drift(moved, origin)
+    far = fit.drift({name: w - 0.3 for name, w in origin.items()}, origin)
+    assert (far > near).all()
+    assert (near > 0).all()
+    count = sum(w[0].numel() for w in origin.values())
+    torch.testing.assert_close(far, torch.full_like(far, count * math.log2(1 + 0.3 * 32)))
+    for gradient in torch.autograd.grad(near.sum(), [*moved.values()]):
+        assert (gradient > 0).all()
+    at_origin = {name: w.clone().requires_grad_() for name, w in origin.items()}
+    for gradient in torch.autograd.grad(fit.drift(at_origin, origin).sum(), [*at_origin.values()]):
+        assert not gradient.any()  # and not NaN either
+
+
 def test_fit_lowers_the_cost_of_every_target() -> None:
     target = torch.cat([target_of(photo(32, 40)), target_of(photo(64, 80)[::2, ::2])])
     lambdas = torch.tensor((0.01, 0.0005))
@@ -202,6 +221,10 @@ def test_fit_lowers_the_cost_of_every_target() -> None:
     assert fit.rate(fitted)[0] < fit.rate(fitted)[1]
 
 
+def estimated_bytes(weights: QuantisedWeights) -> float:
+    return sum(bitstream.weight_bits(w.integers)[0] for w in weights.differences.values()) / 8
+
+
 def weight_bytes(spec: Spec, weights: QuantisedWeights) -> int:
     empty = [np.zeros((n, *size), np.int32) for n, size in zip(spec.features, spec.sizes, strict=True)]
     return len(bitstream.write(spec, weights, empty)[0])
@@ -215,13 +238,44 @@ def test_quantised_weights(budget: int) -> None:
     target = torch.rand(2, 3, 12, 10, generator=torch.Generator().manual_seed(0))
     quantised = quantise(function, target, torch.tensor((1e-3, 1e-5)), budget)
     for i, weights in enumerate(quantised):
-        estimate = sum(bitstream.weight_bits(w.integers)[0] for w in weights.values()) / 8
+        assert weights.base == bases.PLAIN  # no other has this shape
+        estimate = estimated_bytes(weights)
         assert estimate <= budget
         assert abs(weight_bytes(spec, weights) - estimate) < 0.02 * estimate + 14  # shape, empty planes, the end
-        for name, value in dequantise(weights, CPU).items():
+        for name, value in dequantise(spec, weights, CPU).items():
             error = (value[0] - function.weights[name][i]).abs().numpy()
-            error[np.abs(weights[name].integers) == LIMIT] = 0
-            assert error.max() <= 2.0 ** -weights[name].exponent / 2 * 1.001
+            difference = weights.differences[name]
+            error[np.abs(difference.integers) == bound(difference.exponent)] = 0
+            assert error.max() <= 2.0**-difference.exponent / 2 * 1.001
+
+
+def bound(exponent: int) -> int:
+    """Of the integers that `quantise` gives."""
+    return min(LIMIT, (WEIGHT_LIMIT // 2 - 1) >> (WEIGHT_BITS - exponent))
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_the_nearest_base_is_chosen(outputs: int) -> None:
+    """Functions that have hardly moved from their bases cost next to nothing; the plain base is one of them."""
+    spec = bases.trained_spec(9, 14, outputs)
+    assert bases.bases_for(spec) == list(range(bases.COUNT))
+    origins = [as_tensors(bases.base_weights(number, spec), CPU) for number in range(bases.COUNT)]
+    weights = {name: torch.cat([origin[name] for origin in origins]) + 1e-5 for name in spec.weight_shapes}
+    grids = [torch.zeros(bases.COUNT, n, *size) for n, size in zip(spec.features, spec.sizes, strict=True)]
+    target = torch.rand(bases.COUNT, outputs, 9, 14, generator=torch.Generator().manual_seed(0))
+    quantised = quantise(Function(spec, weights, grids), target, torch.full((bases.COUNT,), 1e-3), 860)
+    assert [each.base for each in quantised] == list(range(bases.COUNT))
+    for each in quantised:
+        assert not any(difference.integers.any() for difference in each.differences.values())
+        assert weight_bytes(spec, each) < 60
+
+
+def test_candidates_are_the_bases_of_the_nearest_lambdas() -> None:
+    target, lambdas = torch.rand(2, 1, 9, 14), torch.tensor((0.03, 0.0001))
+    for candidate, numbers in zip(initial.candidates(target, lambdas), ((1, 5), (2, 4)), strict=True):
+        for i, number in enumerate(numbers):
+            base = as_tensors(bases.base_weights(number, candidate.spec), CPU)
+            assert all(torch.equal(candidate.weights[name][i], w[0]) for name, w in base.items())
 
 
 # Bytes
@@ -229,25 +283,32 @@ def test_quantised_weights(budget: int) -> None:
 
 @st.composite
 def functions(draw: st.DrawFn) -> tuple[Spec, QuantisedWeights, list[NDArray[np.int32]]]:
-    """Small functions of any shape, with any weights and samples that can be coded."""
+    """Small functions of any shape and base, with any weights and samples that can be coded."""
     small = st.integers(1, 3)
+    size = draw(st.integers(1, 9)), draw(st.integers(1, 9)), draw(st.integers(1, 4))
     spec = Spec(
-        height=draw(st.integers(1, 9)), width=draw(st.integers(1, 9)), outputs=draw(st.integers(1, 4)),
-        features=tuple(draw(st.lists(small, min_size=1, max_size=4))), spatial=draw(st.integers(1, 24)),
+        *size, features=tuple(draw(st.lists(small, min_size=1, max_size=4))), spatial=draw(st.integers(1, 24)),
         references=draw(st.integers(0, 7)), hidden=draw(small), residuals=draw(st.integers(0, 3)),
     )  # fmt: skip
+    base = draw(st.just(bases.PLAIN) | st.integers(0, bases.COUNT - 1))
+    if base != bases.PLAIN:
+        spec = bases.trained_spec(*size)
     generator = np.random.default_rng(draw(st.integers(0, 2**32)))
     wild = draw(st.booleans())
 
-    def whole(shape: tuple[int, ...], limit: int) -> NDArray[np.int32]:
+    def whole(shape: tuple[int, ...], limit: int | NDArray[np.int64]) -> NDArray[np.int32]:
         spread = generator.choice((0.1, 1, 20, *((400, 1e5) if wild else ())))
         return np.clip(np.rint(generator.laplace(0, spread, shape)), -limit, limit).astype(np.int32)
 
-    weights = {}
+    differences = {}
+    origin = bases.base_weights(base, spec)
     for name, shape in spec.weight_shapes.items():
-        exponent = int(generator.integers(13 if name.startswith("arm.") else 16)) if wild else 6
-        bound = (WEIGHT_LIMIT - 1) >> (WEIGHT_BITS - exponent) if name.startswith("arm.") else LIMIT
-        weights[name] = QuantisedWeight(whole(shape, min(LIMIT, bound)), exponent)
+        exponent = int(generator.integers(13)) if wild else 6
+        room = (WEIGHT_LIMIT - 1 - np.abs(origin[name])) >> (WEIGHT_BITS - exponent)
+        differences[name] = QuantisedWeight(
+            whole(shape, np.minimum(LIMIT, room) if name.startswith("arm.") else LIMIT), exponent
+        )
+    weights = QuantisedWeights(base, differences)
     grids = [whole((n, *size), LIMIT) for n, size in zip(spec.features, spec.sizes, strict=True)]
     grids[int(generator.integers(len(grids)))][0] = 0
     return spec, weights, grids
@@ -263,20 +324,82 @@ def test_round_trip(drawn: tuple[Spec, QuantisedWeights, list[NDArray[np.int32]]
     read_spec, read_weights, read_grids = bitstream.read(*sections, *shape)
     other = reader.Function(*sections, *shape)
     assert read_spec == spec
-    assert list(read_weights) == list(weights) == list(other.integers)
-    for name, weight in weights.items():
-        assert read_weights[name].exponent == weight.exponent == other.exponents[name]
-        np.testing.assert_array_equal(read_weights[name].integers, weight.integers)
+    assert read_weights.base == weights.base == other.base
+    assert list(read_weights.differences) == list(weights.differences) == list(other.integers)
+    for name, weight in weights.differences.items():
+        read = read_weights.differences[name]
+        assert read.exponent == weight.exponent == other.exponents[name]
+        np.testing.assert_array_equal(read.integers, weight.integers)
         np.testing.assert_array_equal(other.integers[name], weight.integers)
+    check_whole(read_weights.whole(spec), other)
     for grid, read_grid in zip(grids, read_grids, strict=True):
         np.testing.assert_array_equal(grid, read_grid)
     planes = [grids[p.level][p.feature].tolist() for p in spec.planes]
     assert planes == other.grids
     levels = [torch.from_numpy(g).double()[None] for g in read_grids]
-    values = {name: w.double() for name, w in dequantise(read_weights, CPU).items()}
+    values = {name: torch.from_numpy(w / 2**WEIGHT_BITS)[None] for name, w in read_weights.whole(spec).items()}
+    for name, w in dequantise(spec, read_weights, CPU).items():
+        torch.testing.assert_close(w.double(), values[name], rtol=2.0**-24, atol=0)
     output = synthesis.synthesise(levels, values, spec)[0].numpy()
     scale = 1 + np.abs(output).max()
-    np.testing.assert_allclose(output / scale, other.output() / scale, atol=1e-4)
+    np.testing.assert_allclose(output / scale, other.output() / scale, atol=1e-6)
+
+
+def check_whole(whole: dict[str, NDArray[np.int64]], other: reader.Function) -> None:
+    """Weights are the same whole numbers for both readers."""
+    assert whole.keys() == other.whole.keys()
+    for name, w in whole.items():
+        assert w.dtype == np.int64
+        np.testing.assert_array_equal(w, other.whole[name])
+
+
+def nothing(spec: Spec) -> tuple[dict[str, QuantisedWeight], list[NDArray[np.int32]]]:
+    """Differences and grids of zero."""
+    differences = {name: QuantisedWeight(np.zeros(s, np.int32), WEIGHT_BITS) for name, s in spec.weight_shapes.items()}
+    return differences, [np.zeros((n, *size), np.int32) for n, size in zip(spec.features, spec.sizes, strict=True)]
+
+
+@pytest.mark.parametrize("outputs", [1, 2, 3])
+@pytest.mark.parametrize("base", range(bases.COUNT))
+def test_bases(base: int, outputs: int) -> None:
+    """Differences of zero are the base itself; others add to it exactly; both readers have the same bases."""
+    spec = bases.trained_spec(13, 7, outputs)
+    differences, grids = nothing(spec)
+    generator = np.random.default_rng(base)
+    grids = [np.rint(generator.laplace(0, 1, g.shape)).astype(np.int32) for g in grids]
+    origin = bases.base_weights(base, spec)
+    for step in (None, 5):
+        if step is not None:
+            for name, shape in spec.weight_shapes.items():
+                integers = np.rint(generator.laplace(0, 2, shape)).astype(np.int32)
+                differences[name] = QuantisedWeight(integers, step)
+        sections = bitstream.write(spec, QuantisedWeights(base, differences), grids)
+        read_spec, weights, read_grids = bitstream.read(*sections, 13, 7, outputs)
+        assert (read_spec, weights.base) == (spec, base)
+        for name, w in weights.whole(spec).items():
+            np.testing.assert_array_equal(
+                w, origin[name] + differences[name].integers * 2 ** (WEIGHT_BITS - (step or 0))
+            )
+        assert all(np.array_equal(a, b) for a, b in zip(grids, read_grids, strict=True))
+        other = reader.Function(*sections, 13, 7, outputs)
+        check_whole(weights.whole(spec), other)
+        assert other.grids == [grids[p.level][p.feature].tolist() for p in spec.planes]
+        levels = [torch.from_numpy(g).float()[None] for g in grids]
+        output = synthesis.synthesise(levels, dequantise(spec, weights, CPU), spec)[0].numpy()
+        scale = 1 + np.abs(output).max()
+        np.testing.assert_allclose(output / scale, other.output() / scale, atol=1e-5)
+
+
+def test_bases_are_not_changed_by_what_is_made_of_them() -> None:
+    """They are kept in memory, once read."""
+    spec = bases.trained_spec(4, 4, 3)
+    before = {name: w.copy() for name, w in bases.base_weights(3, spec).items()}
+    whole = QuantisedWeights(3, nothing(spec)[0]).whole(spec)
+    tensors = as_tensors(bases.base_weights(3, spec), CPU)
+    for name in before:
+        whole[name] += 1
+        tensors[name] += 1
+        np.testing.assert_array_equal(bases.base_weights(3, spec)[name], before[name])
 
 
 @cache
@@ -288,9 +411,9 @@ def coded_photo() -> tuple[Spec, QuantisedWeights, list[NDArray[np.int32]], dict
 def test_estimated_bits_are_real() -> None:
     spec, weights, grids, sections = coded_photo()
     levels = [torch.from_numpy(g).float()[None] for g in grids]
-    estimate = float(arm.rate(levels, dequantise(weights, CPU), spec).sum()) / 8
+    estimate = float(arm.rate(levels, dequantise(spec, weights, CPU), spec).sum()) / 8
     assert abs(len(sections[Section.GRIDS]) - estimate) < 0.01 * estimate + 8
-    estimate = sum(bitstream.weight_bits(w.integers)[0] for w in weights.values()) / 8
+    estimate = estimated_bytes(weights)
     assert abs(len(sections[Section.WEIGHTS]) - estimate) < 0.01 * estimate + 14
 
 
@@ -345,15 +468,99 @@ def test_reading_refuses_functions_out_of_bounds(data: bytes, size: tuple[int, i
         bitstream.read(data, b"", *size, 3)
 
 
+SHAPED = bases.trained_spec(4, 4, 3)
+OTHER = Spec(4, 4, 3, (1,) * 7, spatial=14, references=2, hidden=15, residuals=2)
+
+
+def refused(
+    sections: tuple[bytes, bytes], spec: Spec, error: type[FormatError], other: type[Exception], what: str
+) -> None:
+    """By both readers, for the same reason."""
+    size = spec.height, spec.width, spec.outputs
+    with pytest.raises(error, match=what):
+        bitstream.read(*sections, *size)
+    with pytest.raises(other):
+        reader.Function(*sections, *size)
+
+
+@pytest.mark.parametrize(
+    ("base", "spec", "error", "other", "what"),
+    [
+        (bases.COUNT, SHAPED, UnsupportedError, reader.UnknownError, "please update"),
+        (15, SHAPED, UnsupportedError, reader.UnknownError, "please update"),
+        (15, OTHER, UnsupportedError, reader.UnknownError, "please update"),
+        (1, OTHER, CorruptError, reader.DamagedError, "shape of its base 1"),
+        (5, Spec(4, 4, 1, (2,)), CorruptError, reader.DamagedError, "shape of its base 5"),
+    ],
+)
+def test_reading_refuses_bases(
+    base: int, spec: Spec, error: type[FormatError], other: type[Exception], what: str
+) -> None:
+    differences, grids = nothing(spec)
+    with pytest.raises(error, match=what):
+        bitstream.write(spec, QuantisedWeights(base, differences), grids)
+    with pytest.MonkeyPatch.context() as patch:  # a writer without its own checks
+        patch.setattr(bitstream, "base_weights", lambda _, spec: bases.base_weights(bases.PLAIN, spec))
+        sections = bitstream.write(spec, QuantisedWeights(base, differences), grids)
+    refused(sections, spec, error, other, what)
+
+
+def test_shapes_of_bases() -> None:
+    """The shapes of tensors count: how the contexts divide into spatial ones and references is free."""
+    assert bases.bases_for(OTHER) == [bases.PLAIN]
+    spec = Spec(4, 4, 3, (1,) * 7, spatial=16, references=0, hidden=16, residuals=2)
+    assert bases.bases_for(spec) == list(range(bases.COUNT))
+    sections = bitstream.write(spec, QuantisedWeights(2, nothing(spec)[0]), nothing(spec)[1])
+    assert bitstream.read(*sections, 4, 4, 3)[1].base == reader.Function(*sections, 4, 4, 3).base == 2
+
+
+@pytest.mark.parametrize("name", ["arm.output", "synthesis.hidden", "upsampling.taps"])
+def test_reading_refuses_steps_out_of_bounds(name: str) -> None:
+    differences, grids = nothing(SHAPED)
+    differences[name] = QuantisedWeight(differences[name].integers, WEIGHT_BITS + 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bitstream, "WEIGHT_BITS", 15)
+        sections = bitstream.write(SHAPED, QuantisedWeights(1, differences), grids)
+    refused(sections, SHAPED, CorruptError, reader.DamagedError, "step")
+
+
+@pytest.mark.parametrize("base", [bases.PLAIN, 1])
+@pytest.mark.parametrize("exponent", [4, 5])
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_weights_of_the_model_are_bounded_with_their_base(base: int, exponent: int, sign: int) -> None:
+    """Not the difference but the sum of base and difference has the bound."""
+    name, unit = "arm.hidden2", 1 << WEIGHT_BITS - exponent
+    origin = sign * bases.base_weights(base, SHAPED)[name].reshape(-1)
+    place = int(origin.argmin()) if exponent == 4 else int(origin.argmax())
+    most = (WEIGHT_LIMIT - 1 - int(origin[place])) // unit
+    for number, fits in ((most, True), (most + 1, False)):
+        differences, grids = nothing(SHAPED)
+        integers = differences[name].integers.copy()
+        integers.reshape(-1)[place] = sign * number
+        differences[name] = QuantisedWeight(integers, exponent)
+        weights = QuantisedWeights(base, differences)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(bitstream, "WEIGHT_LIMIT", 2 * WEIGHT_LIMIT)
+            sections = bitstream.write(SHAPED, weights, grids)
+        if fits:
+            found = bitstream.read(*sections, 4, 4, 3)[1].whole(SHAPED)
+            assert WEIGHT_LIMIT - unit <= np.abs(found[name]).max() < WEIGHT_LIMIT
+            check_whole(found, reader.Function(*sections, 4, 4, 3))
+        else:
+            refused(sections, SHAPED, CorruptError, reader.DamagedError, r"arm\.hidden2")
+
+
 def test_reading_refuses_numbers_out_of_bounds() -> None:
     spec, weights, grids, _ = coded_photo()
-    size = spec.height, spec.width, spec.outputs
-    large = {**weights, "arm.output": QuantisedWeight(np.full((2, spec.contexts), 300, np.int32), 0)}
+    assert weights.base != bases.PLAIN
+    large = QuantisedWeight(np.full((2, spec.contexts), 300, np.int32), 0)
+    differences = QuantisedWeights(weights.base, {**weights.differences, "arm.output": large})
     beyond = [grids[0] * 0 + LIMIT + 1, *(g * 0 for g in grids[1:])]
-    with pytest.MonkeyPatch.context() as patch:  # a writer without its own checks
-        patch.setattr(bitstream, "_fits", lambda _: True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bitstream, "WEIGHT_LIMIT", 2 * WEIGHT_LIMIT)
         patch.setattr(bitstream, "LIMIT", 2 * LIMIT)
-        damaged = [bitstream.write(spec, large, grids), bitstream.write(spec, weights, beyond)]
+        empty = [g * 0 for g in grids]
+        damaged = [bitstream.write(spec, differences, empty), bitstream.write(spec, weights, beyond)]
     for sections, what in zip(damaged, (r"arm\.output", "samples are out of range"), strict=True):
         with pytest.raises(CorruptError, match=what):
-            bitstream.read(*sections, *size)
+            bitstream.read(*sections, spec.height, spec.width, spec.outputs)

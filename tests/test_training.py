@@ -1,4 +1,4 @@
-"""The training of the initial functions: both stages run, resume and export what fits start from."""
+"""The training of base functions and analysis: both stages run, resume and export what fits start from."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from PIL import Image
 from safetensors.torch import load_file
 
-from codec.overfit import initial
+from codec.overfit import bases, initial
 from codec.overfit.fit import Schedule
 from codec.training import function as training
 
@@ -30,7 +30,8 @@ def photos(tmp_path: Path) -> Path:
 
 def test_both_stages_resume_and_export(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "CYCLE", Schedule(warm_up=0, main=3, settle=0))
-    checkpoint, exported = tmp_path / "state.pt", tmp_path / "functions.safetensors"
+    checkpoint, exported = tmp_path / "state.pt", tmp_path / "exported"
+    exported.mkdir()
 
     def run(stage: str, length: int) -> None:
         arguments = f"--images {photos} --checkpoint {checkpoint} --stage {stage} --minutes 5 --length {length}"
@@ -46,8 +47,11 @@ def test_both_stages_resume_and_export(photos: Path, tmp_path: Path, monkeypatch
     ):
         run(stage, length)
         assert torch.load(checkpoint, weights_only=True)["done"] == done
-    trained, shipped = load_file(exported), load_file(initial.FILE)
-    assert {k: v.shape for k, v in trained.items()} == {k: v.shape for k, v in shipped.items()}
+    for file in (bases.FILE, initial.FILE):
+        trained, shipped = load_file(exported / file.name), load_file(file)
+        assert {k: (v.shape, v.dtype) for k, v in trained.items()} == {
+            k: (v.shape, v.dtype) for k, v in shipped.items()
+        }
 
 
 def test_training_lowers_the_cost(photos: Path) -> None:

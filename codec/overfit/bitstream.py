@@ -158,6 +158,7 @@ def _code_spec(coder: Coder, spec: Spec | None, height: int, width: int, outputs
 
 def _code_weights(coder: Coder, spec: Spec, weights: QuantisedWeights | None) -> QuantisedWeights:
     base = coder.uniform(weights.base if weights else 0, _BASE_BITS)
+    base_weights(base, spec)  # an unknown one is refused before what depends on it
     told = weights.differences if weights else {}
     shapes = spec.weight_shapes.items()
     coded = QuantisedWeights(base, {name: _code_weight(coder, shape, told.get(name)) for name, shape in shapes})

@@ -95,6 +95,10 @@ class Trainer:
 
     def export(self, folder: Path) -> None:
         """Write the functions, as whole numbers in units of 2**-12, and the analysis, as float16."""
+        folder.mkdir(parents=True, exist_ok=True)
+        limit = 2.0 ** (15 - WEIGHT_BITS)
+        if any(w.abs().max() >= limit for w in self.average.values()):
+            raise click.ClickException(f"a weight is beyond {limit:g}, more than the file can hold: train again")
         functions = {name: (w * 2**WEIGHT_BITS).round().to(torch.int16) for name, w in self.average.items()}
         analysis = {name: w.half() for name, w in self.analysis.state_dict().items()}
         for file, tensors in (("functions", functions), ("analysis", analysis)):
@@ -177,6 +181,8 @@ def main(
     learning_rate: float, device: str, export: Path | None,
 ) -> None:  # fmt: skip
     """Train the functions that fits start from."""
+    if export is not None and export.resolve() == bases.FILE.parent:
+        raise click.UsageError(f"files refer to {bases.FILE}, which must not change: export to another folder")
     trainer = Trainer(size, device)
     if checkpoint.exists():
         trainer.load(torch.load(checkpoint, weights_only=True, map_location=device))

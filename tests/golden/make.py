@@ -16,7 +16,8 @@ from test_golden import FOLDER, fingerprint, symbols
 import codec
 from codec import Header, Section, pack
 from codec.overfit import bitstream
-from codec.overfit.bitstream import QuantisedWeight
+from codec.overfit.bases import PLAIN
+from codec.overfit.bitstream import QuantisedWeight, QuantisedWeights
 from codec.overfit.function import BICUBIC, Spec
 
 SAMPLES = Path(__file__).parents[2] / "samples"
@@ -28,10 +29,10 @@ def crop(name: str, box: tuple[int, int, int, int], mode: str) -> NDArray[np.uin
 
 
 def unusual() -> bytes:
-    """A function of a shape that the encoder does not choose, with large weights and samples among the small ones."""
+    """A function of a shape that the encoder does not choose, and so on the plain base; some numbers are large."""
     spec = Spec(23, 37, 3, features=(2, 1, 3, 1), spatial=24, references=7, hidden=5, residuals=3)
     generator = np.random.default_rng(0)
-    weights = {}
+    weights: dict[str, QuantisedWeight] = {}
     for name, shape in spec.weight_shapes.items():
         integers = np.rint(generator.laplace(0, 2, shape)).astype(np.int32)
         integers[generator.random(shape) < 0.02] *= 100 if name.startswith("arm.") else 4
@@ -41,7 +42,8 @@ def unusual() -> bytes:
     grids = [np.rint(generator.laplace(0, 1, (n, *s))) for n, s in zip(spec.features, spec.sizes, strict=True)]
     grids[0][1, 3:5, 7] = 16383, -16383
     grids[2][1] = 0
-    sections = bitstream.write(spec, weights, [g.astype(np.int32) for g in grids])
+    whole = [g.astype(np.int32) for g in grids]
+    sections = bitstream.write(spec, QuantisedWeights(PLAIN, weights), whole)
     header = Header(width=spec.width, height=spec.height, mode="RGB", profile=0)
     return pack(header, dict(zip((Section.WEIGHTS, Section.GRIDS), sections, strict=True)))
 
