@@ -136,7 +136,7 @@ class _Pointwise(torch.autograd.Function):
         return hidden.mT @ at_hidden, at_hidden @ x.mT, at_hidden.sum(2), *of_output
 
 
-def _inputs(grids: list[Tensor], weights: dict[str, Tensor]) -> list[Tensor]:
+def _inputs(grids: list[Tensor], weights: dict[str, Tensor], spec: Spec) -> list[Tensor]:
     """What `_Rows` takes: everything below full resolution is made here, at once."""
     inputs = [grids[0]]
     if len(grids) > 1:
@@ -147,7 +147,7 @@ def _inputs(grids: list[Tensor], weights: dict[str, Tensor]) -> list[Tensor]:
             height, width = grids[level].shape[2:]
             features = torch.cat([grids[level], doubled[:, :, :height, :width]], 1)
         inputs += [_extend(features, REACH), taps[:, 0]]
-    return inputs + [w for name, w in weights.items() if name.startswith("synthesis.")]
+    return inputs + [weights[name] for name in spec.weight_shapes if name.startswith("synthesis.")]
 
 
 def _blocks(spec: Spec, batch: int, device: torch.device) -> Iterator[_Rows]:
@@ -183,7 +183,7 @@ class _SquaredError(torch.autograd.Function):
 
 def squared_error(grids: list[Tensor], weights: dict[str, Tensor], spec: Spec, target: Tensor) -> Tensor:
     """Sum of squared differences (batch,) between the function's output and target (batch, outputs, height, width)."""
-    inputs = _inputs(grids, weights)
+    inputs = _inputs(grids, weights, spec)
     error: Tensor = _SquaredError.apply(spec, torch.is_grad_enabled(), target, *inputs)  # type: ignore[no-untyped-call]
     return error
 
@@ -191,7 +191,7 @@ def squared_error(grids: list[Tensor], weights: dict[str, Tensor], spec: Spec, t
 @torch.no_grad()
 def synthesise(grids: list[Tensor], weights: dict[str, Tensor], spec: Spec) -> Tensor:
     """The function's output, (batch, outputs, height, width), from grids by level, finest first."""
-    inputs = _inputs(grids, weights)
+    inputs = _inputs(grids, weights, spec)
     batch = grids[0].shape[0]
     output = grids[0].new_empty(batch, spec.outputs, spec.height, spec.width)
     for rows in _blocks(spec, batch, output.device):
