@@ -157,13 +157,16 @@ def _laplace(values: Tensor, mean: Tensor, log_scale: Tensor) -> tuple[Tensor, .
 
 
 def laplace_bits(values: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-    """Bits (batch,) of integer values (batch, n) under Laplace distributions integrated over unit intervals."""
-    *_, probability = _laplace(values, mean, log_scale)
+    """Bits (batch,) of integer values (batch, n) under Laplace distributions integrated over unit intervals.
+
+    Means and log-scales are rounded as the coder's tables have them, so this is what the values will cost.
+    """
+    *_, probability = _laplace(values, (16 * mean).round() / 16, (8 * log_scale).round() / 8)
     return -torch.log2(probability + FLOOR).sum(1)
 
 
 def laplace_bits_and_gradients(values: Tensor, mean: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The same, with gradients in the values (batch, n), and in mean and log-scale stacked (batch, 2, n)."""
+    """The same without that rounding, with gradients in values (batch, n), and mean and log-scale (batch, 2, n)."""
     offset, inverse, near, low, high, probability = _laplace(values, mean, log_scale)
     probability += FLOOR
     bits = -torch.log2(probability).sum(1)
