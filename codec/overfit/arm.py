@@ -20,7 +20,8 @@ from codec.overfit.function import MARGIN, SPATIAL_CONTEXTS, Plane, Spec
 
 WEIGHTS = ("hidden1", "hidden1_bias", "hidden2", "hidden2_bias", "output", "stabiliser")
 LOG_SCALE_MIN, LOG_SCALE_MAX = -3.0, 4.875
-FLOOR = 2.0**-16  # probability that no symbol falls below: bounds the cost of a surprise
+FLOOR = 2.0**-16  # probability that no symbol falls below in a fit: bounds the cost of a surprise
+TABLE_FLOOR = 2.0**-24  # that of the coder's tables
 BLOCK = {"cpu": 1 << 15}  # positions a block: cache-sized on a CPU
 BLOCK_ELSEWHERE = 1 << 22
 
@@ -162,7 +163,7 @@ def laplace_bits(values: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
     Means and log-scales are rounded as the coder's tables have them, so this is what the values will cost.
     """
     *_, probability = _laplace(values, (16 * mean).round() / 16, (8 * log_scale).round() / 8)
-    return -torch.log2(probability + FLOOR).sum(1)
+    return -torch.log2(probability + TABLE_FLOOR).sum(1)
 
 
 def laplace_bits_and_gradients(values: Tensor, mean: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
