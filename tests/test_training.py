@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from codec.overfit import bases, initial
 from codec.overfit.fit import Schedule
 from codec.training import function as training
+from codec.training.photos import Crops, load
 
 SAMPLE = Path(__file__).parent.parent / "samples" / "coffee.png"
 
@@ -56,6 +57,6 @@ def test_both_stages_resume_and_export(photos: Path, tmp_path: Path, monkeypatch
 
 def test_training_lowers_the_cost(photos: Path) -> None:
     trainer = training.Trainer(64, "cpu")
-    crops = training.Crops(photos, 64, np.random.default_rng(0)).draw(2)
+    crops = Crops(load(sorted(photos.iterdir()), 64), 64, np.random.default_rng(0)).draw(2)
     costs = [trainer.guess(crops).sum() for _ in range(40)]
     assert costs[-1] < 0.9 * costs[0]

@@ -19,8 +19,6 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -29,32 +27,10 @@ from codec.overfit import bases
 from codec.overfit.analysis import Analysis
 from codec.overfit.fit import Function, Schedule, Weights, cost, soften
 from codec.overfit.function import BICUBIC, Spec
+from codec.training import photos
 
 CYCLE = Schedule(warm_up=0, main=250, settle=0)
 AVERAGING = 0.002  # of the second stage's weights, an iteration
-
-
-class Crops:
-    """Random square crops of the photos in a folder, half of them mirrored."""
-
-    def __init__(self, folder: Path, size: int, generator: np.random.Generator) -> None:
-        self.size, self.generator = size, generator
-        self.photos = []
-        for path in sorted(folder.iterdir()):
-            with Image.open(path) as image:
-                if min(image.size) >= size:
-                    self.photos.append(np.asarray(image.convert("RGB")))
-
-    def draw(self, count: int) -> Tensor:
-        """(count, 3, size, size) in 0..1."""
-        crops = [self._one() for _ in range(count)]
-        return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 255
-
-    def _one(self) -> NDArray[np.uint8]:
-        photo = self.photos[self.generator.integers(len(self.photos))]
-        top, left = (self.generator.integers(n - self.size + 1) for n in photo.shape[:2])
-        crop = photo[top : top + self.size, left : left + self.size]
-        return crop[:, :: self.generator.choice((-1, 1))]
 
 
 class Trainer:
@@ -186,7 +162,8 @@ def main(
     trainer = Trainer(size, device)
     if checkpoint.exists():
         trainer.load(torch.load(checkpoint, weights_only=True, map_location=device))
-    crops = Crops(images, size, np.random.default_rng(sum(trainer.done.values())))
+    paths = sorted(path for path in images.iterdir() if path.is_file())
+    crops = photos.Crops(photos.load(paths, size), size, np.random.default_rng(sum(trainer.done.values())))
     step: Callable[[Tensor], Tensor] = {"guess": trainer.guess, "fit": trainer.fit}[stage]
     length = length or {"guess": 16000, "fit": 40}[stage]
     start = saved = time.monotonic()

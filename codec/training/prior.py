@@ -1,0 +1,91 @@
+"""What a quantised latent costs, for training: gains by lambda, and a checkerboard prior.
+
+The latent is multiplied by a gain for each channel, which depends on lambda, and rounded; so one autoencoder serves
+every lambda (Cui et al., "Asymmetric gained deep image compression", CVPR 2021), and equal error in the scaled latent
+costs equal distortion. The prior codes half of the positions, as on a checkerboard, with the help of earlier channels,
+and the other half with that of their neighbours too (He et al., "Checkerboard context model", CVPR 2021).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+LAMBDAS = (0.005, 2.0)  # least and greatest
+KNOTS = 7  # between which gains and biases are interpolated, evenly spaced in log lambda
+
+
+def knot_weights(lambdas: Tensor) -> Tensor:
+    """How much each knot counts at each lambda, (batch,) to (batch, KNOTS); beyond the ends it is as at the ends."""
+    low, high = (math.log(bound) for bound in LAMBDAS)
+    position = ((lambdas.log() - low) / (high - low)).clamp(0, 1) * (KNOTS - 1)
+    knots = torch.arange(KNOTS, device=lambdas.device)
+    return F.relu(1 - (position[:, None] - knots).abs())
+
+
+def draw_lambdas(count: int, device: torch.device) -> Tensor:
+    """Random lambdas (count,), uniform in their logarithm."""
+    low, high = (math.log(bound) for bound in LAMBDAS)
+    return torch.empty(count, device=device).uniform_(low, high).exp()
+
+
+class Gains(nn.Module):
+    """Gain of each channel by lambda: rounding the scaled latent is a quantiser with a step of 1 / gain."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        low, high = LAMBDAS
+        start = torch.linspace(math.log(high / low) / 2, 0, KNOTS)  # a step grows with the root of lambda
+        self.log = nn.Parameter(start[:, None].repeat(1, channels))
+
+    def forward(self, lambdas: Tensor) -> Tensor:
+        """(batch,) to (batch, channels, 1, 1)."""
+        return (knot_weights(lambdas) @ self.log).exp()[:, :, None, None]
+
+
+class CheckerboardPrior(nn.Module):
+    """Laplace distributions of the elements of a scaled latent, from those that are coded before them."""
+
+    def __init__(self, channels: int, hidden: int = 16) -> None:
+        super().__init__()
+        self.earlier = nn.Conv2d(channels, channels * hidden, 3, padding=1, bias=False)
+        self.neighbours = nn.Conv2d(channels, channels * hidden, 5, padding=2, groups=channels, bias=False)
+        self.bias = nn.Parameter(torch.zeros(KNOTS, 2, channels * hidden))  # of first and second half
+        self.output = nn.Conv2d(channels * hidden, channels * 2, 1, groups=channels)
+        self.output_bias = nn.Parameter(torch.zeros(KNOTS, channels * 2))
+        order = torch.arange(channels)
+        before = order[None] < order.repeat_interleave(hidden)[:, None]
+        self.register_buffer("before", before[:, :, None, None].float(), persistent=False)
+        self.register_buffer("other_half", _parity(5, 5).view(1, 1, 5, 5), persistent=False)
+
+    def forward(self, scaled: Tensor, gains: Tensor, lambdas: Tensor) -> Tensor:
+        """Bits (batch,) of scaled latents (batch, channels, h, w), rounded or with uniform noise."""
+        latent = scaled / gains  # which has one distribution for all lambdas
+        second = _parity(*scaled.shape[2:]).to(scaled)
+        knots = knot_weights(lambdas)
+        bias = torch.einsum("bk,kpc->pbc", knots, self.bias)[..., None, None]
+        hidden = F.conv2d(latent, self.earlier.weight * self.before, padding=1)
+        known = F.conv2d(latent, self.neighbours.weight * self.other_half, padding=2, groups=scaled.shape[1])
+        hidden = F.silu(hidden + bias[0] + (known + bias[1]) * second)
+        output = self.output(hidden) + (knots @ self.output_bias)[..., None, None]
+        mean, log_scale = output.unflatten(1, (-1, 2)).unbind(2)
+        return laplace_bits(scaled, mean * gains, log_scale + gains.log()).flatten(1).sum(1)
+
+
+def _parity(height: int, width: int) -> Tensor:
+    """1 where row and column add up to an odd number, else 0."""
+    return ((torch.arange(height)[:, None] + torch.arange(width)) % 2).float()
+
+
+def laplace_bits(values: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+    """Bits of each value under a Laplace distribution integrated over unit intervals."""
+    inverse = torch.exp(-log_scale.clamp(-4, 6))
+    distance = (values - mean).abs()
+    near = distance - 0.5
+    low = torch.exp(-near.abs() * inverse)
+    high = torch.exp(-(distance + 0.5) * inverse)
+    probability = torch.where(near > 0, 0.5 * (low - high), 1 - 0.5 * (low + high))
+    return -torch.log2(probability + 2**-20)
