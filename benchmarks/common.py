@@ -1,8 +1,9 @@
-"""What the benchmarks share: the machine they ran on, files of results, tables."""
+"""What the benchmarks share: the machine they ran on, photos and their PSNR, files of results, tables."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import subprocess
@@ -11,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 import pillow_clric
@@ -63,6 +65,12 @@ def photo(path: Path) -> Image.Image:
     """A photo as the codec takes it."""
     with Image.open(path) as image:
         return image.copy() if image.mode in ("L", "RGB") else image.convert("RGB")
+
+
+def psnr(a: Image.Image, b: Image.Image) -> float:
+    """Over all samples, in dB; no more than 100, which stands for no difference at all."""
+    error = np.square(np.asarray(a, np.float64) - np.asarray(b, np.float64)).mean() / 255**2
+    return -10 * math.log10(max(float(error), 1e-10))
 
 
 def write(path: Path, results: dict[str, Any]) -> None:

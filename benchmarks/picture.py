@@ -6,11 +6,10 @@ python benchmarks/picture.py PHOTO FILE.clric -o comparison.png [--crop LEFT,TOP
 from __future__ import annotations
 
 import io
-import math
 from pathlib import Path
 
 import click
-import numpy as np
+import common
 from PIL import Image, ImageDraw, ImageFont
 
 import pillow_clric
@@ -29,11 +28,6 @@ def at_size(photo: Image.Image, codec: str, size: int) -> tuple[Image.Image, int
     raise AssertionError("unreachable")
 
 
-def psnr(a: Image.Image, b: Image.Image) -> float:
-    difference = np.asarray(a, np.float64) - np.asarray(b, np.float64)
-    return 10 * math.log10(255**2 / max(float(np.square(difference).mean()), 1e-9))
-
-
 @click.command()
 @click.argument("photo", type=click.Path(exists=True, path_type=Path))
 @click.argument("coded", type=click.Path(exists=True, path_type=Path))
@@ -41,8 +35,7 @@ def psnr(a: Image.Image, b: Image.Image) -> float:
 @click.option("--crop", metavar="LEFT,TOP,WIDTH,HEIGHT", help="What to show; sizes and PSNR are of the whole photo.")
 def main(photo: Path, coded: Path, output: Path, crop: str | None) -> None:
     """Put the same part of several versions of a photo side by side."""
-    with Image.open(photo) as image:
-        original = image.convert("RGB")
+    original = common.photo(photo).convert("RGB")
     data = coded.read_bytes()
     versions = [("original", original, photo.stat().st_size)]
     versions += [(name, *at_size(original, name, len(data))) for name in ("JPEG", "WEBP")]
@@ -52,7 +45,7 @@ def main(photo: Path, coded: Path, output: Path, crop: str | None) -> None:
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
     for i, (name, version, size) in enumerate(versions):
         sheet.paste(version.crop((left, top, left + width, top + height)), (i * width, LINE))
-        quality = "" if version is original else f", {psnr(original, version):.1f} dB"
+        quality = "" if version is original else f", {common.psnr(original, version):.1f} dB"
         draw.text((i * width + 4, 4), f"{name}: {size:,} bytes{quality}", "black", font)
     sheet.save(output, optimize=True)
 

@@ -8,7 +8,6 @@ A run that was interrupted goes on where it was when the same command is given a
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
 from collections import defaultdict
@@ -22,8 +21,7 @@ from statistics import mean
 from typing import Any
 
 import click
-import numpy as np
-from common import machine, numbers, photo, table, write
+from common import machine, numbers, photo, psnr, table, write
 from PIL import Image
 
 import pillow_clric  # registers the format, in spawned processes too: they import this module
@@ -54,7 +52,7 @@ def measure(task: Task, options: dict[str, Any]) -> dict[str, Any]:
         decoded.decoderconfig = (options["device"],)
         decoded.load()
         end = time.perf_counter()
-        psnr = _psnr(image, decoded)
+        decibels = psnr(image, decoded)
     info = pillow_clric.info(buffer.getvalue())
     return {
         "image": task.path.stem,
@@ -64,16 +62,10 @@ def measure(task: Task, options: dict[str, Any]) -> dict[str, Any]:
         "bytes": info.file_size,
         "sections": info.sections,
         "bpp": info.bpp,
-        "psnr": psnr,
+        "psnr": decibels,
         "encode_s": encoded - start,
         "decode_s": end - encoded,
     }
-
-
-def _psnr(a: Image.Image, b: Image.Image) -> float:
-    """Over all samples, in dB; no more than 100, which stands for no difference at all."""
-    error = np.square(np.asarray(a, np.float64) - np.asarray(b, np.float64)).mean() / 255**2
-    return -10 * math.log10(max(float(error), 1e-10))
 
 
 def start_worker(threads: int) -> None:
