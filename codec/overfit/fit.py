@@ -63,6 +63,20 @@ class Schedule:
     def total(self) -> int:
         return self.warm_up + self.main + self.settle
 
+    def learning_rates(self, part: float) -> tuple[float, float]:
+        """Learning rates of grids and of weights after a part, 0 to 1, of the annealing."""
+        decay = 0.5 + 0.5 * math.cos(math.pi * part)
+        return self.grid_rate * decay, self.weight_rate * decay
+
+    def softness(self, part: float) -> tuple[float, float]:
+        """Temperature and noise after a part of the annealing."""
+        temperature, noise = (a + (b - a) * part for a, b in (self.temperature, self.noise))
+        return temperature, noise
+
+    def epsilon(self, spec: Spec) -> float:
+        """Adam's for the grids: gradients of samples shrink with the picture's size, and so must what damps steps."""
+        return self.damping / (spec.height * spec.width)
+
 
 def distortion(function: Function, target: Tensor) -> Tensor:
     """Mean squared error (batch,)."""
@@ -150,17 +164,13 @@ class _Run:
         s, f = self.schedule, self.function
         grids = [g.detach().clone().requires_grad_() for g in f.grids]
         weights = {name: w.detach().clone().requires_grad_() for name, w in f.weights.items()}
-        # A sample's gradient shrinks with the picture's size, and so must the epsilon that damps its steps.
-        damping = s.damping / (f.spec.height * f.spec.width)
-        groups: list[dict[str, Any]] = [{"params": grids, "eps": damping}, {"params": list(weights.values())}]
+        groups: list[dict[str, Any]] = [{"params": grids, "eps": s.epsilon(f.spec)}, {"params": list(weights.values())}]
         optimizer = torch.optim.Adam(groups, fused=True)
         for i in range(iterations):
             part = first + (last - first) * i / iterations
-            decay = 0.5 + 0.5 * math.cos(math.pi * part)
-            optimizer.param_groups[0]["lr"] = s.grid_rate * decay
-            optimizer.param_groups[1]["lr"] = s.weight_rate * decay
-            temperature, noise = (a + (b - a) * part for a, b in (s.temperature, s.noise))
-            soft = [soften(g, temperature, noise, self.generator) for g in grids]
+            for group, learning_rate in zip(optimizer.param_groups, s.learning_rates(part), strict=True):
+                group["lr"] = learning_rate
+            soft = [soften(g, *s.softness(part), self.generator) for g in grids]
             optimizer.zero_grad()
             self._loss(Function(f.spec, weights, soft), target, lambdas).sum().backward()
             optimizer.step()

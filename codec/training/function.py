@@ -98,14 +98,12 @@ class Trainer:
         """A cycle of the second stage: the crops are fitted under every function; mean cost by function at its end."""
         function, samples, lambdas = self._under_all(crops)
         grids = [g.detach().requires_grad_() for g in function.grids]
-        damping = CYCLE.damping / (self.spec.height * self.spec.width)
-        optimizer = torch.optim.Adam(grids, eps=damping, fused=True)
+        optimizer = torch.optim.Adam(grids, eps=CYCLE.epsilon(self.spec), fused=True)
         for i in range(CYCLE.main):
             part = i / CYCLE.main
-            optimizer.param_groups[0]["lr"] = CYCLE.grid_rate * (0.5 + 0.5 * math.cos(math.pi * part))
-            temperature, noise = (a + (b - a) * part for a, b in (CYCLE.temperature, CYCLE.noise))
+            optimizer.param_groups[0]["lr"], _ = CYCLE.learning_rates(part)
             function, samples, lambdas = self._under_all(crops, grids)
-            function.grids = [soften(g, temperature, noise, self.generator) for g in grids]
+            function.grids = [soften(g, *CYCLE.softness(part), self.generator) for g in grids]
             optimizer.zero_grad()
             self.optimizers["fit"].zero_grad()
             cost(function, samples, lambdas).sum().backward()
