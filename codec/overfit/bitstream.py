@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 Integers = NDArray[np.int32]
+WholeWeights = dict[str, NDArray[np.int64]]
 
 # Fields of a function's shape: name, bits, smallest value. The bits bound what a reader allocates.
 _FIELDS = (("spatial", 5, 1), ("references", 4, 0), ("hidden", 6, 1), ("residuals", 2, 0))
@@ -48,7 +49,7 @@ class QuantisedWeights:
     base: int
     differences: dict[str, QuantisedWeight]
 
-    def whole(self, spec: Spec) -> dict[str, NDArray[np.int64]]:
+    def whole(self, spec: Spec) -> WholeWeights:
         """The weights themselves, in units of 2**-12."""
         return {
             name: origin
@@ -67,11 +68,12 @@ def write(spec: Spec, weights: QuantisedWeights, grids: Sequence[Integers]) -> t
     header, body = Encoder(), Encoder()
     _code_spec(header, spec, spec.height, spec.width, spec.outputs)
     _code_weights(header, spec, weights)
+    whole = weights.whole(spec)
     planes = [grids[p.level][p.feature] for p in spec.planes]
     empty = [_code_bit(header, not plane.any()) for plane in planes]
     for i, plane in enumerate(spec.planes):
         if not empty[i]:
-            _code_plane(body, i, plane, planes[i], planes, spec, weights)
+            _code_plane(body, i, plane, planes[i], planes, spec, whole)
     return header.finish(), body.finish()
 
 
@@ -94,20 +96,20 @@ def read(
     if not header.exhausted:
         raise CorruptError("the function's weights do not end where their section does: the file is damaged")
     read_planes = _read_beginning if truncated else _read_whole
-    return spec, weights, _by_level(spec, read_planes(grids_section, spec, weights, empty))
+    return spec, weights, _by_level(spec, read_planes(grids_section, spec, weights.whole(spec), empty))
 
 
-def _read_whole(section: bytes, spec: Spec, weights: QuantisedWeights, empty: list[bool]) -> list[Integers]:
+def _read_whole(section: bytes, spec: Spec, whole: WholeWeights, empty: list[bool]) -> list[Integers]:
     body = Decoder(section)
-    planes = list(_decode_planes(body, spec, weights, empty))
+    planes = list(_decode_planes(body, spec, whole, empty))
     if not body.exhausted:
         raise CorruptError("the grids do not end where their section does: the file is damaged")
     return planes
 
 
-def _read_beginning(section: bytes, spec: Spec, weights: QuantisedWeights, empty: list[bool]) -> list[Integers]:
+def _read_beginning(section: bytes, spec: Spec, whole: WholeWeights, empty: list[bool]) -> list[Integers]:
     """Planes that a truncated section decides: its lowest and highest continuation both give them; zero for others."""
-    low, high = (_decode_planes(Decoder(section + end), spec, weights, empty) for end in (b"", b"\xff" * 16))
+    low, high = (_decode_planes(Decoder(section + end), spec, whole, empty) for end in (b"", b"\xff" * 16))
     planes = [np.zeros((p.height, p.width), np.int32) for p in spec.planes]
     with suppress(CorruptError):
         for i, (plane, other) in enumerate(zip(low, high, strict=True)):
@@ -117,12 +119,12 @@ def _read_beginning(section: bytes, spec: Spec, weights: QuantisedWeights, empty
     return planes
 
 
-def _decode_planes(body: Decoder, spec: Spec, weights: QuantisedWeights, empty: list[bool]) -> Iterator[Integers]:
+def _decode_planes(body: Decoder, spec: Spec, whole: WholeWeights, empty: list[bool]) -> Iterator[Integers]:
     """Planes in coding order, one at a time."""
     planes: list[Integers] = []
     for i, plane in enumerate(spec.planes):
         nothing = np.zeros((plane.height, plane.width), np.int32)
-        planes.append(nothing if empty[i] else _code_plane(body, i, plane, None, planes, spec, weights))
+        planes.append(nothing if empty[i] else _code_plane(body, i, plane, None, planes, spec, whole))
         yield planes[-1]
 
 
@@ -195,16 +197,14 @@ def weight_bits(integers: Integers) -> tuple[float, int]:
 
 def _code_plane(
     coder: Coder, index: int, plane: Plane, values: Integers | None, planes: list[Integers], spec: Spec,
-    weights: QuantisedWeights,
+    whole: WholeWeights,
 ) -> Integers:  # fmt: skip
     """Code one plane; all planes before it are known."""
     shape = plane.height, plane.width
     nearest = range(index - 1, max(-1, index - 1 - spec.references), -1)
     known = [_align(planes[j], spec.planes[j].level - plane.level, shape) for j in nearest]
     known += [np.zeros(shape, np.int32)] * (spec.references - len(known))
-    decoded = code_plane(
-        coder, shape, values, known, integer_arm(weights.whole(spec), index), SPATIAL_CONTEXTS[: spec.spatial]
-    )
+    decoded = code_plane(coder, shape, values, known, integer_arm(whole, index), SPATIAL_CONTEXTS[: spec.spatial])
     if np.abs(decoded).max() > LIMIT:
         raise CorruptError("a grid's samples are out of range: the file is damaged")
     return decoded
@@ -216,7 +216,7 @@ def _align(values: Integers, levels: int, shape: tuple[int, int]) -> Integers:
     return values[y >> levels, x >> levels] if levels else values
 
 
-def integer_arm(whole: dict[str, NDArray[np.int64]], plane: int) -> IntegerARM:
+def integer_arm(whole: WholeWeights, plane: int) -> IntegerARM:
     """The probability model of one plane, from weights in units of 2**-12."""
     arm = {n.removeprefix("arm."): w.astype(np.float64) for n, w in whole.items() if n.startswith("arm.")}
     return IntegerARM(**{**arm, "output_bias": arm["output_bias"][:, plane]})
