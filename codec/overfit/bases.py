@@ -45,16 +45,19 @@ def base_weights(number: int, spec: Spec) -> BaseWeights:
     if number >= COUNT:
         raise UnsupportedError(f"base function {number} is not known to this version: please update pillow-clric")
     weights = _trained(number, spec.outputs)
-    if {name: w.shape for name, w in weights.items()} != spec.weight_shapes:
+    if not _fit(weights, spec):
         raise CorruptError(f"the function does not have the shape of its base {number}: the file is damaged")
     return weights
 
 
 def bases_for(spec: Spec) -> list[int]:
     """The numbers of all bases that have this shape."""
-    fitting = _trained(1, spec.outputs)
-    same = {name: w.shape for name, w in fitting.items()} == spec.weight_shapes
-    return list(range(COUNT)) if same else [PLAIN]
+    return list(range(COUNT)) if _fit(_trained(1, spec.outputs), spec) else [PLAIN]
+
+
+def _fit(weights: BaseWeights, spec: Spec) -> bool:
+    """Whether they are the weights of a function of this shape."""
+    return {name: w.shape for name, w in weights.items()} == spec.weight_shapes
 
 
 def _plain(spec: Spec) -> BaseWeights:
@@ -66,10 +69,7 @@ def _plain(spec: Spec) -> BaseWeights:
 @cache
 def _trained(number: int, outputs: int) -> BaseWeights:
     """One of the trained functions; with other than three outputs, each shows what it would of a grey picture."""
-    contents = FILE.read_bytes()
-    if sha256(contents).hexdigest() != SHA256:  # files would silently show other pictures
-        raise RuntimeError(f"{FILE} is not the one that belongs to this version: please install pillow-clric again")
-    weights = {name: w[number - 1].astype(np.int64) for name, w in load(contents).items()}
+    weights = {name: w[number - 1].astype(np.int64) for name, w in _stored().items()}
     if outputs == OUTPUTS:
         return weights
     for name, w in weights.items():
@@ -79,3 +79,12 @@ def _trained(number: int, outputs: int) -> BaseWeights:
             w = (w.sum(0, keepdims=True) // OUTPUTS).repeat(outputs, 0)
         weights[name] = w
     return weights
+
+
+@cache
+def _stored() -> dict[str, NDArray[np.int16]]:
+    """All trained functions, as their file has them."""
+    contents = FILE.read_bytes()
+    if sha256(contents).hexdigest() != SHA256:  # files would silently show other pictures
+        raise RuntimeError(f"{FILE} is not the one that belongs to this version: please install pillow-clric again")
+    return load(contents)
