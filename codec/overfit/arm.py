@@ -16,14 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from codec.overfit.blocks import rows_a_block
 from codec.overfit.function import MARGIN, SPATIAL_CONTEXTS, Plane, Spec
 
 WEIGHTS = ("hidden1", "hidden1_bias", "hidden2", "hidden2_bias", "output", "stabiliser")
 LOG_SCALE_MIN, LOG_SCALE_MAX = -3.0, 4.875
 FLOOR = 2.0**-16  # probability that no symbol falls below in a fit: bounds the cost of a surprise
 TABLE_FLOOR = 2.0**-24  # that of the coder's tables
-BLOCK = {"cpu": 1 << 15}  # positions a block: cache-sized on a CPU
-BLOCK_ELSEWHERE = 1 << 22
 
 
 def rate(grids: list[Tensor], weights: dict[str, Tensor], spec: Spec) -> Tensor:
@@ -73,7 +72,7 @@ class _PlaneRate(torch.autograd.Function):
         batch, height, width = values.shape
         identity = torch.eye(weights[0].shape[-1], dtype=values.dtype, device=values.device)
         folded = [weights[0] + identity, weights[1], weights[2] + identity, *weights[3:]]
-        rows = max(1, BLOCK.get(values.device.type, BLOCK_ELSEWHERE) // (batch * width))
+        rows = rows_a_block(values.device, batch * width)
         total = values.new_zeros(batch)
         for top in range(0, height, rows):
             bottom = min(top + rows, height)

@@ -15,11 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from codec.overfit.arm import where_positive
+from codec.overfit.blocks import rows_a_block
 from codec.overfit.function import Spec
 
 REACH = 2  # samples on either side that upsampling reads
-BLOCK = {"cpu": 1 << 15}  # positions a block: cache-sized on a CPU
-BLOCK_ELSEWHERE = 1 << 22
 
 
 class _Upsample(torch.autograd.Function):
@@ -151,7 +150,7 @@ def _inputs(grids: list[Tensor], weights: dict[str, Tensor], spec: Spec) -> list
 
 
 def _blocks(spec: Spec, batch: int, device: torch.device) -> Iterator[_Rows]:
-    rows = max(8, BLOCK.get(device.type, BLOCK_ELSEWHERE) // (batch * spec.width))
+    rows = rows_a_block(device, batch * spec.width, least=8)
     for top in range(0, spec.height, rows):
         yield _Rows(top, min(top + rows, spec.height), spec)
 
