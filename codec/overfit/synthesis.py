@@ -166,10 +166,11 @@ class _SquaredError(torch.autograd.Function):
             parts = [x.detach().requires_grad_(with_gradients) for x in rows.cut(list(inputs))]
             with torch.set_grad_enabled(with_gradients):
                 difference = rows.synthesise(parts) - target[:, :, rows.top : rows.bottom]
-                error = difference.square().sum()
-            total += difference.detach().square().sum((1, 2, 3))
+                errors = difference.square().sum((1, 2, 3))
+            total += errors.detach()
             if gradients is not None:
-                for whole, part in zip(rows.cut(gradients), torch.autograd.grad(error, parts), strict=True):
+                of_parts = torch.autograd.grad(errors, parts, torch.ones_like(errors))
+                for whole, part in zip(rows.cut(gradients), of_parts, strict=True):
                     whole += part
         if gradients is not None:
             ctx.save_for_backward(*gradients)
