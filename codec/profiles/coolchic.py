@@ -1,4 +1,7 @@
-"""COOL-CHIC: a function overfitted to the pixels themselves. Nothing but the file is needed to read it."""
+"""COOL-CHIC: a function overfitted to the pixels themselves.
+
+No pretrained network is needed to read a file; the base functions that its weights refer to come with the format.
+"""
 
 from __future__ import annotations
 
