@@ -22,7 +22,8 @@ ITERATIONS = {
     1: (5, 60, 20), 2: (10, 150, 40), 3: (20, 300, 60), 4: (30, 600, 100), 5: (40, 1200, 150),
     6: (50, 2000, 250), 7: (60, 3000, 350), 8: (80, 6000, 600), 9: (100, 15000, 1000),
 }  # fmt: skip
-WEIGHTS_BUDGET = 860, 768 * 512  # bytes, of the function of a picture of so many pixels at most; more for larger ones
+WEIGHTS_BUDGET = 860  # bytes that a function's weights may take
+WEIGHTS_BUDGET_PIXELS = 768 * 512  # for a picture of up to so many pixels; for larger ones, more in proportion
 
 
 def encode(samples: NDArray[np.float32], lam: float, settings: Settings) -> tuple[bytes, bytes]:
@@ -47,8 +48,7 @@ def encode(samples: NDArray[np.float32], lam: float, settings: Settings) -> tupl
                 settings.progress(done, schedule.total)
 
         function = fit(target, lambdas, candidates, schedule, generator, report)
-        budget, pixels = WEIGHTS_BUDGET
-        budget = max(budget, budget * samples[0].size // pixels)
+        budget = max(WEIGHTS_BUDGET, WEIGHTS_BUDGET * samples[0].size // WEIGHTS_BUDGET_PIXELS)
         [weights] = quantise(function, target, lambdas, budget)
         grids = [g[0].cpu().numpy().astype(np.int32) for g in function.grids]
     sections = bitstream.write(function.spec, weights, grids)
