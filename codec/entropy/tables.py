@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SCALES = 64  # b = exp(-3 + i / 8)
+LOG_SCALE_FRACTIONS = 8
 LOG_SCALE_MIN_EIGHTHS = -24
 FRACTIONS = 16  # mean = (i - 8) / 16
 HALF_WIDTHS = (7, 15, 31, 63, 127, 255)  # K, chosen by the largest scale among the symbols coded together
@@ -39,7 +40,7 @@ def half_width_index() -> NDArray[np.intp]:
     """For each scale, which of `HALF_WIDTHS` leaves less than about 1/1000 to the escape."""
     widths = []
     for i in range(SCALES):
-        reach = 7 * exp_fixed(LOG_SCALE_MIN_EIGHTHS + i, 8) >> _BITS
+        reach = 7 * exp_fixed(LOG_SCALE_MIN_EIGHTHS + i, LOG_SCALE_FRACTIONS) >> _BITS
         widths.append(next((j for j, k in enumerate(HALF_WIDTHS) if k > reach), len(HALF_WIDTHS) - 1))
     return np.array(widths, np.intp)
 
@@ -60,7 +61,7 @@ def counts(width: int) -> NDArray[np.float64]:
 
 def _row(scale: int, fraction: int, k: int) -> list[int]:
     """Counts of the residuals -k..k and the escape."""
-    scale_fixed = exp_fixed(LOG_SCALE_MIN_EIGHTHS + scale, 8)
+    scale_fixed = exp_fixed(LOG_SCALE_MIN_EIGHTHS + scale, LOG_SCALE_FRACTIONS)
     unit = 2 * FRACTIONS  # boundaries k + 1/2 - mean are odd or even multiples of 1 / 32
     edges = [unit * i + unit // 2 - 2 * (fraction - FRACTIONS // 2) for i in range(-k - 1, k + 1)]
     ratio = exp_fixed(-(1 << _BITS), scale_fixed)

@@ -16,13 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from codec.entropy import tables
 from codec.overfit.blocks import rows_a_block
 from codec.overfit.function import MARGIN, SPATIAL_CONTEXTS, Plane, Spec
 
 WEIGHTS = ("hidden1", "hidden1_bias", "hidden2", "hidden2_bias", "output", "stabiliser")
-LOG_SCALE_MIN, LOG_SCALE_MAX = -3.0, 4.875
+LOG_SCALE_MIN = tables.LOG_SCALE_MIN_EIGHTHS / tables.LOG_SCALE_FRACTIONS
+LOG_SCALE_MAX = LOG_SCALE_MIN + (tables.SCALES - 1) / tables.LOG_SCALE_FRACTIONS
 FLOOR = 2.0**-16  # probability that no symbol falls below in a fit: bounds the cost of a surprise
-TABLE_FLOOR = 2.0**-24  # that of the coder's tables
+TABLE_FLOOR = 1 / tables.TOTAL  # that of the coder's tables
 
 
 def rate(grids: list[Tensor], weights: dict[str, Tensor], spec: Spec) -> Tensor:
@@ -161,7 +163,9 @@ def laplace_bits(values: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
 
     Means and log-scales are rounded as the coder's tables have them, so this is what the values will cost.
     """
-    *_, probability = _laplace(values, (16 * mean).round() / 16, (8 * log_scale).round() / 8)
+    means = (mean * tables.FRACTIONS).round() / tables.FRACTIONS
+    log_scales = (log_scale * tables.LOG_SCALE_FRACTIONS).round() / tables.LOG_SCALE_FRACTIONS
+    *_, probability = _laplace(values, means, log_scales)
     return -torch.log2(probability + TABLE_FLOOR).sum(1)
 
 

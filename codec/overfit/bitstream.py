@@ -187,10 +187,10 @@ def weight_bits(integers: Integers) -> tuple[float, int]:
     if not integers.size:
         return 0.0, 0
     magnitudes = np.minimum(np.abs(integers.reshape(-1)), 512)
-    scales = np.exp((tables.LOG_SCALE_MIN_EIGHTHS + np.arange(tables.SCALES)) / 8)[:, None]
+    scales = np.exp((tables.LOG_SCALE_MIN_EIGHTHS + np.arange(tables.SCALES)) / tables.LOG_SCALE_FRACTIONS)[:, None]
     beyond = np.exp(-(magnitudes - 0.5) / scales) - np.exp(-(magnitudes + 0.5) / scales)
     probability = np.where(magnitudes == 0, 1 - np.exp(-0.5 / scales), 0.5 * beyond)
-    bits = -np.log2(probability + 2.0**-24).sum(1)
+    bits = -np.log2(probability + 1 / tables.TOTAL).sum(1)
     best = int(bits.argmin())
     return float(bits[best]) + _EXPONENT_BITS + _SCALE_BITS, best
 
