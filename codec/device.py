@@ -23,7 +23,7 @@ def resolve(name: str) -> torch.device:
         raise ValueError(f'device must be "auto", "cpu", "cuda", "cuda:1" or "mps", not {name!r}') from error
     try:
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without CUDA
+    except (RuntimeError, AssertionError, ImportError) as error:  # AssertionError: torch was built without CUDA
         raise RuntimeError(f'device {name!r} is not available on this machine: use "auto" or "cpu"') from error
     return device
 

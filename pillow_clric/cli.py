@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import click
@@ -17,6 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from codec.container import MAGIC
 from pillow_clric import __version__, decode, encode
+from pillow_clric.models import models
 
 __all__ = ["main"]
 
@@ -79,7 +81,23 @@ class Tally:
         return f"{decimal(self.bytes_in)} -> {decimal(self.bytes_out)} ({ratio}), {bpp:.3f} bpp"
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+class _Main(click.Command):
+    """Converts, unless the first argument is the name of another command."""
+
+    others = MappingProxyType({"models": models})
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        if args and args[0] in self.others:
+            return self.others[args[0]].make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        return super().invoke(ctx) if ctx.command is self else ctx.command.invoke(ctx)
+
+
+@click.command(cls=_Main, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", type=click.Path(exists=True, path_type=Path))
 @click.option("-o", "--output", metavar="OUT", help="File or folder to write. Default: beside each input.")
 @click.option(
@@ -113,6 +131,8 @@ def main(
 
     Each output is written whole or not at all, and never over an input. Exit status: 0 if all went well, 1 if a file
     could not be converted, 2 if the command is wrong, 130 if it was interrupted.
+
+    Other commands: `clric-convert models` lists, adds, fetches and removes models.
     """
     try:
         jobs = plan(inputs, output)

@@ -36,6 +36,9 @@ def _pool() -> nn.Module:
 class Lpips(nn.Module):
     """Distances (batch,) of pictures (batch, 3, height, width) in 0..1: differentiable, and lower is nearer."""
 
+    mean: Tensor
+    deviation: Tensor
+
     def __init__(self, weights: Path) -> None:
         super().__init__()
         self.features = nn.Sequential(

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LAMBDAS = (0.005, 2.0)  # least and greatest
+LAMBDAS = (0.005, 3.0)  # least and greatest
 KNOTS = 7  # between which gains and biases are interpolated, evenly spaced in log lambda
 
 
@@ -49,6 +49,9 @@ class Gains(nn.Module):
 class CheckerboardPrior(nn.Module):
     """Laplace distributions of the elements of a scaled latent, from those that are coded before them."""
 
+    before: Tensor
+    other_half: Tensor
+
     def __init__(self, channels: int, hidden: int = 16) -> None:
         super().__init__()
         self.earlier = nn.Conv2d(channels, channels * hidden, 3, padding=1, bias=False)
@@ -81,11 +84,11 @@ def _parity(height: int, width: int) -> Tensor:
 
 
 def laplace_bits(values: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-    """Bits of each value under a Laplace distribution integrated over unit intervals."""
+    """Bits of each value under a Laplace distribution integrated over unit intervals; far off, they grow linearly."""
     inverse = torch.exp(-log_scale.clamp(-4, 6))
     distance = (values - mean).abs()
     near = distance - 0.5
-    low = torch.exp(-near.abs() * inverse)
-    high = torch.exp(-(distance + 0.5) * inverse)
-    probability = torch.where(near > 0, 0.5 * (low - high), 1 - 0.5 * (low + high))
-    return -torch.log2(probability + 2**-20)
+    # Each branch gets arguments that are harmless to the gradient of the other.
+    tail = math.log(2) + near.clamp(min=0) * inverse - torch.log(-torch.expm1(-inverse))
+    inside = 0.5 * (torch.exp(near.clamp(max=0) * inverse) + torch.exp(-(distance + 0.5) * inverse))
+    return torch.where(near > 0, tail, -torch.log1p(-inside)) / math.log(2)

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-DOWNSCALE = 8
+from codec.autoencoders.networks.interface import Networks
+from codec.autoencoders.networks.limits import MAX_BLOCKS, MAX_CHANNELS, MAX_WIDTH, whole
 
 
 @dataclass(frozen=True)
 class Config:
-    """What shapes the networks.
+    """What shapes the networks; the defaults are those of the model that ships with the package.
 
     Attributes:
         latent: channels of the latent.
@@ -26,6 +27,14 @@ class Config:
     encoder: tuple[int, int] = (2, 3)
     decoder: tuple[int, int] = (2, 5)
 
+    def __post_init__(self) -> None:
+        whole("latent", self.latent, 1, MAX_CHANNELS)
+        for name in ("fine", "coarse"):
+            whole(name, getattr(self, name), 1, MAX_WIDTH)
+        for name in ("encoder", "decoder"):
+            for count in getattr(self, name):
+                whole(name, count, 0, MAX_BLOCKS)
+
 
 class Block(nn.Module):
     """Two 3x3 convolutions around which the input is added; no normalisation, so that tiles agree."""
@@ -34,11 +43,12 @@ class Block(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.conv2.weight)  # blocks begin as the identity
-        nn.init.zeros_(self.conv2.bias)
+        for start in self.conv2.parameters():  # blocks begin as the identity
+            nn.init.zeros_(start)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv2(F.silu(self.conv1(x)))
+        change: Tensor = self.conv2(F.silu(self.conv1(x)))
+        return x + change
 
 
 def _blocks(channels: int, count: int) -> nn.Sequential:
@@ -46,7 +56,7 @@ def _blocks(channels: int, count: int) -> nn.Sequential:
 
 
 class Encoder(nn.Sequential):
-    """Pictures (batch, 3, 8 h, 8 w) in 0..1 to latents (batch, latent, h, w)."""
+    """Pictures (batch, 3, 8 h, 8 w) in -1..1 to latents (batch, latent, h, w)."""
 
     def __init__(self, config: Config) -> None:
         fine, coarse = config.encoder
@@ -59,12 +69,9 @@ class Encoder(nn.Sequential):
             nn.Conv2d(config.coarse, config.latent, 3, padding=1),
         )
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        return super().forward(2 * pictures - 1)
-
 
 class Decoder(nn.Sequential):
-    """Latents (batch, latent, h, w) to pictures (batch, 3, 8 h, 8 w), in 0..1 but for small excursions."""
+    """Latents (batch, latent, h, w) to pictures (batch, 3, 8 h, 8 w), in -1..1 but for small excursions."""
 
     def __init__(self, config: Config) -> None:
         fine, coarse = config.decoder
@@ -78,5 +85,21 @@ class Decoder(nn.Sequential):
             nn.PixelShuffle(4),
         )
 
-    def forward(self, latents: Tensor) -> Tensor:
-        return super().forward(latents) / 2 + 0.5
+
+class Base(Networks):
+    """Both networks, for pictures in 0..1."""
+
+    downscale = 8
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.channels = self.features = config.latent
+        self.encoder, self.decoder = Encoder(config), Decoder(config)
+
+    def encode_tile(self, pictures: Tensor) -> Tensor:
+        latents: Tensor = self.encoder(2 * pictures - 1)
+        return latents
+
+    def decode_tile(self, features: Tensor) -> Tensor:
+        pictures: Tensor = self.decoder(features)
+        return pictures / 2 + 0.5

@@ -1,0 +1,81 @@
+"""An autoencoder at work: pictures of any size to normalised latents and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from codec.autoencoders.model import Model
+from codec.autoencoders.networks import ARCHITECTURES, build
+from codec.autoencoders.tiles import tiled
+
+OVERLAP = 128  # pixels that neighbouring tiles share: about as far as convolutions see
+
+
+class Autoencoder:
+    """A model on a device. Computes in bfloat16 on GPUs, in float32 elsewhere.
+
+    Attributes:
+        model: what it was made from.
+        device: where it computes.
+        downscale: pixels for one sample of the latent, along each axis.
+        channels: of the latent.
+    """
+
+    def __init__(self, model: Model, device: torch.device) -> None:
+        self.model, self.device = model, device
+        networks = build(model)
+        self._networks = networks.to(device)
+        self.downscale, self.channels = networks.downscale, networks.channels
+        self._mean, self._scale = (
+            torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (model.mean, model.scale)
+        )
+        architecture = ARCHITECTURES[model.architecture]
+        self._tile, self._overlap = architecture.tile // self.downscale, OVERLAP // self.downscale
+
+    def latent_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the latent of a picture of this size."""
+        return -(-height // self.downscale), -(-width // self.downscale)
+
+    @torch.no_grad()
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Normalised latents, float32.
+
+        Args:
+            pictures: (batch, 3, height, width) in 0..1, of any height and width; the last rows and columns are
+                repeated up to a multiple of `downscale`.
+
+        Returns:
+            (batch, channels, *latent_size(height, width)), in which equal error costs about equal distortion.
+        """
+        height, width = pictures.shape[2:]
+        rows, columns = self.latent_size(height, width)
+        missing = 0, columns * self.downscale - width, 0, rows * self.downscale - height
+        padded = F.pad(pictures.to(self.device, torch.float32), missing, mode="replicate")
+        with self._precision():
+            features = self._tiled(self._networks.encode_tile, padded, self._networks.features, (self.downscale, 1))
+            latents = self._networks.encode_whole(features).float()
+        return (latents - self._mean) * self._scale
+
+    def decode(self, latents: Tensor, height: int, width: int) -> Tensor:
+        """Pictures (batch, 3, height, width), float32, in 0..1 but for small excursions; differentiable in `latents`.
+
+        Args:
+            latents: (batch, channels, *latent_size(height, width)), as `encode` gives them.
+        """
+        raw = latents.to(self.device, torch.float32) / self._scale + self._mean
+        with self._precision():
+            features = self._networks.decode_whole(raw)
+            made = self._tiled(self._networks.decode_tile, features, 3, (1, self.downscale))
+        return made[:, :, :height, :width].float()
+
+    def _tiled(
+        self, function: Callable[[Tensor], Tensor], source: Tensor, channels: int, scales: tuple[int, int]
+    ) -> Tensor:
+        return tiled(function, source, channels, scales, self._tile, self._overlap)
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")

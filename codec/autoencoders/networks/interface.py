@@ -1,0 +1,35 @@
+"""What the networks of every kind of autoencoder offer."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class Networks(nn.Module):
+    """Encoder and decoder, each in two parts: one that is applied to tiles, and one that sees the whole picture.
+
+    Attributes:
+        downscale: pixels for one sample of the latent, along each axis.
+        channels: of the latent.
+        features: channels between the parts, at the latent's resolution.
+    """
+
+    downscale: int
+    channels: int
+    features: int
+
+    def encode_tile(self, pictures: Tensor) -> Tensor:
+        """(batch, 3, downscale * h, downscale * w) in 0..1 to features (batch, features, h, w)."""
+        raise NotImplementedError
+
+    def encode_whole(self, features: Tensor) -> Tensor:
+        """Features to latents (batch, channels, h, w)."""
+        return features
+
+    def decode_whole(self, latents: Tensor) -> Tensor:
+        """Latents to features."""
+        return latents
+
+    def decode_tile(self, features: Tensor) -> Tensor:
+        """Features to pictures, which are not clamped."""
+        raise NotImplementedError

@@ -1,0 +1,175 @@
+"""Where models are found: the one that ships with the package, and a folder of the user's.
+
+Each model is one file in that folder, named after the model and its hash.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import platformdirs
+
+from codec.autoencoders import foreign, hub
+from codec.autoencoders import model as files
+from codec.autoencoders.catalogue import CATALOGUE, Progress, download
+from codec.autoencoders.model import MissingModelError, Model, ModelError, ModelFileError
+from codec.container import MODEL_BYTES
+
+BASE = "base"
+EMBEDDED = Path(__file__).with_name("base.safetensors")
+VARIABLE = "CLRIC_MODELS"
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+_FILE = re.compile(rf"({_NAME})@([0-9a-f]{{{2 * MODEL_BYTES}}})\.safetensors")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model that is there; `prefix` is what `.clric` files call it, in hex."""
+
+    name: str
+    prefix: str
+    path: Path
+
+    def load(self) -> Model:
+        """Read the model.
+
+        Raises:
+            ModelFileError: its file is damaged.
+        """
+        model = files.read(self.path)
+        if model.prefix.hex() != self.prefix:
+            raise ModelFileError(f"{self.path} is damaged: it is not the model that it was; remove it and add it again")
+        return replace(model, name=self.name)
+
+
+def folder() -> Path:
+    """The folder of the user's models, which need not exist; the environment variable `VARIABLE` names another."""
+    told = os.environ.get(VARIABLE)
+    return Path(told) if told else platformdirs.user_data_path("clric", appauthor=False) / "models"
+
+
+def entries() -> list[Entry]:
+    """All models that are there, the embedded one first."""
+    place = folder()
+    names = sorted(path.name for path in place.iterdir()) if place.is_dir() else []
+    found = [(match[1], match[2], place / name) for name in names if (match := _FILE.fullmatch(name))]
+    return [_embedded(), *(Entry(*parts) for parts in found)]
+
+
+@cache
+def _embedded() -> Entry:
+    return Entry(BASE, files.read(EMBEDDED).prefix.hex(), EMBEDDED)
+
+
+def find(prefix: bytes) -> Model:
+    """The model that a `.clric` file names.
+
+    Raises:
+        MissingModelError: it is not there; the message says how to get it.
+        ModelFileError: it is damaged.
+    """
+    wanted = prefix.hex()
+    for entry in entries():
+        if entry.prefix == wanted:
+            return entry.load()
+    name = next((name for name, known in CATALOGUE.items() if known.prefix == wanted), None)
+    if name is None:
+        raise MissingModelError(
+            f"the model with the hash {wanted} is not here: get it from where the file comes from, and run "
+            "`clric-convert models add FILE`"
+        )
+    raise MissingModelError(f"the model {name} ({wanted}) is not here: run `clric-convert models fetch {name}`")
+
+
+def load(name: str | Path) -> Model:
+    """A model by its name or hash in the store, or from a file or folder anywhere.
+
+    Raises:
+        MissingModelError: there is none.
+        ModelFileError: it is damaged, or no model.
+        ImportError: it needs an extra that is not installed.
+    """
+    for entry in entries():
+        if name in (entry.name, entry.prefix):
+            return entry.load()
+    if Path(name).exists():
+        return foreign.read(Path(name))
+    advice = f"run `clric-convert models fetch {name}`" if name in CATALOGUE else "see `clric-convert models list`"
+    raise MissingModelError(f"there is no model {str(name)!r}: {advice}, or name a file or folder")
+
+
+def add(source: Path, name: str | None = None) -> Entry:
+    """Copy a model into the store, whole or not at all.
+
+    Args:
+        source: what `foreign.read` takes.
+        name: what to call it; by default what its file or folder is called.
+
+    Raises:
+        ModelError: it is no model, a damaged one, or its name is taken.
+        ImportError: it needs an extra that is not installed.
+        OSError: the store cannot be written.
+    """
+    return _keep(foreign.read(source, name))
+
+
+def _keep(model: Model) -> Entry:
+    if not re.fullmatch(_NAME, model.name):
+        raise ModelError(f"{model.name!r} is no name for a model: give one of letters, digits, and any of . _ -")
+    prefix = model.prefix.hex()
+    for entry in entries():
+        if entry.prefix == prefix:
+            return entry
+        if entry.name == model.name:
+            raise ModelError(f"another model is called {model.name} ({entry.prefix}): give this one another name")
+    place = folder()
+    place.mkdir(parents=True, exist_ok=True)
+    path = place / f"{model.name}@{prefix}.safetensors"
+    temporary = place / f".{path.name}.{os.getpid()}.tmp"
+    try:
+        files.write(model, temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return Entry(model.name, prefix, path)
+
+
+def remove(name: str) -> Entry:
+    """Remove a model by its name or hash.
+
+    Raises:
+        MissingModelError: there is none.
+        ModelError: it is the embedded one.
+    """
+    for entry in entries():
+        if name in (entry.name, entry.prefix):
+            if entry == _embedded():
+                raise ModelError(f"{name} is part of the package and cannot be removed")
+            entry.path.unlink()
+            return entry
+    raise MissingModelError(f"there is no model {name!r}: see `clric-convert models list`")
+
+
+def fetch(name: str, progress: Progress = lambda done, total: None) -> Entry:
+    """Get a model over the network and add it.
+
+    Args:
+        name: one of `CATALOGUE`, or OWNER/REPOSITORY[/FOLDER]@REVISION of Hugging Face's hub.
+
+    Raises:
+        ModelError: it is not known, cannot be got, or is not what it must be; the store is as it was then.
+        ImportError: it needs an extra that is not installed.
+    """
+    with TemporaryDirectory(prefix="clric-") as scratch:
+        if "/" in name:
+            return add(hub.download(name, Path(scratch)), name.partition("@")[0].rpartition("/")[2])
+        if name not in CATALOGUE:
+            raise ModelError(f"{name!r} is not among the models that can be fetched: {', '.join(CATALOGUE)}")
+        target = Path(scratch)
+        download(CATALOGUE[name], target, progress)
+        return add(target, name)

@@ -1,0 +1,99 @@
+"""The command `clric-convert models`: which autoencoders are there, and getting others."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+__all__ = ["models"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def models() -> None:
+    """List, add, fetch and remove models: the autoencoders that files are coded with.
+
+    A .clric file names its model by a hash of the weights, and can be read where that model is. The model `base` comes
+    with the package. Others are kept in a folder of yours, or in the one that CLRIC_MODELS names.
+    """
+
+
+@models.command("list")
+def list_models() -> None:
+    """List the models that are there, and those that can be fetched."""
+    from rich.filesize import decimal
+
+    from codec.autoencoders import store
+    from codec.autoencoders.catalogue import CATALOGUE
+
+    entries = store.entries()
+    for entry in entries:
+        click.echo(f"{entry.name:16} {entry.prefix}  {decimal(entry.path.stat().st_size):>8}  {entry.path}")
+    click.echo("\nTo be had by `clric-convert models fetch NAME`:")
+    here = {entry.name for entry in entries}
+    for name, known in CATALOGUE.items():
+        if name not in here:
+            size = decimal(sum(file.size for file in known.files.values()))
+            click.echo(f"{name:16} {size:>8}  {known.about} ({known.licence})")
+
+
+@models.command()
+@click.argument("source", type=click.Path(exists=True, path_type=Path))
+@click.option("--name", help="What to call it. Default: what its file or folder is called.")
+def add(source: Path, name: str | None) -> None:
+    """Add a model from a file or folder.
+
+    SOURCE is a model file of this package; a folder of diffusers' AutoencoderKL or AutoencoderTiny; or the encoder and
+    decoder of a model of the TAESD family, as .safetensors or .pth, side by side.
+    """
+    from codec.autoencoders import store
+
+    with _errors():
+        entry = store.add(source, name)
+    click.echo(f"{entry.name} ({entry.prefix}) is in {entry.path}")
+
+
+@models.command()
+@click.argument("name")
+def fetch(name: str) -> None:
+    """Get a model over the network.
+
+    NAME is one that `list` shows, or an AutoencoderKL on Hugging Face's hub: OWNER/REPOSITORY[/FOLDER]@REVISION.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from codec.autoencoders import store
+
+    columns = TextColumn(name, markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn()
+    shown = Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+    with _errors(), shown:
+        task = shown.add_task(name, total=None)
+        entry = store.fetch(name, lambda done, total: shown.update(task, completed=done, total=total))
+    click.echo(f"{entry.name} ({entry.prefix}) is in {entry.path}")
+
+
+@models.command()
+@click.argument("name")
+def remove(name: str) -> None:
+    """Remove a model, by its name or hash. Files that were coded with it cannot be read until it is there again."""
+    from codec.autoencoders import store
+
+    with _errors():
+        entry = store.remove(name)
+    click.echo(f"removed {entry.name} ({entry.prefix})")
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """Say what went wrong in a line, and leave with status 1; 130 if it was interrupted."""
+    try:
+        yield
+    except (ImportError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    except KeyboardInterrupt:
+        click.echo("interrupted", err=True)
+        sys.exit(130)
