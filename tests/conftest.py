@@ -81,3 +81,11 @@ def clric_path(clric: bytes, tmp_path: Path) -> Path:
     path = tmp_path / "photo.clric"
     path.write_bytes(clric)
     return path
+
+
+@pytest.fixture
+def own_store(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder of models, which programs that are started find too."""
+    folder = tmp_path_factory.mktemp("store")
+    monkeypatch.setenv("CLRIC_MODELS", str(folder))
+    return folder

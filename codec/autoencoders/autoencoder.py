@@ -13,6 +13,7 @@ from codec.autoencoders.networks import ARCHITECTURES, build
 from codec.autoencoders.tiles import tiled
 
 OVERLAP = 128  # pixels that neighbouring tiles share: about as far as convolutions see
+LEAST = 64  # pixels to which smaller pictures are extended: models know photos, not single samples
 
 
 class Autoencoder:
@@ -23,6 +24,7 @@ class Autoencoder:
         device: where it computes.
         downscale: pixels for one sample of the latent, along each axis.
         channels: of the latent.
+        tile: side of the tiles in which larger pictures are coded, in pixels.
     """
 
     def __init__(self, model: Model, device: torch.device) -> None:
@@ -33,8 +35,7 @@ class Autoencoder:
         self._mean, self._scale = (
             torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (model.mean, model.scale)
         )
-        architecture = ARCHITECTURES[model.architecture]
-        self._tile, self._overlap = architecture.tile // self.downscale, OVERLAP // self.downscale
+        self.tile = ARCHITECTURES[model.architecture].tile
 
     def latent_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the latent of a picture of this size."""
@@ -51,14 +52,13 @@ class Autoencoder:
         Returns:
             (batch, channels, *latent_size(height, width)), in which equal error costs about equal distortion.
         """
-        height, width = pictures.shape[2:]
-        rows, columns = self.latent_size(height, width)
-        missing = 0, columns * self.downscale - width, 0, rows * self.downscale - height
-        padded = F.pad(pictures.to(self.device, torch.float32), missing, mode="replicate")
+        rows, columns = self.latent_size(*pictures.shape[2:])
+        size = (max(n, self._least) * self.downscale for n in (rows, columns))
+        padded = _extend(pictures.to(self.device, torch.float32), *size)
         with self._precision():
             features = self._tiled(self._networks.encode_tile, padded, self._networks.features, (self.downscale, 1))
             latents = self._networks.encode_whole(features).float()
-        return (latents - self._mean) * self._scale
+        return (latents[:, :, :rows, :columns] - self._mean) * self._scale
 
     def decode(self, latents: Tensor, height: int, width: int) -> Tensor:
         """Pictures (batch, 3, height, width), float32, in 0..1 but for small excursions; differentiable in `latents`.
@@ -67,6 +67,7 @@ class Autoencoder:
             latents: (batch, channels, *latent_size(height, width)), as `encode` gives them.
         """
         raw = latents.to(self.device, torch.float32) / self._scale + self._mean
+        raw = _extend(raw, *(max(n, self._least) for n in raw.shape[2:]))
         with self._precision():
             features = self._networks.decode_whole(raw)
             made = self._tiled(self._networks.decode_tile, features, 3, (1, self.downscale))
@@ -75,7 +76,17 @@ class Autoencoder:
     def _tiled(
         self, function: Callable[[Tensor], Tensor], source: Tensor, channels: int, scales: tuple[int, int]
     ) -> Tensor:
-        return tiled(function, source, channels, scales, self._tile, self._overlap)
+        tile, overlap = self.tile // self.downscale, OVERLAP // self.downscale
+        return tiled(function, source, channels, scales, tile, overlap)
+
+    @property
+    def _least(self) -> int:
+        return -(-LEAST // self.downscale)
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
+
+
+def _extend(x: Tensor, height: int, width: int) -> Tensor:
+    """Repeat the last row and column up to this size."""
+    return F.pad(x, (0, width - x.shape[3], 0, height - x.shape[2]), mode="replicate")

@@ -6,6 +6,7 @@ No pickle is executed: `.pth` files are read by torch's restricted loader, which
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -38,8 +39,10 @@ def read(path: Path, name: str | None = None) -> Model:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: name a model's file or folder")
     model = _from_folder(path) if path.is_dir() else _from_file(path)
+    if name is None and path.is_dir():
+        name = path.resolve().name
     if name is not None:
-        model = Model(name, model.architecture, model.config, model.mean, model.scale, model.tensors)
+        model = replace(model, name=name)
     files.check(model, str(path))
     build(model)
     return model

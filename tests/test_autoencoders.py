@@ -1,0 +1,400 @@
+"""Autoencoders: what they make of photos, foreign models beside their own libraries, tiles, and wrong files."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from codec.autoencoders import foreign, store
+from codec.autoencoders import model as files
+from codec.autoencoders.autoencoder import Autoencoder
+from codec.autoencoders.model import Model, ModelFileError
+from codec.autoencoders.networks import ARCHITECTURES, build
+from codec.autoencoders.tiles import ramp, spans, tiled
+
+SAMPLES = Path(__file__).parent.parent / "samples"
+TAEF2 = Path(__file__).parent.parent.parent / "shared" / "models" / "taef2"
+CPU = torch.device("cpu")
+
+
+def picture(name: str) -> Tensor:
+    with Image.open(SAMPLES / name) as image:
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None].float() / 255
+
+
+def random_model(architecture: str, config: dict[str, Any], channels: int) -> Model:
+    """A model with random weights, float16."""
+    torch.manual_seed(0)
+    networks = ARCHITECTURES[architecture].build(config)
+    tensors = {name: (0.05 * torch.randn(w.shape)).half() for name, w in networks.state_dict().items()}
+    return Model("random", architecture, config, (0.25,) * channels, (2.0,) * channels, tensors)
+
+
+TINY = {"latent": 4, "pooling": True}
+BASE = {"latent": 3, "fine": 8, "coarse": 8, "encoder": [1, 1], "decoder": [1, 1]}
+
+
+@pytest.fixture(scope="session")
+def base() -> Autoencoder:
+    return Autoencoder(store.load("base"), CPU)
+
+
+@pytest.fixture(params=["tiny", "base"])
+def random(request: pytest.FixtureRequest) -> Autoencoder:
+    model = random_model("tiny", TINY, 4) if request.param == "tiny" else random_model("base", BASE, 3)
+    return Autoencoder(model, CPU)
+
+
+def psnr(a: Tensor, b: Tensor) -> float:
+    return -10 * float((a - b).square().mean().log10())
+
+
+class TestBase:
+    @pytest.mark.parametrize("name", ["astronaut.png", "rocket.jpg", "coffee.png"])
+    def test_reconstructs_photos(self, base: Autoencoder, name: str) -> None:
+        photo = picture(name)
+        made = base.decode(base.encode(photo), *photo.shape[2:])
+        assert psnr(made.clamp(0, 1), photo) > 25
+
+    @pytest.mark.parametrize(("height", "width"), [(1, 1), (7, 9), (8, 8), (1, 300), (65, 40)])
+    def test_any_size_and_batch(self, base: Autoencoder, height: int, width: int) -> None:
+        photos = picture("coffee.png")[:, :, :height, :width].repeat(3, 1, 1, 1)
+        latents = base.encode(photos)
+        assert latents.shape == (3, base.channels, *base.latent_size(height, width))
+        made = base.decode(latents, height, width)
+        assert made.shape == photos.shape
+        assert (made - photos).abs().mean() < 0.1
+
+    def test_latents_are_normalised(self, base: Autoencoder) -> None:
+        """Rounding them costs little: their scale is that of a quantiser for about 0.1 bits per pixel."""
+        photo = picture("rocket.jpg")
+        latents = base.encode(photo)
+        assert abs(latents.mean()) < 0.5
+        rounded = base.decode(latents.round(), *photo.shape[2:]).clamp(0, 1)
+        assert psnr(rounded, photo) > 23
+
+    def test_has_gradients(self, base: Autoencoder) -> None:
+        latents = base.encode(picture("coffee.png")[:, :, :32, :32]).requires_grad_()
+        base.decode(latents, 32, 32).sum().backward()
+        assert latents.grad is not None
+        assert latents.grad.abs().min() > 0
+
+    def test_is_small(self, base: Autoencoder) -> None:
+        """A few megabytes, and at most 60 kMAC a pixel to decode."""
+        assert store.EMBEDDED.stat().st_size < 8_000_000
+        with FlopCounterMode(display=False) as counter:
+            base.decode(torch.zeros(1, base.channels, 16, 16), 128, 128)
+        assert counter.get_total_flops() / 2 / 128**2 <= 60_000
+
+
+class TestTiles:
+    @settings(deadline=None)
+    @given(st.integers(1, 400), st.integers(8, 64), st.integers(1, 7))
+    def test_weights_add_up_to_one(self, length: int, tile: int, scale: int) -> None:
+        total = torch.zeros(length * scale)
+        for span in spans(length, tile, tile // 4):
+            assert span.stop - span.start <= tile
+            total[span.start * scale : span.stop * scale] += ramp(span, scale, total)
+        torch.testing.assert_close(total, torch.ones_like(total))
+
+    @settings(deadline=None)
+    @given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 3), st.integers(1, 3))
+    def test_what_needs_no_context_is_the_same(self, height: int, width: int, down: int, up: int) -> None:
+        source = torch.randn(2, 3, height * down, width * down)
+
+        def function(x: Tensor) -> Tensor:
+            assert max(x.shape[2:]) <= 16 * down
+            return torch.nn.functional.avg_pool2d(x, down).repeat_interleave(up, 2).repeat_interleave(up, 3)
+
+        made = tiled(function, source, 3, (down, up), 16, 4)
+        whole = torch.nn.functional.avg_pool2d(source, down).repeat_interleave(up, 2).repeat_interleave(up, 3)
+        torch.testing.assert_close(made, whole)
+
+    def test_are_not_seen(self, base: Autoencoder, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._check(base, monkeypatch)
+
+    def test_are_not_seen_with_normalisation(self, random: Autoencoder, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._check(random, monkeypatch)
+
+    @staticmethod
+    def _check(autoencoder: Autoencoder, monkeypatch: pytest.MonkeyPatch) -> None:
+        photo = picture("coffee.png")[:, :, :200, :360]
+        latents = autoencoder.encode(photo)
+        made = autoencoder.decode(latents, *photo.shape[2:])
+        monkeypatch.setattr(autoencoder, "tile", 192)
+        assert (autoencoder.encode(photo) - latents).abs().mean() < 0.01 * latents.std()
+        tiles = autoencoder.decode(latents, *photo.shape[2:])
+        assert (tiles - made).abs().mean() < 0.2 / 255
+        assert (tiles - made).abs().max() < 4 / 255
+
+
+class TestModelFile:
+    def test_round_trip(self, tmp_path: Path) -> None:
+        model = random_model("tiny", TINY, 4)
+        files.write(model, tmp_path / "model.safetensors")
+        read = files.read(tmp_path / "model.safetensors")
+        assert read.identity == model.identity
+        assert (read.name, read.description) == (model.name, model.description)
+
+    def test_identity(self) -> None:
+        """It is what the documentation says, and depends on all that changes a picture, but not on names and types."""
+        model = Model("m", "base", {"b": 1, "a": [2]}, (0.0,), (1.5,), {"w": torch.tensor([[1.0, -2.0]])})
+        told = '{"architecture":"base","config":{"a":[2],"b":1},"mean":[0.0],"scale":[1.5]}'
+        weights = np.array([1, -2], "<f4").tobytes()
+        from hashlib import sha256
+
+        assert model.identity == sha256(told.encode() + b"w\0[1,2]\0" + weights).digest()
+        half = Model("other", "base", {"a": [2], "b": 1}, (0.0,), (1.5,), {"w": torch.tensor([[1.0, -2.0]]).half()})
+        assert half.identity == model.identity
+        for changed in (
+            Model("m", "tiny", model.config, model.mean, model.scale, model.tensors),
+            Model("m", "base", {}, model.mean, model.scale, model.tensors),
+            Model("m", "base", model.config, (1.0,), model.scale, model.tensors),
+            Model("m", "base", model.config, model.mean, model.scale, {"w": torch.tensor([[1.0, -2.5]])}),
+            Model("m", "base", model.config, model.mean, model.scale, {"w": torch.tensor([1.0, -2.0])}),
+        ):
+            assert changed.identity != model.identity
+
+    @settings(max_examples=60, deadline=None)
+    @given(data=st.data())
+    def test_damage_is_an_error_or_another_model(self, data: st.DataObject, tmp_path_factory: Any) -> None:
+        path = tmp_path_factory.getbasetemp() / "damaged.safetensors"
+        files.write(random_model("base", BASE, 3), path)
+        contents = bytearray(path.read_bytes())
+        for _ in range(data.draw(st.integers(1, 3))):
+            contents[data.draw(st.integers(0, 1200))] = data.draw(st.integers(0, 255))
+        path.write_bytes(contents[: data.draw(st.integers(0, len(contents)) | st.just(len(contents)))])
+        try:
+            build(files.read(path))
+        except ModelFileError as error:
+            assert str(error)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"architecture": "quantum"}, "update pillow-clric"),
+            ({"config": {**BASE, "latent": 10**9}}, "from 1 to 256"),
+            ({"config": {**BASE, "decoder": [10**9, 1]}}, "from 0 to 64"),
+            ({"config": {**BASE, "decoder": 3}}, "makes no sense"),
+            ({"config": {**BASE, "latent": "3"}}, "whole number"),
+            ({"config": {**BASE, "extra": 1}}, "makes no sense"),
+            ({"config": {**BASE, "fine": 16}}, "do.* not fit"),
+            ({"mean": (0.0,) * 2}, "3 channels"),
+            ({"scale": (0.0,) * 3}, "finite"),
+            ({"mean": (float("nan"),) * 3}, "finite"),
+            ({"tensors": {}}, "not fit"),
+        ],
+    )
+    def test_what_makes_no_sense_is_refused(self, change: dict[str, Any], message: str, tmp_path: Path) -> None:
+        model = random_model("base", BASE, 3)
+        fields = {name: getattr(model, name) for name in ("name", "architecture", "config", "mean", "scale", "tensors")}
+        files.write(Model(**{**fields, **change}), tmp_path / "wrong.safetensors")
+        with pytest.raises(ModelFileError, match=message):
+            foreign.read(tmp_path / "wrong.safetensors")
+
+    @pytest.mark.parametrize(
+        ("weights", "message"),
+        [
+            (torch.full((8,), float("nan")), "finite"),
+            (torch.full((8,), float("inf")), "finite"),
+            (torch.zeros(8, dtype=torch.int64), "int64"),
+            (torch.zeros(9), "not fit"),
+        ],
+    )
+    def test_wrong_weights_are_refused(self, weights: Tensor, message: str, tmp_path: Path) -> None:
+        model = random_model("base", BASE, 3)
+        tensors = {**model.tensors, "encoder.1.bias": weights}
+        wrong = Model("wrong", "base", BASE, model.mean, model.scale, tensors)
+        files.write(wrong, tmp_path / "wrong.safetensors")
+        with pytest.raises(ModelFileError, match=message):
+            foreign.read(tmp_path / "wrong.safetensors")
+
+
+Writer = Callable[[Model, Path], Path]
+
+
+def write_pth_pair(model: Model, folder: Path) -> Path:
+    return _write_pair(model, folder, "taes_{}.pth", torch.save)
+
+
+def write_safetensors_pair(model: Model, folder: Path) -> Path:
+    return _write_pair(model, folder, "{}.safetensors", save_file)
+
+
+def _write_pair(model: Model, folder: Path, names: str, save: Callable[..., None]) -> Path:
+    for part in ("encoder", "decoder"):
+        tensors = {n.removeprefix(part + "."): w for n, w in model.tensors.items() if n.startswith(part)}
+        save(tensors, folder / names.format(part))
+    return folder
+
+
+def write_first_of_pair(model: Model, folder: Path) -> Path:
+    return write_pth_pair(model, folder) / "taes_decoder.pth"
+
+
+def write_one_file(model: Model, folder: Path) -> Path:
+    """As diffusers' `AutoencoderTiny` has it."""
+
+    def rename(name: str) -> str:
+        part, number, rest = name.split(".", 2)
+        return f"{part}.layers.{int(number) - (part == 'decoder')}.{rest}"
+
+    save_file({rename(name): w for name, w in model.tensors.items()}, folder / "one.safetensors")
+    return folder
+
+
+@pytest.mark.usefixtures("own_store")
+class TestForeign:
+    @pytest.mark.parametrize("write", [write_pth_pair, write_safetensors_pair, write_first_of_pair, write_one_file])
+    @pytest.mark.parametrize("pooling", [False, True])
+    def test_taesd_in_every_layout(self, write: Writer, pooling: bool, tmp_path: Path) -> None:
+        model = random_model("tiny", {"latent": 16, "pooling": pooling}, 16)
+        read = foreign.read(write(model, tmp_path), "mine")
+        assert (read.name, read.config) == ("mine", model.config)
+        assert read.tensors.keys() == model.tensors.keys()
+        assert all(torch.equal(read.tensors[name], model.tensors[name]) for name in model.tensors)
+
+    def test_diffusers_tiny(self, tmp_path: Path) -> None:
+        diffusers = pytest.importorskip("diffusers")
+        torch.manual_seed(0)
+        theirs = diffusers.AutoencoderTiny().eval()
+        theirs.save_pretrained(tmp_path / "tiny")
+        ours = Autoencoder(foreign.read(tmp_path / "tiny"), CPU)
+        photos = picture("coffee.png")[:, :, :64, :80]
+        with torch.no_grad():
+            latents = theirs.encode(2 * photos - 1).latents
+            torch.testing.assert_close(ours.encode(photos), latents)
+            torch.testing.assert_close(ours.decode(latents, 64, 80), theirs.decode(latents).sample / 2 + 0.5)
+
+    @pytest.mark.parametrize("shift", [None, 0.25])
+    @pytest.mark.parametrize("as_pipeline", [False, True])
+    @pytest.mark.parametrize("old_names", [False, True])
+    def test_diffusers_kl(self, shift: float | None, as_pipeline: bool, old_names: bool, tmp_path: Path) -> None:
+        """The same latents and pictures as the library's own, after a way through the store."""
+        theirs = self._kl(shift)
+        folder = tmp_path / "vae" if as_pipeline else tmp_path
+        theirs.save_pretrained(folder)
+        if old_names:
+            self._rename_attention(folder / "diffusion_pytorch_model.safetensors")
+        store.add(tmp_path, "kl")
+        ours = Autoencoder(store.load("kl"), CPU)
+        photos = picture("coffee.png")[:, :, :80, :72]
+        with torch.no_grad():
+            latents = theirs.encode(2 * photos - 1).latent_dist.mode()
+            torch.testing.assert_close(ours.encode(photos), (latents - (shift or 0)) * 0.5)
+            made = ours.decode(ours.encode(photos), 80, 72)
+            torch.testing.assert_close(made, theirs.decode(latents).sample / 2 + 0.5)
+
+    @staticmethod
+    def _kl(shift: float | None) -> Any:
+        diffusers = pytest.importorskip("diffusers")
+        torch.manual_seed(0)
+        types = {"down_block_types": ("DownEncoderBlock2D",) * 3, "up_block_types": ("UpDecoderBlock2D",) * 3}
+        widths = {"block_out_channels": (8, 16, 16), "norm_num_groups": 4, "layers_per_block": 1}
+        return diffusers.AutoencoderKL(**types, **widths, scaling_factor=0.5, shift_factor=shift).eval()
+
+    @staticmethod
+    def _rename_attention(path: Path) -> None:
+        """As Stable Diffusion 1's file has it."""
+        names = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+        tensors = load_file(path)
+        for new, old in names.items():
+            tensors = {name.replace(f".{new}.", f".{old}."): w for name, w in tensors.items()}
+        assert any(".query." in name for name in tensors)
+        save_file(tensors, path, {"format": "pt"})
+
+    def test_kl_without_the_extra(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        theirs = self._kl(None)
+        theirs.save_pretrained(tmp_path)
+        import sys
+
+        monkeypatch.setitem(sys.modules, "diffusers", None)
+        with pytest.raises(ImportError, match=r"pip install 'pillow-clric\[diffusers\]'"):
+            foreign.read(tmp_path)
+
+    def test_no_pickle_is_executed(self, tmp_path: Path) -> None:
+        class Trap:
+            def __reduce__(self) -> tuple[Any, ...]:
+                return Path.touch, (tmp_path / "sprung",)
+
+        write_pth_pair(random_model("tiny", TINY, 4), tmp_path)
+        for contents in (Trap(), {"0.weight": Trap()}):
+            torch.save(contents, tmp_path / "taes_encoder.pth")
+            with pytest.raises(ModelFileError, match="never executed"):
+                foreign.read(tmp_path)
+        (tmp_path / "taes_encoder.pth").write_bytes(pickle.dumps(Trap()))
+        with pytest.raises(ModelFileError):
+            foreign.read(tmp_path)
+        assert not (tmp_path / "sprung").exists()
+
+    @pytest.mark.parametrize("length", [0, 10, 1000, 100_000])
+    def test_truncated_weights(self, length: int, tmp_path: Path) -> None:
+        for write, name in ((write_pth_pair, "taes_encoder.pth"), (write_safetensors_pair, "encoder.safetensors")):
+            folder = tmp_path / name
+            folder.mkdir()
+            write(random_model("tiny", TINY, 4), folder)
+            (folder / name).write_bytes((folder / name).read_bytes()[:length])
+            with pytest.raises(ModelFileError, match=r"again|never executed"):
+                foreign.read(folder)
+
+    @pytest.mark.parametrize(
+        "contents", [[1, 2], {"a": 1}, torch.zeros(3), {"0.weight": torch.zeros(1, dtype=torch.int8)}]
+    )
+    def test_other_contents(self, contents: Any, tmp_path: Path) -> None:
+        write_pth_pair(random_model("tiny", TINY, 4), tmp_path)
+        torch.save(contents, tmp_path / "taes_encoder.pth")
+        with pytest.raises(ModelFileError, match="other things"):
+            foreign.read(tmp_path)
+
+    def test_what_is_not_known_is_refused(self, tmp_path: Path) -> None:
+        save_file({"w": torch.zeros(1)}, tmp_path / "strange.safetensors")
+        with pytest.raises(ModelFileError, match="not known"):
+            foreign.read(tmp_path / "strange.safetensors")
+        save_file({"w": torch.zeros(1)}, tmp_path / "my_encoder.safetensors")
+        with pytest.raises(ModelFileError, match="is missing"):
+            foreign.read(tmp_path / "my_encoder.safetensors")
+        with pytest.raises(ModelFileError, match="exactly one"):
+            foreign.read(tmp_path)
+        with pytest.raises(FileNotFoundError, match="does not exist"):
+            foreign.read(tmp_path / "nothing")
+
+    @pytest.mark.parametrize(
+        "config", ["", "[]", "{}", '{"_class_name": "AutoencoderKL"', '{"_class_name": "VQModel"}']
+    )
+    def test_wrong_configurations(self, config: str, tmp_path: Path) -> None:
+        (tmp_path / "config.json").write_text(config)
+        save_file({"w": torch.zeros(1)}, tmp_path / "diffusion_pytorch_model.safetensors")
+        with pytest.raises(ModelFileError, match=r"config\.json|VQModel"):
+            foreign.read(tmp_path)
+
+    def test_kl_that_does_not_fit_its_configuration(self, tmp_path: Path) -> None:
+        self._kl(None).save_pretrained(tmp_path)
+        config = json.loads((tmp_path / "config.json").read_text())
+        (tmp_path / "config.json").write_text(json.dumps({**config, "latent_channels": 5}))
+        with pytest.raises(ModelFileError):
+            foreign.read(tmp_path)
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        save_file({"w": torch.zeros(1)}, tmp_path / "diffusion_pytorch_model.safetensors", {"format": "pt"})
+        with pytest.raises(ModelFileError):
+            foreign.read(tmp_path)
+
+    @pytest.mark.skipif(not TAEF2.exists(), reason="needs the weights of taef2")
+    def test_taef2(self) -> None:
+        """Real weights: nearly the photo, from a latent of 32 channels."""
+        taef2 = Autoencoder(foreign.read(TAEF2), CPU)
+        assert (taef2.model.name, taef2.channels) == ("taef2", 32)
+        photo = picture("rocket.jpg")[:, :, :256, :256]
+        assert psnr(taef2.decode(taef2.encode(photo), 256, 256).clamp(0, 1), photo) > 30
