@@ -108,7 +108,7 @@ class TestStore:
         entry.path.write_bytes(whole[:-5])
         with pytest.raises(ModelFileError, match="not a whole safetensors file"):
             store.load("mine")
-        store.add(other)  # the rest still works
+        store.add(other, "other")  # the rest still works
         assert store.load("other").architecture == "base"
         assert store.remove("mine") == entry
 

@@ -87,7 +87,7 @@ class Trainer:
         self.device = torch.device(device)
         self.model = Model(config).to(self.device)
         self.average = AveragedModel(self.model, avg_fn=_average)
-        self.lpips = Lpips(lpips).to(self.device)
+        self.lpips = Lpips.load(lpips).to(self.device)
         self.matrices, rest = _split(self.model)
         muon = torch.optim.Muon(self.matrices.values(), weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
         self.optimizers = [muon, torch.optim.Adam(rest, betas=(0.9, 0.99), fused=True)]
@@ -185,10 +185,11 @@ def main(
     if checkpoint.exists():
         trainer.load(torch.load(checkpoint, weights_only=True, map_location=device))
     train, held_out = photos.split(images)
-    crops = photos.Crops(photos.load(train, size), size, np.random.default_rng(trainer.done), ENLARGE)
-    validation = photos.to_tensor([
-        photo[:EVALUATION_SIZE, :EVALUATION_SIZE] for photo in photos.load(held_out, EVALUATION_SIZE)
-    ])  # fmt: skip
+    known, unknown = photos.load(train, size), photos.load(held_out, EVALUATION_SIZE)
+    if not known or not unknown:
+        raise click.UsageError(f"{images} has too few photos of at least {max(size, EVALUATION_SIZE)} pixels a side")
+    crops = photos.Crops(known, size, np.random.default_rng(trainer.done), ENLARGE)
+    validation = photos.to_tensor([photo[:EVALUATION_SIZE, :EVALUATION_SIZE] for photo in unknown])
     torch.manual_seed(trainer.done)
     mean = 0.0
     while time.monotonic() - start < 60 * minutes and trainer.done < length:

@@ -39,7 +39,14 @@ class Lpips(nn.Module):
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, weights: Path) -> None:
+    @classmethod
+    def load(cls, weights: Path) -> Lpips:
+        """The metric, with its weights from a file as this module's docstring says."""
+        metric = cls()
+        metric.load_state_dict({name: tensor.float() for name, tensor in load_file(weights).items()})
+        return metric
+
+    def __init__(self) -> None:
         super().__init__()
         self.features = nn.Sequential(
             nn.Conv2d(3, 64, 3, stride=2), nn.ReLU(), _pool(),
@@ -50,7 +57,6 @@ class Lpips(nn.Module):
         channels = (64, 128, 256, 384, 384, 512, 512)
         for i, count in enumerate(channels):
             self.register_buffer(f"lin{i}", torch.zeros(1, count, 1, 1))
-        self.load_state_dict({name: tensor.float() for name, tensor in load_file(weights).items()})
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("deviation", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1), persistent=False)
         self.requires_grad_(False)

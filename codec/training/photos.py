@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-HELD_OUT = 50  # one photo in so many, chosen by the hash of its name
+HELD_OUT = 50  # about one photo in so many is held out, always the same ones, and at least one
 
 
 def split(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The photos of a folder to train on, and those held out."""
-    paths = sorted(path for path in folder.iterdir() if path.is_file())
-    held_out = [path for path in paths if sha256(path.name.encode()).digest()[0] * HELD_OUT < 256]
-    return sorted(set(paths) - set(held_out)), held_out
+    """The photos of a folder to train on, and those held out, chosen by the hashes of their names."""
+    hashes = {path: sha256(path.name.encode()).digest() for path in folder.iterdir() if path.is_file()}
+    ranked = sorted(hashes, key=lambda path: hashes[path])
+    count = max(1, sum(digest[0] * HELD_OUT < 256 for digest in hashes.values()))
+    return ranked[count:], ranked[:count]
 
 
 def load(paths: list[Path], size: int) -> list[NDArray[np.uint8]]:

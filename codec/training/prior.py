@@ -66,6 +66,11 @@ class CheckerboardPrior(nn.Module):
 
     def forward(self, scaled: Tensor, gains: Tensor, lambdas: Tensor) -> Tensor:
         """Bits (batch,) of scaled latents (batch, channels, h, w), rounded or with uniform noise."""
+        mean, log_scale = self.distributions(scaled, gains, lambdas)
+        return laplace_bits(scaled, mean, log_scale).flatten(1).sum(1)
+
+    def distributions(self, scaled: Tensor, gains: Tensor, lambdas: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-scale of every element, each shaped as `scaled`."""
         latent = scaled / gains  # which has one distribution for all lambdas
         second = _parity(*scaled.shape[2:]).to(scaled)
         knots = knot_weights(lambdas)
@@ -75,7 +80,7 @@ class CheckerboardPrior(nn.Module):
         hidden = F.silu(hidden + bias[0] + (known + bias[1]) * second)
         output = self.output(hidden) + (knots @ self.output_bias)[..., None, None]
         mean, log_scale = output.unflatten(1, (-1, 2)).unbind(2)
-        return laplace_bits(scaled, mean * gains, log_scale + gains.log()).flatten(1).sum(1)
+        return mean * gains, log_scale + gains.log()
 
 
 def _parity(height: int, width: int) -> Tensor:
