@@ -335,7 +335,7 @@ class TestForeign:
             torch.save(contents, tmp_path / "taes_encoder.pth")
             with pytest.raises(ModelFileError, match="never executed"):
                 foreign.read(tmp_path)
-        (tmp_path / "taes_encoder.pth").write_bytes(pickle.dumps(Trap()))
+        (tmp_path / "taes_encoder.pth").write_bytes(pickle.dumps(Trap(), protocol=2))
         with pytest.raises(ModelFileError):
             foreign.read(tmp_path)
         assert not (tmp_path / "sprung").exists()
@@ -383,9 +383,10 @@ class TestForeign:
     def test_kl_that_does_not_fit_its_configuration(self, tmp_path: Path) -> None:
         self._kl(None).save_pretrained(tmp_path)
         config = json.loads((tmp_path / "config.json").read_text())
-        (tmp_path / "config.json").write_text(json.dumps({**config, "latent_channels": 5}))
-        with pytest.raises(ModelFileError):
-            foreign.read(tmp_path)
+        for change in ({"latent_channels": 5}, {"latent_channels": 10**9}, {"block_out_channels": [10**9] * 3}):
+            (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
+            with pytest.raises(ModelFileError):
+                foreign.read(tmp_path)
         (tmp_path / "config.json").write_text(json.dumps(config))
         save_file({"w": torch.zeros(1)}, tmp_path / "diffusion_pytorch_model.safetensors", {"format": "pt"})
         with pytest.raises(ModelFileError):

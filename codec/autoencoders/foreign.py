@@ -131,6 +131,7 @@ def _kl(path: Path, config: dict[str, Any], weights: Path) -> Model:
     library = kl.diffusers()
     read_safetensors(weights)  # says more about a damaged file
     try:
+        kl.check(config)
         loaded = library.AutoencoderKL.from_pretrained(
             path,
             use_safetensors=True,

@@ -10,8 +10,11 @@ from codec.autoencoders.model import ModelError
 _ADDRESS = re.compile(r"([\w.-]+/[\w.-]+)((?:/[\w.-]+)*)@([\w.-]+)")
 
 
-def download(address: str, folder: Path) -> Path:
-    """Get the configuration and weights at OWNER/REPOSITORY[/FOLDER]@REVISION; returns the folder they are in.
+def download(address: str, folder: Path) -> tuple[Path, str]:
+    """Get the configuration and weights at OWNER/REPOSITORY[/FOLDER]@REVISION.
+
+    Returns:
+        The folder they are in, and the repository's name.
 
     Raises:
         ModelError: the address is wrong, or they cannot be got.
@@ -31,4 +34,4 @@ def download(address: str, folder: Path) -> Path:
         snapshot_download(repository, revision=revision, local_dir=folder, allow_patterns=wanted)
     except (OSError, ValueError) as error:  # the hub's errors are of both kinds
         raise ModelError(f"{address} could not be got ({error}): check the network and the address") from error
-    return folder / inner
+    return folder / inner, repository.partition("/")[2]

@@ -167,7 +167,7 @@ def fetch(name: str, progress: Progress = lambda done, total: None) -> Entry:
     """
     with TemporaryDirectory(prefix="clric-") as scratch:
         if "/" in name:
-            return add(hub.download(name, Path(scratch)), name.partition("@")[0].rpartition("/")[2])
+            return add(*hub.download(name, Path(scratch)))
         if name not in CATALOGUE:
             raise ModelError(f"{name!r} is not among the models that can be fetched: {', '.join(CATALOGUE)}")
         target = Path(scratch)

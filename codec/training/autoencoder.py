@@ -191,12 +191,13 @@ def main(
     crops = photos.Crops(known, size, np.random.default_rng(trainer.done), ENLARGE)
     validation = photos.to_tensor([photo[:EVALUATION_SIZE, :EVALUATION_SIZE] for photo in unknown])
     torch.manual_seed(trainer.done)
-    mean = 0.0
+    mean, seen = 0.0, 0
     while time.monotonic() - start < 60 * minutes and trainer.done < length:
         part = trainer.done / length
         rate = learning_rate * min(1.0, (trainer.done + 1) / 500) * (0.505 + 0.495 * math.cos(math.pi * part))
         loss = trainer.step(crops.draw(batch), rate, frugality(part)).item()
-        mean += (loss - mean) / min(200, trainer.done + 1)
+        seen += 1
+        mean += (loss - mean) / min(200, seen)
         trainer.done += 1
         if trainer.done % 100 == 0:
             click.echo(f"{trainer.done}, {time.monotonic() - start:.0f} s, loss {mean:.4f}")

@@ -35,12 +35,22 @@ def build(config: Mapping[str, Any]) -> Networks:
     """Networks of a configuration with `FIELDS`."""
     if set(config) != set(FIELDS):
         raise ValueError(f"it needs {', '.join(FIELDS)}")
-    whole("latent_channels", config["latent_channels"], 1, MAX_CHANNELS)
-    whole("layers_per_block", config["layers_per_block"], 1, MAX_BLOCKS)
-    whole("levels", len(config["block_out_channels"]), 1, 6)
-    for width in config["block_out_channels"]:
-        whole("block_out_channels", width, 1, MAX_WIDTH)
+    check(config)
     return Kl(config)
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Refuse a configuration, with fields left out perhaps, that asks for too much.
+
+    Raises:
+        TypeError, ValueError: says what is wrong.
+    """
+    for name, most in (("latent_channels", MAX_CHANNELS), ("layers_per_block", MAX_BLOCKS)):
+        whole(name, config.get(name, 1), 1, most)
+    widths = config.get("block_out_channels", (1,))
+    whole("number of block_out_channels", len(widths), 1, 6)
+    for width in widths:
+        whole("block_out_channels", width, 1, MAX_WIDTH)
 
 
 class Kl(Networks):
