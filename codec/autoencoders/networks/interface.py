@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from torch import Tensor, nn
 
 
-class Networks(nn.Module):
+class Networks(nn.Module, ABC):
     """Encoder and decoder, each in two parts: one that is applied to tiles, and one that sees the whole picture.
 
     Attributes:
@@ -18,9 +20,9 @@ class Networks(nn.Module):
     channels: int
     features: int
 
+    @abstractmethod
     def encode_tile(self, pictures: Tensor) -> Tensor:
         """(batch, 3, downscale * h, downscale * w) in 0..1 to features (batch, features, h, w)."""
-        raise NotImplementedError
 
     def encode_whole(self, features: Tensor) -> Tensor:
         """Features to latents (batch, channels, h, w)."""
@@ -30,6 +32,6 @@ class Networks(nn.Module):
         """Latents to features."""
         return latents
 
+    @abstractmethod
     def decode_tile(self, features: Tensor) -> Tensor:
         """Features to pictures, which are not clamped."""
-        raise NotImplementedError
