@@ -79,7 +79,7 @@ class TestBase:
         assert (made - photos).abs().mean() < 0.1
 
     def test_latents_are_normalised(self, base: Autoencoder) -> None:
-        """Rounding them costs little: their scale is that of a quantiser for about 0.1 bits per pixel."""
+        """Rounding them costs little: their scale is that of a quantiser for about 0.2 bits per pixel."""
         photo = picture("rocket.jpg")
         latents = base.encode(photo)
         assert abs(latents.mean()) < 0.5
