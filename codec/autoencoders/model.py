@@ -77,10 +77,6 @@ class Model:
         """The part of the identity that `.clric` files hold."""
         return self.identity[:MODEL_BYTES]
 
-    @property
-    def parameters(self) -> int:
-        return sum(tensor.numel() for tensor in self.tensors.values())
-
 
 def _json(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
