@@ -19,13 +19,14 @@ from torch import Tensor
 
 from codec.autoencoders import store
 from codec.autoencoders.autoencoder import Autoencoder
+from codec.training import photos
 from codec.training.lpips import Lpips
 
 TILE = 256  # of the tiles that are compared with the whole
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
+    return photos.to_tensor([np.asarray(image)])
 
 
 def to_image(made: Tensor) -> Image.Image:

@@ -64,7 +64,7 @@ def _from_file(path: Path) -> Model:
     if path.suffix == ".safetensors":
         metadata, tensors = read_safetensors(path)
         if files.METADATA in metadata:
-            return files.read(path)
+            return files.describe(path, metadata, tensors)
     else:
         tensors = _read_tensors(path)
     if any(name.startswith("encoder.layers.") for name in tensors):
@@ -137,7 +137,6 @@ def _kl(path: Path, config: dict[str, Any], weights: Path) -> Model:
             use_safetensors=True,
             local_files_only=True,
             variant=variant,
-            torch_dtype=None,
             low_cpu_mem_usage=False,
         )
     except (OSError, ValueError, TypeError, RuntimeError) as error:

@@ -40,7 +40,7 @@ class Model:
 
     Attributes:
         name: what people call it; not part of its identity.
-        architecture: which networks it is for, one of `codec.autoencoders.architectures.ARCHITECTURES`.
+        architecture: which networks it is for, one of `codec.autoencoders.networks.ARCHITECTURES`.
         config: what shapes them, as JSON has it.
         mean, scale: by channel. A latent z is coded as (z - mean) * scale, in which equal error should cost about
             equal distortion.
@@ -88,7 +88,11 @@ def read(path: Path) -> Model:
     Raises:
         ModelFileError: the file is no model, damaged, or holds weights that are no finite numbers.
     """
-    metadata, tensors = read_safetensors(path)
+    return describe(path, *read_safetensors(path))
+
+
+def describe(path: Path, metadata: dict[str, str], tensors: dict[str, Tensor]) -> Model:
+    """The model that a file holds, from what `read_safetensors` found in it; raises as `read`."""
     if METADATA not in metadata:
         raise ModelFileError(f"{path} is no model of this package: add it with `clric-convert models add {path}` first")
     try:

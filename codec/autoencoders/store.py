@@ -66,6 +66,11 @@ def _embedded() -> Entry:
     return Entry(BASE, files.read(EMBEDDED).prefix.hex(), EMBEDDED)
 
 
+def _named(name: str | Path) -> Entry | None:
+    """The model of this name or hash."""
+    return next((entry for entry in entries() if name in (entry.name, entry.prefix)), None)
+
+
 def find(prefix: bytes) -> Model:
     """The model that a `.clric` file names.
 
@@ -94,9 +99,9 @@ def load(name: str | Path) -> Model:
         ModelFileError: it is damaged, or no model.
         ImportError: it needs an extra that is not installed.
     """
-    for entry in entries():
-        if name in (entry.name, entry.prefix):
-            return entry.load()
+    entry = _named(name)
+    if entry is not None:
+        return entry.load()
     if Path(name).exists():
         return foreign.read(Path(name))
     advice = f"run `clric-convert models fetch {name}`" if name in CATALOGUE else "see `clric-convert models list`"
@@ -146,13 +151,13 @@ def remove(name: str) -> Entry:
         MissingModelError: there is none.
         ModelError: it is the embedded one.
     """
-    for entry in entries():
-        if name in (entry.name, entry.prefix):
-            if entry == _embedded():
-                raise ModelError(f"{name} is part of the package and cannot be removed")
-            entry.path.unlink()
-            return entry
-    raise MissingModelError(f"there is no model {name!r}: see `clric-convert models list`")
+    entry = _named(name)
+    if entry is None:
+        raise MissingModelError(f"there is no model {name!r}: see `clric-convert models list`")
+    if entry == _embedded():
+        raise ModelError(f"{name} is part of the package and cannot be removed")
+    entry.path.unlink()
+    return entry
 
 
 def fetch(name: str, progress: Progress = lambda done, total: None) -> Entry:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 
 import torch
 from torch import Tensor
@@ -65,15 +65,11 @@ def tiled(
     if len(rows) == len(columns) == 1:
         return function(source)
     made = source.new_zeros(len(source), channels, *(length * scales[1] for length in units))
-    for row, column in _pairs(rows, columns):
+    for row, column in product(rows, columns):
         part = function(_cut(source, row, column, scales[0])).float()
         part = part * ramp(row, scales[1], part)[:, None] * ramp(column, scales[1], part)
         _cut(made, row, column, scales[1]).add_(part)
     return made
-
-
-def _pairs(rows: list[Span], columns: list[Span]) -> Iterator[tuple[Span, Span]]:
-    return ((row, column) for row in rows for column in columns)
 
 
 def _cut(x: Tensor, row: Span, column: Span, scale: int) -> Tensor:

@@ -107,15 +107,12 @@ class Trainer:
             optimizer.load_state_dict(its_state)
         self.done, self.history = state["done"], state["history"]
 
-    def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16)
-
     def step(self, pictures: Tensor, learning_rate: float, frugality: float) -> Tensor:
         """One iteration; returns the loss. Every lambda is multiplied by `frugality`."""
         pictures = pictures.to(self.device, memory_format=torch.channels_last)
         lambdas = draw_lambdas(len(pictures), self.device)
         some = slice(None, None, 2)  # LPIPS takes as long as the rest
-        with self.autocast():
+        with torch.autocast(self.device.type, torch.bfloat16):
             made, bits = self.model(pictures, lambdas)
             seen = self.lpips(made[some], pictures[some])
         loss: Tensor = (
