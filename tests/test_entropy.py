@@ -6,6 +6,7 @@ import hashlib
 import re
 import tracemalloc
 from decimal import Decimal, localcontext
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from codec.container import CorruptError
 from codec.entropy import tables
 from codec.entropy.arm import MAX_CONTEXTS, WEIGHT_BITS, WEIGHT_LIMIT, IntegerARM
 from codec.entropy.coder import LIMIT, Decoder, Encoder, code_laplace
-from codec.entropy.wavefront import code_plane
+from codec.entropy.wavefront import code_planes
 from codec.overfit import arm
 from codec.overfit.function import SPATIAL_CONTEXTS, Spec
 
@@ -212,8 +213,8 @@ def test_model_is_exact(contexts: int, spread: float, seed: int) -> None:
     weights = draw_weights(generator, contexts, spread)
     limits = generator.choice((1, 8, 200, LIMIT), (contexts, 1))
     samples = np.concatenate([generator.integers(-limits, limits + 1, (contexts, 9)), limits, -limits], 1)
-    mean, scale = IntegerARM(*weights)(samples.astype(np.float64))
-    assert (mean.tolist(), scale.tolist()) == integer_reference(weights, samples)
+    mean, scale = IntegerARM(*(w[None] for w in weights))(samples.astype(np.float64)[None])
+    assert (mean[0].tolist(), scale[0].tolist()) == integer_reference(weights, samples)
 
 
 @pytest.mark.parametrize("sign", [-1, 1])
@@ -223,8 +224,8 @@ def test_model_is_exact_at_all_bounds_at_once(sign: int) -> None:
     bias, output = full[0], sign * full[:2]
     weights = [full, bias, full, bias, output, output, output[:, 0]]
     samples = np.array([[LIMIT], [LIMIT - 1], [-LIMIT], [1]]).repeat(MAX_CONTEXTS, 1).T
-    mean, scale = IntegerARM(*weights)(samples.astype(np.float64))
-    assert (mean.tolist(), scale.tolist()) == integer_reference(weights, samples)
+    mean, scale = IntegerARM(*(w[None] for w in weights))(samples.astype(np.float64)[None])
+    assert (mean[0].tolist(), scale[0].tolist()) == integer_reference(weights, samples)
     second = (MAX_CONTEXTS * BOUND + 2**12) * 2**27 + (BOUND << 12)
     output_sum = MAX_CONTEXTS * BOUND * 2**27 + ((MAX_CONTEXTS * BOUND * LIMIT + BOUND) << 12)
     assert max(second, output_sum) < 2**53
@@ -244,7 +245,7 @@ def test_model_is_near_the_one_that_is_fitted(seed: int) -> None:
         floats[layer] = floats[layer] + torch.eye(c, dtype=torch.float64)
     padded = torch.nn.functional.pad(torch.from_numpy(values)[None], (4, 4, 4, 0))
     block = arm._Block(padded, torch.zeros(1, 2, 9, 7, dtype=torch.float64), floats, SPATIAL_CONTEXTS[:14])
-    mean, scale = IntegerARM(*whole)(block.inputs[0].numpy())
+    [mean], [scale] = IntegerARM(*(w[None] for w in whole))(block.inputs.numpy())
     output = block.output[0].numpy()
     assert np.abs(mean / 16 - output[0]).max() <= 1 / 32 + 0.01
     log_scale = np.clip(output[1], arm.LOG_SCALE_MIN, arm.LOG_SCALE_MAX)
@@ -258,50 +259,57 @@ class Recorder:
     """A model that keeps the contexts it is asked about, and says something that depends on all of them."""
 
     def __init__(self) -> None:
-        self.seen: list[list[float]] = []
+        self.seen: list[list[list[float]]] = []
 
     def __call__(self, contexts: Whole) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        self.seen += contexts.T.tolist()
-        mixed = contexts.astype(np.int64) * np.arange(1, len(contexts) + 1)[:, None]
-        return mixed.sum(0) % 97 - 48, np.abs(mixed.sum(0)) % 31
+        self.seen.append(contexts.tolist())
+        mixed = (contexts.astype(np.int64) * np.arange(1, contexts.shape[1] + 1)[:, None]).sum(1)
+        mixed += np.arange(len(contexts))[:, None]
+        return mixed % 97 - 48, np.abs(mixed) % 31
 
 
 @st.composite
-def planes(draw: st.DrawFn) -> tuple[NDArray[np.int32], list[NDArray[np.int32]], int]:
-    """A plane, its references, and the number of its spatial contexts."""
+def groups(draw: st.DrawFn) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.bool_], int]:
+    """Known planes, planes to be coded, which of these are, and the number of spatial contexts."""
     shape = draw(
         st.tuples(st.integers(1, 12), st.integers(1, 12)) | st.sampled_from(((1, 60), (60, 1), (2, 1), (1, 1)))
     )
     generator = np.random.default_rng(draw(seeds))
-    count = draw(st.integers(0, 3))
-    values, *references = (np.rint(generator.laplace(0, 3, shape)).astype(np.int32) for _ in range(1 + count))
-    return values, references, draw(st.integers(1, len(SPATIAL_CONTEXTS)))
+    known, count = draw(st.integers(0, 4)), draw(st.integers(1, 4))
+    planes = np.rint(generator.laplace(0, 3, (known + count, *shape))).astype(np.int32)
+    coded = np.array(draw(st.lists(st.booleans(), min_size=count, max_size=count)))
+    planes[known:][~coded] = 0
+    return planes[:known], planes[known:], coded, draw(st.integers(1, len(SPATIAL_CONTEXTS)))
 
 
 @settings(deadline=None)
-@given(planes())
-def test_wavefront(drawn: tuple[NDArray[np.int32], list[NDArray[np.int32]], int]) -> None:
-    values, references, spatial = drawn
+@given(groups())
+def test_wavefront(drawn: tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.bool_], int]) -> None:
+    known, values, coded, spatial = drawn
     offsets = SPATIAL_CONTEXTS[:spatial]
     recorder, encoder = Recorder(), Encoder()
-    coded = code_plane(encoder, values.shape, values, references, recorder, offsets)  # type: ignore[arg-type]
-    np.testing.assert_array_equal(coded, values)
-    decoder = Decoder(encoder.finish())
-    again = Recorder()
-    decoded = code_plane(decoder, values.shape, None, references, again, offsets)  # type: ignore[arg-type]
-    np.testing.assert_array_equal(decoded, values)
+    written = code_planes(encoder, known, values, coded, recorder, offsets)
+    np.testing.assert_array_equal(written, values)
+    decoder, again = Decoder(encoder.finish()), Recorder()
+    read = code_planes(decoder, known, None, coded, again, offsets)
+    np.testing.assert_array_equal(read, values)
     assert decoder.exhausted
     assert recorder.seen == again.seen  # a context that were not known in time would be zero here
 
-    height, width = values.shape
-    expected = {}
-    for y in range(height):
-        for x in range(width):
-            places = [(y + dy, x + dx) for dy, dx in offsets]
-            near = [int(values[p]) if p[0] >= 0 and 0 <= p[1] < width else 0 for p in places]
-            expected[y, x] = near + [int(reference[y, x]) for reference in references]
-    order = sorted(expected, key=lambda place: (place[1] + 2 * place[0], place[0]))
-    assert recorder.seen == [expected[place] for place in order]
+    everything = np.concatenate([known, values])
+    count, height, width = values.shape
+    waves: dict[int, list[list[list[float]]]] = {}
+    for k, y, x in np.ndindex(count, height, width):
+        places = [(y + dy, x + dx) for dy, dx in offsets]
+        near = [float(values[k, *p]) if p[0] >= 0 and 0 <= p[1] < width else 0.0 for p in places]
+        before = [float(everything[len(known) + k - 1 - i, y, x]) for i in range(len(known))]
+        if coded[k]:
+            waves.setdefault(x + 2 * y + k, [[] for _ in range(count)])[k].append(near + before)
+    assert len(recorder.seen) == len(waves)
+    for seen, (_, expected) in zip(recorder.seen, sorted(waves.items()), strict=True):
+        for contexts, wanted in zip(seen, compress(expected, coded), strict=True):
+            columns = [list(column) for column in zip(*contexts, strict=True)]
+            assert all(column in columns for column in wanted)
 
 
 def test_contexts_are_causal_and_in_earlier_waves() -> None:
@@ -314,9 +322,10 @@ def test_contexts_are_causal_and_in_earlier_waves() -> None:
 
 def test_tall_planes_take_little_memory() -> None:
     shape = (4000, 3)
-    values = np.ones(shape, np.int32)
+    values = np.ones((1, *shape), np.int32)
     tracemalloc.start()
-    code_plane(Encoder(), shape, values, [], Recorder(), SPATIAL_CONTEXTS[:4])  # type: ignore[arg-type]
+    model = IntegerARM(*(np.zeros((1, *s)) for s in ((4, 4), (4,), (4, 4), (4,), (2, 4), (2, 4), (2,))))
+    code_planes(Encoder(), values[:0], values, np.array([True]), model, SPATIAL_CONTEXTS[:4])
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 64 * values.size * 4 + 2**24

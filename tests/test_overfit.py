@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,11 +23,13 @@ import codec
 from codec.container import CorruptError, FormatError, LimitError, Section, UnsupportedError, unpack
 from codec.entropy.arm import WEIGHT_BITS, WEIGHT_LIMIT
 from codec.entropy.coder import LIMIT, Encoder
+from codec.entropy.wavefront import waves
 from codec.overfit import arm, bases, bitstream, blocks, fit, initial, synthesis
-from codec.overfit.bitstream import QuantisedWeight, QuantisedWeights
+from codec.overfit.bitstream import Origin, QuantisedWeight, QuantisedWeights
 from codec.overfit.fit import Function, Schedule
 from codec.overfit.function import BICUBIC, Spec
 from codec.overfit.quantise import as_tensors, dequantise, quantise
+from codec.overfit.universal import LAST, NONE, NUMBER_BITS, Universal
 
 SAMPLES = Path(__file__).parent.parent / "samples"
 SMALL = Spec(5, 4, 2, features=(2, 1, 1), spatial=3, references=2, hidden=3, residuals=2)
@@ -239,7 +242,7 @@ def test_quantised_weights(budget: int) -> None:
     target = torch.rand(2, 3, 12, 10, generator=torch.Generator().manual_seed(0))
     quantised = quantise(function, target, torch.tensor((1e-3, 1e-5)), budget)
     for i, weights in enumerate(quantised):
-        assert weights.base == bases.PLAIN  # no other has this shape
+        assert weights.origin.number == bases.PLAIN  # no other has this shape
         estimate = estimated_bytes(weights)
         assert estimate <= budget
         assert abs(weight_bytes(spec, weights) - estimate) < 0.02 * estimate + 14  # shape, empty planes, the end
@@ -265,7 +268,7 @@ def test_the_nearest_base_is_chosen(outputs: int) -> None:
     grids = [torch.zeros(bases.COUNT, n, *size) for n, size in zip(spec.features, spec.sizes, strict=True)]
     target = torch.rand(bases.COUNT, outputs, 9, 14, generator=torch.Generator().manual_seed(0))
     quantised = quantise(Function(spec, weights, grids), target, torch.full((bases.COUNT,), 1e-3), 860)
-    assert [each.base for each in quantised] == list(range(bases.COUNT))
+    assert [each.origin.number for each in quantised] == list(range(bases.COUNT))
     for each in quantised:
         assert not any(difference.integers.any() for difference in each.differences.values())
         assert weight_bytes(spec, each) < 60
@@ -283,17 +286,50 @@ def test_candidates_are_the_bases_of_the_nearest_lambdas() -> None:
 
 
 @st.composite
-def functions(draw: st.DrawFn) -> tuple[Spec, QuantisedWeights, list[NDArray[np.int32]]]:
-    """Small functions of any shape and base, with any weights and samples that can be coded."""
+def origins(draw: st.DrawFn) -> tuple[Spec, Origin]:
+    """A small shape of any kind, and something that functions of this shape may be differences to."""
     small = st.integers(1, 3)
     size = draw(st.integers(1, 9)), draw(st.integers(1, 9)), draw(st.integers(1, 4))
-    spec = Spec(
-        *size, features=tuple(draw(st.lists(small, min_size=1, max_size=4))), spatial=draw(st.integers(1, 24)),
-        references=draw(st.integers(0, 7)), hidden=draw(small), residuals=draw(st.integers(0, 3)),
-    )  # fmt: skip
-    base = draw(st.just(bases.PLAIN) | st.integers(0, bases.COUNT - 1))
+    named = draw(st.booleans())  # whether the file would name a model
+    base = 0 if named else draw(st.just(bases.PLAIN) | st.integers(0, bases.COUNT - 1))
     if base != bases.PLAIN:
-        spec = bases.trained_spec(*size)
+        return bases.trained_spec(*size), Origin(base)
+    separate = named and draw(st.booleans())
+    features = st.lists(small, min_size=1, max_size=4) | st.just([17 if separate else 16])
+    shape: dict[str, Any] = {
+        "features": tuple(draw(features)), "spatial": draw(small if separate else st.integers(1, 24)),
+        "references": draw(st.integers(0, 7)), "hidden": draw(small), "residuals": draw(st.integers(0, 3)),
+        "separate": separate, "linear": named and draw(st.booleans()),
+    }  # fmt: skip
+    spec = Spec(*size, **shape)
+    if not named:
+        return spec, Origin(bases.PLAIN)
+    universal = random_universal(shape, spec, knots=draw(st.integers(1, 4)))
+    return spec, draw(st.builds(Origin, st.just(bases.PLAIN) | st.integers(1, LAST), st.sampled_from((universal,))))
+
+
+def random_universal(shape: dict[str, Any], spec: Spec, knots: int) -> Universal:
+    generator = np.random.default_rng(knots)
+
+    def whole(*size: int) -> NDArray[np.int16]:
+        return np.rint(generator.laplace(0, 300, (knots, *size))).astype(np.int16)
+
+    tensors = {name: whole(*size) for name, size in spec.weight_shapes.items()}
+    return Universal(shape, (0.005, 3.0), tensors, whole(spec.outputs))
+
+
+def for_reader(universal: Universal | None) -> reader.Universal | None:
+    """The same, as the other reader takes it."""
+    if universal is None:
+        return None
+    tensors = {name: t.astype(np.int64) for name, t in {"steps": universal.steps, **universal.knots}.items()}
+    return reader.Universal(reader.Shape(**universal.shape) if universal.knots else None, tensors)
+
+
+@st.composite
+def functions(draw: st.DrawFn) -> tuple[Spec, QuantisedWeights, list[NDArray[np.int32]]]:
+    """Small functions of any shape and origin, with any weights and samples that can be coded."""
+    spec, origin = draw(origins())
     generator = np.random.default_rng(draw(st.integers(0, 2**32)))
     wild = draw(st.booleans())
 
@@ -302,17 +338,17 @@ def functions(draw: st.DrawFn) -> tuple[Spec, QuantisedWeights, list[NDArray[np.
         return np.clip(np.rint(generator.laplace(0, spread, shape)), -limit, limit).astype(np.int32)
 
     differences = {}
-    origin = bases.base_weights(base, spec)
+    base = origin.weights(spec)
+    sparse = origin.universal is not None and origin.number != bases.PLAIN  # tensors may be without any
     for name, shape in spec.weight_shapes.items():
         exponent = int(generator.integers(13)) if wild else 6
-        room = (WEIGHT_LIMIT - 1 - np.abs(origin[name])) >> (WEIGHT_BITS - exponent)
-        differences[name] = QuantisedWeight(
-            whole(shape, np.minimum(LIMIT, room) if name.startswith("arm.") else LIMIT), exponent
-        )
-    weights = QuantisedWeights(base, differences)
+        room = (WEIGHT_LIMIT - 1 - np.abs(base[name])) >> (WEIGHT_BITS - exponent)
+        integers = whole(shape, np.minimum(LIMIT, room) if name.startswith("arm.") else LIMIT)
+        none = sparse and (generator.random() < 0.5 or not integers.any())
+        differences[name] = QuantisedWeight.nothing(shape) if none else QuantisedWeight(integers, exponent)
     grids = [whole((n, *size), LIMIT) for n, size in zip(spec.features, spec.sizes, strict=True)]
     grids[int(generator.integers(len(grids)))][0] = 0
-    return spec, weights, grids
+    return spec, QuantisedWeights(origin, differences), grids
 
 
 @settings(deadline=None)
@@ -320,12 +356,13 @@ def functions(draw: st.DrawFn) -> tuple[Spec, QuantisedWeights, list[NDArray[np.
 def test_round_trip(drawn: tuple[Spec, QuantisedWeights, list[NDArray[np.int32]]]) -> None:
     """What is written is read, by this reader and by another."""
     spec, weights, grids = drawn
+    number, universal = weights.origin.number, weights.origin.universal
     sections = bitstream.write(spec, weights, grids)
     shape = spec.height, spec.width, spec.outputs
-    read_spec, read_weights, read_grids = bitstream.read(*sections, *shape)
-    other = reader.Function(*sections, *shape)
+    read_spec, read_weights, read_grids = bitstream.read(*sections, *shape, universal)
+    other = reader.Function(*sections, *shape, for_reader(universal))
     assert read_spec == spec
-    assert read_weights.base == weights.base == other.base
+    assert read_weights.origin.number == number == other.number
     assert list(read_weights.differences) == list(weights.differences) == list(other.integers)
     for name, weight in weights.differences.items():
         read = read_weights.differences[name]
@@ -342,6 +379,8 @@ def test_round_trip(drawn: tuple[Spec, QuantisedWeights, list[NDArray[np.int32]]
     for name, w in dequantise(spec, read_weights, CPU).items():
         torch.testing.assert_close(w.double(), values[name], rtol=2.0**-24, atol=0)
     output = synthesis.synthesise(levels, values, spec)[0].numpy()
+    if universal and number != bases.PLAIN:
+        output = output * universal.step(number)[:, None, None]
     scale = 1 + np.abs(output).max()
     np.testing.assert_allclose(output / scale, other.output() / scale, atol=1e-6)
 
@@ -374,9 +413,9 @@ def test_bases(base: int, outputs: int) -> None:
             for name, shape in spec.weight_shapes.items():
                 integers = np.rint(generator.laplace(0, 2, shape)).astype(np.int32)
                 differences[name] = QuantisedWeight(integers, step)
-        sections = bitstream.write(spec, QuantisedWeights(base, differences), grids)
+        sections = bitstream.write(spec, QuantisedWeights(Origin(base), differences), grids)
         read_spec, weights, read_grids = bitstream.read(*sections, 13, 7, outputs)
-        assert (read_spec, weights.base) == (spec, base)
+        assert (read_spec, weights.origin.number) == (spec, base)
         for name, w in weights.whole(spec).items():
             np.testing.assert_array_equal(
                 w, origin[name] + differences[name].integers * 2 ** (WEIGHT_BITS - (step or 0))
@@ -391,11 +430,92 @@ def test_bases(base: int, outputs: int) -> None:
         np.testing.assert_allclose(output / scale, other.output() / scale, atol=1e-5)
 
 
+MODEL_SHAPE: dict[str, Any] = {
+    "features": (3,),
+    "spatial": 2,
+    "references": 1,
+    "hidden": 2,
+    "residuals": 1,
+    "separate": True,
+}
+MODEL_SPEC = Spec(4, 5, 3, **MODEL_SHAPE)
+
+
+def test_numbers_of_universal_functions() -> None:
+    """They count evenly in the logarithm of lambda, which stays within its bounds."""
+    universal = random_universal(MODEL_SHAPE, MODEL_SPEC, knots=2)
+    low, high = universal.lambdas
+    lambdas = np.geomspace(low, high, LAST)
+    assert [universal.number(lam) for lam in lambdas] == list(range(1, LAST + 1))
+    assert [universal.number(lam) for lam in (1e-9, low / 2, 2 * high, 1e9)] == [1, 1, LAST, LAST]
+
+
+@pytest.mark.parametrize("knots", [1, 2, 3, 7, 8])
+def test_universal_functions_lie_between_their_knots(knots: int) -> None:
+    """At a knot they are just that; from one to the next they only rise or fall; both readers have the same."""
+    universal = random_universal(MODEL_SHAPE, MODEL_SPEC, knots)
+    other = for_reader(universal)
+    assert other is not None
+    every = [universal.weights(number) for number in range(1, LAST + 1)]
+    steps = np.stack([universal.step(number) for number in range(1, LAST + 1)])
+    for name, of_knots in {**universal.knots, "steps": universal.steps}.items():
+        found = steps * 2**WEIGHT_BITS if name == "steps" else np.stack([weights[name] for weights in every])
+        np.testing.assert_array_equal(found, [other.between(name, number) for number in range(1, LAST + 1)])
+        np.testing.assert_array_equal(found[0], of_knots[0])
+        np.testing.assert_array_equal(found[-1], of_knots[-1])
+        places = np.arange(LAST) * (knots - 1) / (LAST - 1)
+        exact = places == np.rint(places)
+        np.testing.assert_array_equal(found[exact], of_knots[places[exact].astype(int)])
+        assert exact.sum() == (LAST if knots == 1 else math.gcd(knots - 1, LAST - 1) + 1)
+        before, after = (of_knots[rounded(places).astype(int)] for rounded in (np.floor, np.ceil))
+        assert (np.minimum(before, after) <= found).all()
+        assert (found <= np.maximum(before, after)).all()
+        for i in np.flatnonzero(np.floor(places[1:]) == np.floor(places[:-1])):
+            assert ((found[i + 1] - found[i]) * np.sign(after[i + 1] - before[i]) >= 0).all()
+
+
+def test_a_universal_function_costs_next_to_nothing() -> None:
+    universal = random_universal(MODEL_SHAPE, MODEL_SPEC, knots=3)
+    differences = {name: QuantisedWeight.nothing(shape) for name, shape in MODEL_SPEC.weight_shapes.items()}
+    weights = QuantisedWeights(Origin(77, universal), differences)
+    assert weight_bytes(MODEL_SPEC, weights) <= 8  # 10 bits, and one for each tensor and each grid
+
+
+def numbered(number: int) -> bytes:
+    """The beginning of a body of weights in a file that names a model."""
+    encoder = Encoder()
+    encoder.uniform(number, NUMBER_BITS)
+    return encoder.finish()
+
+
+@pytest.mark.parametrize(
+    ("change", "size", "error", "what"),
+    [
+        (None, (4, 5), CorruptError, "the model has none"),
+        ({"spatial": 25, "references": 0}, (4, 5), CorruptError, "25 contexts"),
+        ({"spatial": 24, "references": 8}, (4, 5), CorruptError, "32 contexts"),
+        ({}, (2**15, 2**15), LimitError, "do not trust"),
+    ],
+)
+def test_reading_refuses_universal_functions(
+    change: dict[str, int] | None, size: tuple[int, int], error: type[FormatError], what: str
+) -> None:
+    universal = NONE
+    if change is not None:
+        shape = {**MODEL_SHAPE, **change}
+        universal = random_universal(shape, Spec(4, 5, 3, **shape), knots=2)
+    with pytest.raises(error, match=what):
+        bitstream.read(numbered(1), b"", *size, 3, universal)
+    if error is CorruptError:
+        with pytest.raises(reader.DamagedError):
+            reader.Function(numbered(1), b"", *size, 3, for_reader(universal))
+
+
 def test_bases_are_not_changed_by_what_is_made_of_them() -> None:
     """They are kept in memory, once read."""
     spec = bases.trained_spec(4, 4, 3)
     before = {name: w.copy() for name, w in bases.base_weights(3, spec).items()}
-    whole = QuantisedWeights(3, nothing(spec)[0]).whole(spec)
+    whole = QuantisedWeights(Origin(3), nothing(spec)[0]).whole(spec)
     tensors = as_tensors(bases.base_weights(3, spec), CPU)
     for name in before:
         whole[name] += 1
@@ -405,7 +525,7 @@ def test_bases_are_not_changed_by_what_is_made_of_them() -> None:
 
 @cache
 def coded_photo() -> tuple[Spec, QuantisedWeights, list[NDArray[np.int32]], dict[Section, bytes]]:
-    sections = unpack(codec.encode(photo(256, 256), effort=1, device="cpu")).sections
+    sections = unpack(codec.encode(photo(256, 256), profile="coolchic", effort=1, device="cpu")).sections
     return *bitstream.read(sections[Section.WEIGHTS], sections[Section.GRIDS], 256, 256, 3), sections
 
 
@@ -418,21 +538,52 @@ def test_estimated_bits_are_real() -> None:
     assert abs(len(sections[Section.WEIGHTS]) - estimate) < 0.01 * estimate + 14
 
 
-def test_truncated_grids_are_right_or_zero() -> None:
-    """However many bytes are left: the planes that they decide as they were, zeros for the rest."""
-    spec, _, grids, sections = coded_photo()
-    body = sections[Section.GRIDS]
+def check_truncated(
+    spec: Spec, weights: bytes, grids: list[NDArray[np.int32]], body: bytes, universal: Universal | None = None
+) -> None:
+    """However many bytes are left: samples as they were up to some wave, zeros for the rest."""
     whole = [grids[p.level][p.feature] for p in spec.planes]
-    before = 0
-    for length in (0, 1, 5, 9, 17, 40, 100, 150, 200, 600, 1000, 3000, len(body) - 9, len(body) - 1):
-        read = bitstream.read(sections[Section.WEIGHTS], body[:length], 256, 256, 3, truncated=True)[2]
+    size, before = (spec.height, spec.width, spec.outputs), 0
+    parts = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
+    lengths = {0, 1, 5, 9, *(int(len(body) * part) for part in parts), len(body) - 9, len(body) - 1}
+    for length in sorted(lengths):
+        read = bitstream.read(weights, body[:length], *size, universal, truncated=True)[2]
         planes = [read[p.level][p.feature] for p in spec.planes]
-        right = [np.array_equal(plane, expected) for plane, expected in zip(planes, whole, strict=True)]
-        known = right.index(False) if False in right else len(right)
-        assert not any(plane.any() for plane in planes[known:])
-        assert known >= before
-        before = known
-    assert before >= len(whole) - 1
+        decided = [waves_decided(planes, whole, group) for group in spec.groups]
+        undecided = next((i for i, (known, count) in enumerate(decided) if known < count), len(decided))
+        assert not any(planes[i].any() for group in spec.groups[undecided + 1 :] for i in group)
+        right = sum(known for known, _ in decided[: undecided + 1])
+        assert right >= before
+        before = right
+    assert before > 0.9 * sum(count for _, count in decided)
+
+
+def waves_decided(planes: list[NDArray[np.int32]], whole: list[NDArray[np.int32]], group: range) -> tuple[int, int]:
+    """How many waves of some planes are right, where the samples of all others must be zero; and how many there are."""
+    found, expected = (np.stack([each[i] for i in group]) for each in (planes, whole))
+    wave = waves(*found.shape)
+    count = int(wave.max()) + 1
+    first = int(wave[found != expected].min(initial=count))
+    assert not found[wave >= first].any()
+    return first, count
+
+
+def test_truncated_grids_are_right_or_zero() -> None:
+    spec, _, grids, sections = coded_photo()
+    check_truncated(spec, sections[Section.WEIGHTS], grids, sections[Section.GRIDS])
+
+
+def test_truncated_grids_of_one_level_are_decided_wave_by_wave() -> None:
+    spec = Spec(40, 30, 2, (2, 3, 1), spatial=3, references=2, hidden=2, residuals=0, separate=True)
+    generator = np.random.default_rng(0)
+    differences = {name: QuantisedWeight.nothing(shape) for name, shape in spec.weight_shapes.items()}
+    grids = [np.rint(generator.laplace(0, 1, (n, *s))) for n, s in zip(spec.features, spec.sizes, strict=True)]
+    whole = [g.astype(np.int32) for g in grids]
+    sections = bitstream.write(spec, QuantisedWeights(Origin(bases.PLAIN, NONE), differences), whole)
+    check_truncated(spec, sections[0], whole, sections[1], NONE)
+    half = bitstream.read(sections[0], sections[1][: len(sections[1]) // 2], 40, 30, 2, NONE, truncated=True)[2]
+    top, bottom = half[0][:, :10], half[0][:, -10:]
+    assert [plane.any() for plane in (*top, *bottom)] == [True, True, False, False]
 
 
 def test_reading_refuses_what_is_left_over() -> None:
@@ -444,29 +595,39 @@ def test_reading_refuses_what_is_left_over() -> None:
         bitstream.read(sections[Section.WEIGHTS], sections[Section.GRIDS] + b"\1" * 8, *size)
 
 
-def shape_bytes(levels: int, features: int, spatial: int, references: int) -> bytes:
-    """The beginning of a body of weights."""
+def shape_bytes(levels: int, features: int, spatial: int, references: int, *, named: bool = False) -> bytes:
+    """The beginning of a body of weights, in a file that names a model or in one that does not."""
     encoder = Encoder()
+    if named:
+        encoder.uniform(bases.PLAIN, NUMBER_BITS)
     encoder.uniform(levels - 1, 4)
     for _ in range(levels):
-        encoder.uniform(features - 1, 4)
+        encoder.uniform(features - 1, 7 if named else 4)
     for number, bits in ((spatial - 1, 5), (references, 4), (0, 6), (0, 2)):
         encoder.uniform(number, bits)
     return encoder.finish()
 
 
+@pytest.mark.parametrize("named", [False, True])
 @pytest.mark.parametrize(
-    ("data", "size", "error"),
+    ("shape", "size", "error"),
     [
-        (shape_bytes(1, 1, 25, 0), (9, 9), CorruptError),  # no such context
-        (shape_bytes(1, 1, 24, 8), (9, 9), CorruptError),  # too many contexts
-        (shape_bytes(16, 16, 1, 15), (2**14, 2**14), LimitError),  # too many samples
-        (b"\xff" * 16, (9, 9), CorruptError),  # what the range coder never writes
+        ((1, 1, 25, 0), (9, 9), CorruptError),  # no such context
+        ((1, 1, 24, 8), (9, 9), CorruptError),  # too many contexts
+        ((16, 16, 1, 15), (2**14, 2**14), LimitError),  # too many samples
     ],
 )
-def test_reading_refuses_functions_out_of_bounds(data: bytes, size: tuple[int, int], error: type[FormatError]) -> None:
+def test_reading_refuses_functions_out_of_bounds(
+    shape: tuple[int, int, int, int], size: tuple[int, int], error: type[FormatError], named: bool
+) -> None:
     with pytest.raises(error):
-        bitstream.read(data, b"", *size, 3)
+        bitstream.read(shape_bytes(*shape, named=named), b"", *size, 3, NONE if named else None)
+
+
+@pytest.mark.parametrize("universal", [None, NONE])
+def test_reading_refuses_what_no_coder_writes(universal: Universal | None) -> None:
+    with pytest.raises(CorruptError, match="not valid"):
+        bitstream.read(b"\xff" * 16, b"", 9, 9, 3, universal)
 
 
 SHAPED = bases.trained_spec(4, 4, 3)
@@ -499,10 +660,10 @@ def test_reading_refuses_bases(
 ) -> None:
     differences, grids = nothing(spec)
     with pytest.raises(error, match=what):
-        bitstream.write(spec, QuantisedWeights(base, differences), grids)
+        bitstream.write(spec, QuantisedWeights(Origin(base), differences), grids)
     with pytest.MonkeyPatch.context() as patch:  # a writer without its own checks
         patch.setattr(bitstream, "base_weights", lambda _, spec: bases.base_weights(bases.PLAIN, spec))
-        sections = bitstream.write(spec, QuantisedWeights(base, differences), grids)
+        sections = bitstream.write(spec, QuantisedWeights(Origin(base), differences), grids)
     refused(sections, spec, error, other, what)
 
 
@@ -511,8 +672,8 @@ def test_shapes_of_bases() -> None:
     assert bases.bases_for(OTHER) == [bases.PLAIN]
     spec = Spec(4, 4, 3, (1,) * 7, spatial=16, references=0, hidden=16, residuals=2)
     assert bases.bases_for(spec) == list(range(bases.COUNT))
-    sections = bitstream.write(spec, QuantisedWeights(2, nothing(spec)[0]), nothing(spec)[1])
-    assert bitstream.read(*sections, 4, 4, 3)[1].base == reader.Function(*sections, 4, 4, 3).base == 2
+    sections = bitstream.write(spec, QuantisedWeights(Origin(2), nothing(spec)[0]), nothing(spec)[1])
+    assert bitstream.read(*sections, 4, 4, 3)[1].origin.number == reader.Function(*sections, 4, 4, 3).number == 2
 
 
 @pytest.mark.parametrize("name", ["arm.output", "synthesis.hidden", "upsampling.taps"])
@@ -521,7 +682,7 @@ def test_reading_refuses_steps_out_of_bounds(name: str) -> None:
     differences[name] = QuantisedWeight(differences[name].integers, WEIGHT_BITS + 1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bitstream, "WEIGHT_BITS", 15)
-        sections = bitstream.write(SHAPED, QuantisedWeights(1, differences), grids)
+        sections = bitstream.write(SHAPED, QuantisedWeights(Origin(1), differences), grids)
     refused(sections, SHAPED, CorruptError, reader.DamagedError, "step")
 
 
@@ -539,7 +700,7 @@ def test_weights_of_the_model_are_bounded_with_their_base(base: int, exponent: i
         integers = differences[name].integers.copy()
         integers.reshape(-1)[place] = sign * number
         differences[name] = QuantisedWeight(integers, exponent)
-        weights = QuantisedWeights(base, differences)
+        weights = QuantisedWeights(Origin(base), differences)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(bitstream, "WEIGHT_LIMIT", 2 * WEIGHT_LIMIT)
             sections = bitstream.write(SHAPED, weights, grids)
@@ -553,9 +714,9 @@ def test_weights_of_the_model_are_bounded_with_their_base(base: int, exponent: i
 
 def test_reading_refuses_numbers_out_of_bounds() -> None:
     spec, weights, grids, _ = coded_photo()
-    assert weights.base != bases.PLAIN
+    assert weights.origin.number != bases.PLAIN
     large = QuantisedWeight(np.full((2, spec.contexts), 300, np.int32), 0)
-    differences = QuantisedWeights(weights.base, {**weights.differences, "arm.output": large})
+    differences = QuantisedWeights(Origin(weights.origin.number), {**weights.differences, "arm.output": large})
     beyond = [grids[0] * 0 + LIMIT + 1, *(g * 0 for g in grids[1:])]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bitstream, "WEIGHT_LIMIT", 2 * WEIGHT_LIMIT)

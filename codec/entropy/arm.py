@@ -28,10 +28,10 @@ _HIDDEN_MAX = 1 << (15 + WEIGHT_BITS)
 
 @dataclass(frozen=True)
 class IntegerARM:
-    """A network of two hidden residual layers and a stabiliser, for one plane.
+    """Networks of two hidden residual layers and a stabiliser, one for each of some planes.
 
-    All weights are whole numbers in units of 2**-12, shaped as in `codec.overfit.function.Spec.weight_shapes`
-    without the batch axis; `output_bias` is that of the plane, (2,).
+    All weights are whole numbers in units of 2**-12, with a first axis over planes: (n, contexts, contexts) for the
+    hidden layers, (n, contexts) for their biases, (n, 2, contexts) for output and stabiliser, (n, 2) for their bias.
     """
 
     hidden1: Whole
@@ -43,16 +43,20 @@ class IntegerARM:
     output_bias: Whole
 
     def __post_init__(self) -> None:
-        identity = _ONE * np.eye(len(self.hidden1))
+        identity = _ONE * np.eye(self.hidden1.shape[-1])
         object.__setattr__(self, "hidden1", self.hidden1 + identity)
         object.__setattr__(self, "hidden2", self.hidden2 + identity)
-        object.__setattr__(self, "hidden1_bias", self.hidden1_bias[:, None])
-        object.__setattr__(self, "hidden2_bias", self.hidden2_bias[:, None] * _ONE)
+        object.__setattr__(self, "hidden1_bias", self.hidden1_bias[..., None])
+        object.__setattr__(self, "hidden2_bias", self.hidden2_bias[..., None] * _ONE)
         object.__setattr__(self, "stabiliser", self.stabiliser * _ONE)
-        object.__setattr__(self, "output_bias", self.output_bias[:, None] * _ONE)
+        object.__setattr__(self, "output_bias", self.output_bias[..., None] * _ONE)
 
     def __call__(self, contexts: Whole) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Distributions of n samples from their contexts (contexts, n): mean in 1/16 and index of the scale, (n,)."""
+        """Distributions of m samples of each plane: mean in 1/16 and index of the scale, (n, m) each.
+
+        Args:
+            contexts: (n, contexts, m).
+        """
         hidden = self.hidden1 @ contexts + self.hidden1_bias
         np.clip(hidden, 0, _HIDDEN_MAX, out=hidden)
         hidden = self.hidden2 @ hidden + self.hidden2_bias
@@ -61,7 +65,7 @@ class IntegerARM:
         np.clip(hidden, 0, _HIDDEN_MAX, out=hidden)
         output = self.output @ hidden + self.stabiliser @ contexts + self.output_bias
         # Now in units of 2**-24: round the mean to 1/16, the log-scale to 1/8.
-        mean = np.floor(output[0] * 2.0**-20 + 0.5)
-        scale = np.floor(output[1] * 2.0**-21 + 0.5) - tables.LOG_SCALE_MIN_EIGHTHS
+        mean = np.floor(output[:, 0] * 2.0**-20 + 0.5)
+        scale = np.floor(output[:, 1] * 2.0**-21 + 0.5) - tables.LOG_SCALE_MIN_EIGHTHS
         bound = 16 * LIMIT
         return np.clip(mean, -bound, bound).astype(np.int64), np.clip(scale, 0, tables.SCALES - 1).astype(np.int64)

@@ -49,22 +49,32 @@ class Encoder:
 
 
 class Decoder:
-    """Reads symbols from what `Encoder.finish` gave. Bytes that are no such thing give arbitrary symbols."""
+    """Reads symbols from what `Encoder.finish` gave. Bytes that are no such thing give arbitrary symbols.
 
-    def __init__(self, data: bytes) -> None:
+    Args:
+        lenient: give great numbers rather than an error where no encoder writes what is there.
+    """
+
+    def __init__(self, data: bytes, *, lenient: bool = False) -> None:
+        self._lenient = lenient
         words = np.frombuffer(data + bytes(-len(data) % 4), "<u4").astype(np.uint32)
         self._decoder = _stream.queue.RangeDecoder(words)
 
     def run(self, symbols: Symbols | None, counts: NDArray[np.float64]) -> Symbols:
-        return self._checked(_tabled, counts)  # type: ignore[no-any-return]
+        found = self._checked(_tabled, counts)
+        if found is None:  # the greatest number: what is too low to be valid does not occur
+            return np.full(len(counts), counts.shape[1] - 2, np.int32)
+        return found  # type: ignore[no-any-return]
 
     def uniform(self, symbol: int, bits: int) -> int:
-        return int(self._checked(_stream.model.Uniform(1 << bits)))
+        return int(self._checked(_stream.model.Uniform(1 << bits)) or 0)
 
     def _checked(self, *model: Any) -> Any:
         try:
             return self._decoder.decode(*model)
         except AssertionError as error:  # what constriction raises for bytes that no encoder writes
+            if self._lenient:
+                return None
             raise CorruptError("the entropy-coded data is not valid: the file is damaged") from error
 
     @property

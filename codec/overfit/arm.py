@@ -48,7 +48,8 @@ def rate(grids: list[Tensor], weights: dict[str, Tensor], spec: Spec) -> Tensor:
         inputs = torch.stack(references + missing, 1) if spec.references else values.unsqueeze(1)[:, :0]
         bias = weights["arm.output_bias"][:, :, index]
         told = spec.spatial, torch.is_grad_enabled()
-        bits.append(_PlaneRate.apply(values, inputs, *shared, bias, *told))  # type: ignore[no-untyped-call]
+        own = [w[:, index] for w in shared] if spec.separate else shared
+        bits.append(_PlaneRate.apply(values, inputs, *own, bias, *told))  # type: ignore[no-untyped-call]
     return torch.stack(bits, 1)
 
 

@@ -6,9 +6,9 @@ the stream holds. NumPy only.
 
 from __future__ import annotations
 
-from contextlib import suppress
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,10 @@ from codec.container import CorruptError, LimitError
 from codec.entropy import tables
 from codec.entropy.arm import MAX_CONTEXTS, WEIGHT_BITS, WEIGHT_LIMIT, IntegerARM
 from codec.entropy.coder import LIMIT, Coder, Decoder, Encoder, code_laplace
-from codec.entropy.wavefront import code_plane
-from codec.overfit.bases import base_weights
-from codec.overfit.function import SPATIAL_CONTEXTS, Plane, Spec
+from codec.entropy.wavefront import code_planes, waves
+from codec.overfit.bases import PLAIN, base_weights
+from codec.overfit.function import SPATIAL_CONTEXTS, Spec
+from codec.overfit.universal import NUMBER_BITS, Universal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -29,7 +30,9 @@ WholeWeights = dict[str, NDArray[np.int64]]
 
 # Fields of a function's shape: name, bits, smallest value. The bits bound what a reader allocates.
 _FIELDS = (("spatial", 5, 1), ("references", 4, 0), ("hidden", 6, 1), ("residuals", 2, 0))
-_LEVELS_BITS, _FEATURES_BITS = 4, 4
+_FLAGS = ("separate", "linear")  # only where there are models
+_LEVELS_BITS = 4
+_FEATURES_BITS = {False: 4, True: 7}  # by whether there are models: latents have many channels
 _BASE_BITS, _EXPONENT_BITS, _SCALE_BITS = 4, 4, 6
 MAX_SAMPLES = 2**31  # features in all times the picture's pixels: bounds a reader's memory
 
@@ -41,12 +44,40 @@ class QuantisedWeight:
     integers: Integers
     exponent: int
 
+    @staticmethod
+    def nothing(shape: tuple[int, ...]) -> QuantisedWeight:
+        """No difference."""
+        return QuantisedWeight(np.zeros(shape, np.int32), 0)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Some weights that readers know.
+
+    Attributes:
+        number: of one of `codec.overfit.bases`; with a universal function, of one of its own, or 0 for the plain one.
+        universal: that of the model, in profiles that have models.
+    """
+
+    number: int
+    universal: Universal | None = None
+
+    def weights(self, spec: Spec) -> WholeWeights:
+        """The weights in units of 2**-12.
+
+        Raises:
+            UnsupportedError, CorruptError: there is nothing of this number for this shape.
+        """
+        if self.universal is None or self.number == PLAIN:
+            return base_weights(self.number, spec)
+        return self.universal.weights(self.number)
+
 
 @dataclass(frozen=True)
 class QuantisedWeights:
-    """A function's weights as a file holds them: differences, by name, to one of `codec.overfit.bases`."""
+    """A function's weights as a file holds them: differences, by name."""
 
-    base: int
+    origin: Origin
     differences: dict[str, QuantisedWeight]
 
     def whole(self, spec: Spec) -> WholeWeights:
@@ -54,7 +85,7 @@ class QuantisedWeights:
         return {
             name: origin
             + (self.differences[name].integers.astype(np.int64) << WEIGHT_BITS - self.differences[name].exponent)
-            for name, origin in base_weights(self.base, spec).items()
+            for name, origin in self.origin.weights(spec).items()
         }
 
 
@@ -66,23 +97,30 @@ def write(spec: Spec, weights: QuantisedWeights, grids: Sequence[Integers]) -> t
         grids: by level, finest first, (features, height, width), within -LIMIT..LIMIT.
     """
     header, body = Encoder(), Encoder()
-    _code_spec(header, spec, spec.height, spec.width, spec.outputs)
-    _code_weights(header, spec, weights)
+    _code_head(header, spec, weights.origin, (spec.height, spec.width, spec.outputs))
+    _code_differences(header, spec, weights.origin, weights.differences)
     whole = weights.whole(spec)
     planes = [grids[p.level][p.feature] for p in spec.planes]
     empty = [_code_bit(header, not plane.any()) for plane in planes]
-    for i, plane in enumerate(spec.planes):
-        if not empty[i]:
-            _code_plane(body, i, plane, planes[i], planes, spec, whole)
+    for group in spec.groups:
+        _code_group(body, group, planes, planes, empty, spec, whole)
     return header.finish(), body.finish()
 
 
 def read(
-    weights_section: bytes, grids_section: bytes, height: int, width: int, outputs: int, *, truncated: bool = False
+    weights_section: bytes,
+    grids_section: bytes,
+    height: int,
+    width: int,
+    outputs: int,
+    universal: Universal | None = None,
+    *,
+    truncated: bool = False,
 ) -> tuple[Spec, QuantisedWeights, list[Integers]]:
     """What `write` was given, from the sections and the container's header.
 
     Args:
+        universal: that of the file's model, in profiles that have models.
         truncated: the grids' section is only a beginning; planes that are not wholly there are left zero.
 
     Raises:
@@ -90,8 +128,8 @@ def read(
         LimitError: the function is too large.
     """
     header = Decoder(weights_section)
-    spec = _code_spec(header, None, height, width, outputs)
-    weights = _code_weights(header, spec, None)
+    spec, origin = _code_head(header, None, Origin(PLAIN, universal), (height, width, outputs))
+    weights = _code_differences(header, spec, origin, None)
     empty = [_code_bit(header, False) for _ in spec.planes]
     if not header.exhausted:
         raise CorruptError("the function's weights do not end where their section does: the file is damaged")
@@ -101,31 +139,40 @@ def read(
 
 def _read_whole(section: bytes, spec: Spec, whole: WholeWeights, empty: list[bool]) -> list[Integers]:
     body = Decoder(section)
-    planes = list(_decode_planes(body, spec, whole, empty))
+    planes = [plane for group in _decode_planes(body, spec, whole, empty) for plane in _in_range(group)]
     if not body.exhausted:
         raise CorruptError("the grids do not end where their section does: the file is damaged")
     return planes
 
 
 def _read_beginning(section: bytes, spec: Spec, whole: WholeWeights, empty: list[bool]) -> list[Integers]:
-    """Planes that a truncated section decides: its lowest and highest continuation both give them; zero for others."""
-    low, high = (_decode_planes(Decoder(section + end), spec, whole, empty) for end in (b"", b"\xff" * 16))
+    """Samples that a truncated section decides: its lowest and highest continuation both give them; zero for others."""
+    ends = (Decoder(section + end, lenient=True) for end in (b"", b"\xff" * 16))
+    low, high = (_decode_planes(body, spec, whole, empty) for body in ends)
     planes = [np.zeros((p.height, p.width), np.int32) for p in spec.planes]
-    with suppress(CorruptError):
-        for i, (plane, other) in enumerate(zip(low, high, strict=True)):
-            if not np.array_equal(plane, other):
-                break
-            planes[i] = plane
-    return planes
+    for group, values, others in zip(spec.groups, low, high, strict=True):
+        wave = waves(*values.shape)
+        first = wave[values != others].min(initial=wave.max() + 1)
+        planes[group.start : group.stop] = np.where(wave < first, values, 0)
+        if first <= wave.max():
+            break
+    return [_in_range(plane) for plane in planes]
+
+
+def _in_range(samples: Integers) -> Integers:
+    """The samples, unless some are such as no writer writes."""
+    if np.abs(samples).max() > LIMIT:
+        raise CorruptError("a grid's samples are out of range: the file is damaged")
+    return samples
 
 
 def _decode_planes(body: Decoder, spec: Spec, whole: WholeWeights, empty: list[bool]) -> Iterator[Integers]:
-    """Planes in coding order, one at a time."""
+    """Planes in coding order, those that are coded together at a time, (n, height, width)."""
     planes: list[Integers] = []
-    for i, plane in enumerate(spec.planes):
-        nothing = np.zeros((plane.height, plane.width), np.int32)
-        planes.append(nothing if empty[i] else _code_plane(body, i, plane, None, planes, spec, whole))
-        yield planes[-1]
+    for group in spec.groups:
+        decoded = _code_group(body, group, None, planes, empty, spec, whole)
+        planes += decoded
+        yield np.stack(decoded)
 
 
 def _by_level(spec: Spec, planes: list[Integers]) -> list[Integers]:
@@ -140,30 +187,82 @@ def _code_bit(coder: Coder, bit: bool) -> bool:
     return bool(coder.uniform(int(bit), 1))
 
 
-def _code_spec(coder: Coder, spec: Spec | None, height: int, width: int, outputs: int) -> Spec:
+def _code_head(coder: Coder, spec: Spec | None, origin: Origin, size: tuple[int, int, int]) -> tuple[Spec, Origin]:
+    """A function's shape, and what its weights are differences to."""
+    universal = origin.universal
+    if universal is None:
+        spec = _code_spec(coder, spec, size, models=False)
+        origin = Origin(coder.uniform(origin.number, _BASE_BITS))
+        origin.weights(spec)  # an unknown one is refused before what depends on it
+        return spec, origin
+    origin = Origin(coder.uniform(origin.number, NUMBER_BITS), universal)
+    if origin.number == PLAIN:
+        return _code_spec(coder, spec, size, models=True), origin
+    spec = universal.spec(*size)
+    _check(spec)
+    return spec, origin
+
+
+def _code_spec(coder: Coder, spec: Spec | None, size: tuple[int, int, int], *, models: bool) -> Spec:
     count = coder.uniform(len(spec.features) - 1 if spec else 0, _LEVELS_BITS) + 1
     told = spec.features if spec else (1,) * count
-    features = tuple(coder.uniform(n - 1, _FEATURES_BITS) + 1 for n in told)
-    fields = {
+    features = tuple(coder.uniform(n - 1, _FEATURES_BITS[models]) + 1 for n in told)
+    fields: dict[str, Any] = {
         name: coder.uniform(getattr(spec, name) - least if spec else 0, bits) + least for name, bits, least in _FIELDS
     }
-    read = Spec(height, width, outputs, features, **fields)
-    if read.spatial > len(SPATIAL_CONTEXTS) or read.contexts > MAX_CONTEXTS:
-        raise CorruptError(f"the function has {read.contexts} contexts, more than there are: the file is damaged")
-    if sum(features) * height * width > MAX_SAMPLES:
-        raise LimitError(
-            f"file claims {sum(features)} features of {width} x {height} samples: the format has at most {MAX_SAMPLES} "
-            "samples; do not trust this file"
-        )
+    fields |= {name: models and _code_bit(coder, bool(getattr(spec, name, False))) for name in _FLAGS}
+    read = Spec(*size, features, **fields)
+    _check(read)
     return read
 
 
-def _code_weights(coder: Coder, spec: Spec, weights: QuantisedWeights | None) -> QuantisedWeights:
-    base = coder.uniform(weights.base if weights else 0, _BASE_BITS)
-    base_weights(base, spec)  # an unknown one is refused before what depends on it
-    told = weights.differences if weights else {}
-    shapes = spec.weight_shapes.items()
-    coded = QuantisedWeights(base, {name: _code_weight(coder, shape, told.get(name)) for name, shape in shapes})
+def _check(spec: Spec) -> None:
+    """Refuse shapes that no function has."""
+    if spec.spatial > len(SPATIAL_CONTEXTS) or spec.contexts > MAX_CONTEXTS:
+        raise CorruptError(f"the function has {spec.contexts} contexts, more than there are: the file is damaged")
+    count = sum(spec.features)
+    if count * spec.height * spec.width > MAX_SAMPLES:
+        raise LimitError(
+            f"file claims {count} features of {spec.width} x {spec.height} samples: the format has at most "
+            f"{MAX_SAMPLES} samples; do not trust this file"
+        )
+
+
+def check_universal(universal: Universal, outputs: int) -> None:
+    """Refuse what is no universal function with so many outputs: models come from anywhere.
+
+    Raises:
+        CorruptError, TypeError, ValueError: it is none.
+    """
+    low, high = universal.lambdas
+    spec = universal.spec(1, 1, outputs)
+    told = [(getattr(spec, name), bits, least) for name, bits, least in _FIELDS]
+    told += [(count, _FEATURES_BITS[True], 1) for count in spec.features] + [(len(spec.features), _LEVELS_BITS, 1)]
+    if not 0 < low < high < math.inf or any(n not in range(least, least + 2**bits) for n, bits, least in told):
+        raise ValueError("a number of the shape, or of the lambdas, is out of range")
+    _check(spec)
+    tensors = {"steps": universal.steps, **universal.knots}
+    knots = len(universal.steps)
+    shapes = {name: (knots, *shape) for name, shape in {"steps": (outputs,), **spec.weight_shapes}.items()}
+    if not knots or {n: t.shape for n, t in tensors.items()} != shapes:
+        raise ValueError("the tensors do not have the shape of the function")
+    if any(t.dtype != np.int16 for t in tensors.values()):
+        raise TypeError("the tensors are no whole numbers of 16 bits")
+
+
+def _code_differences(
+    coder: Coder, spec: Spec, origin: Origin, told: dict[str, QuantisedWeight] | None
+) -> QuantisedWeights:
+    """The differences; to a universal function, with a bit for each tensor that tells whether there are any."""
+    differences = {}
+    sure = origin.universal is None or origin.number == PLAIN
+    for name, shape in spec.weight_shapes.items():
+        weight = told[name] if told else None
+        if sure or _code_bit(coder, weight is not None and bool(weight.integers.any())):
+            differences[name] = _code_weight(coder, shape, weight)
+        else:
+            differences[name] = QuantisedWeight.nothing(shape)
+    coded = QuantisedWeights(origin, differences)
     for name, whole in coded.whole(spec).items():
         if name.startswith("arm.") and (np.abs(whole) >= WEIGHT_LIMIT).any():
             raise CorruptError(f"the function's weights {name} are out of range: the file is damaged")
@@ -195,19 +294,21 @@ def weight_bits(integers: Integers) -> tuple[float, int]:
     return float(bits[best]) + _EXPONENT_BITS + _SCALE_BITS, best
 
 
-def _code_plane(
-    coder: Coder, index: int, plane: Plane, values: Integers | None, planes: list[Integers], spec: Spec,
-    whole: WholeWeights,
-) -> Integers:  # fmt: skip
-    """Code one plane; all planes before it are known."""
-    shape = plane.height, plane.width
-    nearest = range(index - 1, max(-1, index - 1 - spec.references), -1)
-    known = [_align(planes[j], spec.planes[j].level - plane.level, shape) for j in nearest]
-    known += [np.zeros(shape, np.int32)] * (spec.references - len(known))
-    decoded = code_plane(coder, shape, values, known, integer_arm(whole, index), SPATIAL_CONTEXTS[: spec.spatial])
-    if np.abs(decoded).max() > LIMIT:
-        raise CorruptError("a grid's samples are out of range: the file is damaged")
-    return decoded
+def _code_group(
+    coder: Coder, group: range, values: Sequence[Integers] | None, planes: Sequence[Integers], empty: list[bool],
+    spec: Spec, whole: WholeWeights,
+) -> list[Integers]:  # fmt: skip
+    """Code planes that are coded together; all planes before them are known."""
+    first = spec.planes[group.start]
+    shape = first.height, first.width
+    known = np.zeros((spec.references, *shape), np.int32)
+    for i in range(max(0, group.start - spec.references), group.start):
+        known[i - group.start] = _align(planes[i], spec.planes[i].level - first.level, shape)
+    told = None if values is None else np.stack([values[i] for i in group])
+    coded = np.array([not empty[i] for i in group])
+    present = [i for i in group if not empty[i]]
+    model, offsets = integer_arm(whole, present, spec), SPATIAL_CONTEXTS[: spec.spatial]
+    return list(code_planes(coder, known, told, coded, model, offsets))
 
 
 def _align(values: Integers, levels: int, shape: tuple[int, int]) -> Integers:
@@ -216,7 +317,9 @@ def _align(values: Integers, levels: int, shape: tuple[int, int]) -> Integers:
     return values[y >> levels, x >> levels] if levels else values
 
 
-def integer_arm(whole: WholeWeights, plane: int) -> IntegerARM:
-    """The probability model of one plane, from weights in units of 2**-12."""
+def integer_arm(whole: WholeWeights, planes: Sequence[int], spec: Spec) -> IntegerARM:
+    """The probability models of some planes, from weights in units of 2**-12."""
     arm = {n.removeprefix("arm."): w.astype(np.float64) for n, w in whole.items() if n.startswith("arm.")}
-    return IntegerARM(**{**arm, "output_bias": arm["output_bias"][:, plane]})
+    bias = arm.pop("output_bias")[:, planes].T
+    own = {n: w[planes] if spec.separate else w[None] for n, w in arm.items()}
+    return IntegerARM(**own, output_bias=bias)

@@ -19,6 +19,7 @@ from codec.overfit import arm, synthesis
 from codec.overfit.function import Spec
 
 Weights = dict[str, Tensor]
+Distortion = Callable[["Function", Tensor], Tensor]  # of a function and its target, (batch,), differentiable
 
 
 @dataclass
@@ -78,8 +79,16 @@ class Schedule:
         return self.damping / (spec.height * spec.width)
 
 
+# What COOL-CHIC and CLRIC do: 15,900 iterations, the first for several random candidates.
+PAPER_CANDIDATES = 5
+PAPER_SCHEDULE = Schedule(
+    400, 13400, 500, grid_rate=1e-2, weight_rate=1e-2, settle_rate=1e-4, damping=1e-4, temperature=(0.35, 0.08),
+    noise=(0.22, 0.15), drift=0.0,
+)  # fmt: skip
+
+
 def distortion(function: Function, target: Tensor) -> Tensor:
-    """Mean squared error (batch,)."""
+    """Mean squared error (batch,) of the samples that the function makes."""
     error = synthesis.squared_error(function.grids, function.weights, function.spec, target)
     return error / target[0].numel()
 
@@ -90,9 +99,9 @@ def rate(function: Function) -> Tensor:
     return bits / (function.spec.height * function.spec.width)
 
 
-def cost(function: Function, target: Tensor, lambdas: Tensor) -> Tensor:
+def cost(function: Function, target: Tensor, lambdas: Tensor, measure: Distortion = distortion) -> Tensor:
     """What a fit lowers: distortion + lambda * rate (batch,)."""
-    return distortion(function, target) + lambdas * rate(function)
+    return measure(function, target) + lambdas * rate(function)
 
 
 def drift(weights: Weights, origin: Weights) -> Tensor:
@@ -108,19 +117,21 @@ def fit(
     schedule: Schedule,
     generator: torch.Generator,
     progress: Callable[[int], None] = lambda _: None,
+    measure: Distortion = distortion,
 ) -> Function:
     """Fit one function to each target.
 
     Args:
-        target: (batch, outputs, height, width).
+        target: (batch, outputs, height, width), or what else `measure` takes.
         lambdas: (batch,), change of distortion for one bit per sample position.
         candidates: starting points; each holds a batch of functions, one for each target.
         progress: told after each iteration how many are done, of `schedule.total`.
+        measure: the distortion.
 
     Returns:
         Functions with whole numbers in their grids, at the lowest cost that was seen.
     """
-    run = _Run(target, lambdas, candidates, schedule, generator, progress)
+    run = _Run(target, lambdas, candidates, schedule, generator, progress, measure)
     run.warm_up()
     run.anneal()
     return run.settle()
@@ -129,10 +140,10 @@ def fit(
 class _Run:
     def __init__(
         self, target: Tensor, lambdas: Tensor, candidates: list[Function], schedule: Schedule,
-        generator: torch.Generator, progress: Callable[[int], None],
+        generator: torch.Generator, progress: Callable[[int], None], measure: Distortion,
     ) -> None:  # fmt: skip
         self.target, self.lambdas, self.schedule = target, lambdas, schedule
-        self.generator, self.progress = generator, progress
+        self.generator, self.progress, self.measure = generator, progress, measure
         self.done = 0
         self.choices = len(candidates)
         spec = candidates[0].spec
@@ -150,7 +161,7 @@ class _Run:
         everything = self.target.repeat(self.choices, 1, 1, 1), self.lambdas.repeat(self.choices)
         self._descend(self.schedule.warm_up, *everything, first=0.0, last=0.1)
         with torch.no_grad():
-            found = cost(self.function.rounded(), *everything).view(self.choices, batch)
+            found = cost(self.function.rounded(), *everything, self.measure).view(self.choices, batch)
         best = found.argmin(0) * batch + torch.arange(batch, device=found.device)
         self.function = self.function.select(best)
         self.origin = {name: w[best] for name, w in self.origin.items()}
@@ -163,7 +174,7 @@ class _Run:
         """Some iterations of the annealing, of which `first` and `last` say what part."""
         s, f = self.schedule, self.function
         grids = [g.detach().clone().requires_grad_() for g in f.grids]
-        weights = {name: w.detach().clone().requires_grad_() for name, w in f.weights.items()}
+        weights = {name: w.detach().clone().requires_grad_(s.weight_rate > 0) for name, w in f.weights.items()}
         groups: list[dict[str, Any]] = [{"params": grids, "eps": s.epsilon(f.spec)}, {"params": list(weights.values())}]
         optimizer = torch.optim.Adam(groups, fused=True)
         for i in range(iterations):
@@ -181,7 +192,7 @@ class _Run:
         """The cost, and about what the weights will cost as differences to where they started."""
         bits = self.schedule.drift * drift(function.weights, self.origin)
         positions = function.spec.height * function.spec.width
-        return cost(function, target, lambdas) + lambdas * bits / positions
+        return cost(function, target, lambdas, self.measure) + lambdas * bits / positions
 
     def settle(self) -> Function:
         """Round the grids for good and let the weights adapt to that; return the best state seen."""

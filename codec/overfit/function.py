@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 
 # Causal neighbours (row, column offset), nearest first. Offsets to the right stay within 2 * |row| - 1 columns, so
 # that all positions with the same `column + 2 * row` can be coded at once (the wavefront).
@@ -43,6 +44,9 @@ class Spec:
         references: planes coded just before whose co-located value is a context too.
         hidden: width of the synthesis' hidden 1x1 layer.
         residuals: number of residual 3x3 layers after it.
+        separate: whether each plane has a probability model of its own; planes of one resolution are coded together
+            then, and all before a plane in it are references at the same place.
+        linear: whether a linear function of the features is added to what the hidden layer makes of them.
     """
 
     height: int
@@ -53,6 +57,8 @@ class Spec:
     references: int = 2
     hidden: int = 16
     residuals: int = 2
+    separate: bool = False
+    linear: bool = False
 
     @property
     def contexts(self) -> int:
@@ -71,16 +77,25 @@ class Spec:
         return tuple(Plane(i, j, *self.sizes[i]) for i in levels for j in range(self.features[i]))
 
     @cached_property
+    def groups(self) -> tuple[range, ...]:
+        """Which planes are coded together, by their places in the coding order."""
+        if not self.separate:
+            return tuple(range(i, i + 1) for i in range(len(self.planes)))
+        ends = list(accumulate(reversed(self.features)))
+        return tuple(range(end - count, end) for end, count in zip(ends, reversed(self.features), strict=True))
+
+    @cached_property
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of each weight, without the batch axis, by name: `module.what`."""
         c, k, n = self.contexts, self.hidden, self.outputs
+        models = (len(self.planes),) if self.separate else ()
         shapes: dict[str, tuple[int, ...]] = {
-            "arm.hidden1": (c, c),
-            "arm.hidden1_bias": (c,),
-            "arm.hidden2": (c, c),
-            "arm.hidden2_bias": (c,),
-            "arm.output": (2, c),
-            "arm.stabiliser": (2, c),
+            "arm.hidden1": (*models, c, c),
+            "arm.hidden1_bias": (*models, c),
+            "arm.hidden2": (*models, c, c),
+            "arm.hidden2_bias": (*models, c),
+            "arm.output": (*models, 2, c),
+            "arm.stabiliser": (*models, 2, c),
             "arm.output_bias": (2, len(self.planes)),
             "upsampling.taps": (len(self.features) - 1, len(BICUBIC)),
             "synthesis.hidden": (k, sum(self.features)),
@@ -88,6 +103,8 @@ class Spec:
             "synthesis.output": (n, k),
             "synthesis.output_bias": (n,),
         }
+        if self.linear:
+            shapes["synthesis.linear"] = (n, sum(self.features))
         for i in range(1, self.residuals + 1):
             shapes[f"synthesis.residual{i}"] = (n, n, 3, 3)
             shapes[f"synthesis.residual{i}_bias"] = (n,)

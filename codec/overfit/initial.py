@@ -7,17 +7,21 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from codec.overfit.analysis import Analysis
-from codec.overfit.bases import LAMBDAS, OUTPUTS, base_weights, trained_spec
+from codec.overfit.bases import LAMBDAS, OUTPUTS, PLAIN, base_weights, trained_spec
+from codec.overfit.bitstream import Origin
 from codec.overfit.fit import Function, Weights
 from codec.overfit.function import Spec
 from codec.overfit.quantise import as_tensors
 
+# Shape of the function that `principal` makes, but for what depends on the latent.
+PRINCIPAL: dict[str, Any] = {"spatial": 8, "references": 2, "hidden": 1, "residuals": 0, "linear": True}
 FILE = Path(__file__).with_name("analysis.safetensors")
 
 
@@ -35,6 +39,47 @@ def candidates(target: Tensor, lambdas: Tensor) -> list[Function]:
     with torch.no_grad():
         guess = analysis(target.expand(-1, OUTPUTS, -1, -1))
         return [Function(spec, functions(spec, which), analysis.scale(guess, which)) for which in nearest.T]
+
+
+def universal(origin: Origin, scaled: Tensor) -> Function:
+    """A model's universal function, with a scaled latent (1, channels, height, width) as its finest grid."""
+    assert origin.universal is not None
+    channels, height, width = scaled.shape[1:]
+    spec = origin.universal.spec(height, width, channels)
+    coarse = [scaled.new_zeros(1, n, *size) for n, size in zip(spec.features[1:], spec.sizes[1:], strict=True)]
+    return Function(spec, as_tensors(origin.weights(spec), scaled.device), [scaled, *coarse])
+
+
+def principal(latent: Tensor, step: float) -> Function:
+    """A plain function of a latent (1, channels, height, width): its rounded principal components, put together again.
+
+    Components that are zero everywhere are left out.
+    """
+    channels, height, width = latent.shape[1:]
+    mean = latent.mean((2, 3), keepdim=True)
+    samples = (latent - mean).flatten(2)[0]
+    axes = torch.linalg.eigh(samples @ samples.mT).eigenvectors.flip(1)
+    components = axes.mT @ samples / step
+    used = components.round().any(1).nonzero()
+    count = int(used.max()) + 1 if len(used) else 1
+    spec = Spec(height, width, channels, (count,), **PRINCIPAL)
+    weights = as_tensors(base_weights(PLAIN, spec), latent.device)
+    weights["synthesis.linear"] = axes[None, :, :count] * step
+    weights["synthesis.output_bias"] = mean[:, :, 0, 0]
+    spread = components[:count].abs().mean(1).clamp(min=1e-2).log()  # of a Laplace distribution, its scale
+    weights["arm.output_bias"] = torch.stack([torch.zeros_like(spread), spread]).unsqueeze(0)
+    return Function(spec, weights, [components[None, :count].unflatten(2, (height, width))])
+
+
+def random(spec: Spec, generator: torch.Generator) -> Function:
+    """A function that knows nothing: random weights, and grids that are zero."""
+    weights = as_tensors(base_weights(PLAIN, spec), generator.device)
+    for name in ("arm.hidden1", "arm.hidden2", "arm.output", "synthesis.hidden", "synthesis.output"):
+        shape = weights[name].shape
+        drawn = torch.randn(shape, generator=generator, device=generator.device)
+        weights[name] = drawn / shape[-1] ** 0.5
+    sizes = zip(spec.features, spec.sizes, strict=True)
+    return Function(spec, weights, [torch.zeros(1, n, *size, device=generator.device) for n, size in sizes])
 
 
 def functions(spec: Spec, which: Tensor) -> Weights:

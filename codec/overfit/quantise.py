@@ -9,8 +9,8 @@ from torch import Tensor
 
 from codec.entropy.arm import WEIGHT_BITS, WEIGHT_LIMIT
 from codec.entropy.coder import LIMIT
-from codec.overfit.bases import base_weights, bases_for
-from codec.overfit.bitstream import QuantisedWeight, QuantisedWeights, weight_bits
+from codec.overfit.bases import bases_for
+from codec.overfit.bitstream import Origin, QuantisedWeight, QuantisedWeights, weight_bits
 from codec.overfit.fit import Function, Weights, choose, distortion, drift, rate
 from codec.overfit.function import Spec
 
@@ -19,8 +19,14 @@ FEWEST_SAMPLES = 64 * 64  # of smaller pictures hardly anything would be left, a
 FINEST = WEIGHT_BITS  # steps are 2**-FINEST to 1
 
 
-def quantise(function: Function, target: Tensor, lambdas: Tensor, budget: int) -> list[QuantisedWeights]:
-    """Quantise the weights of each function of a batch, as differences to the nearest base.
+def quantise(
+    function: Function,
+    target: Tensor,
+    lambdas: Tensor,
+    budget: int,
+    origin: Origin | None = None,
+) -> list[QuantisedWeights]:
+    """Quantise the weights of each function of a batch, as differences to the nearest base, or a universal function.
 
     Steps are chosen one tensor at a time by distortion + lambda * rate, where the rate counts the weights' own bits.
 
@@ -29,10 +35,11 @@ def quantise(function: Function, target: Tensor, lambdas: Tensor, budget: int) -
         target: (batch, outputs, height, width), what they were fitted to.
         lambdas: (batch,), as in the fit.
         budget: bytes that the weights of one function may take; steps grow until they fit.
+        origin: what the weights are coded as differences to; the nearest base by default.
     """
     price = torch.ones_like(lambdas)
     for _ in range(MAX_ROUNDS):
-        search = _Search(function, target, lambdas, price)
+        search = _Search(function, target, lambdas, price, origin)
         over = search.run() > 8 * budget
         if not over.any():
             break
@@ -43,11 +50,18 @@ def quantise(function: Function, target: Tensor, lambdas: Tensor, budget: int) -
 class _Search:
     """Coordinate descent over the exponents of all tensors, the same for every function of a batch at a time."""
 
-    def __init__(self, function: Function, target: Tensor, lambdas: Tensor, price: Tensor) -> None:
+    def __init__(
+        self,
+        function: Function,
+        target: Tensor,
+        lambdas: Tensor,
+        price: Tensor,
+        origin: Origin | None,
+    ) -> None:
         self.function, self.target, self.lambdas = function, target, lambdas
         spec = function.spec
         self.per_bit = lambdas * price / max(spec.height * spec.width, FEWEST_SAMPLES)
-        self.bases, self.origins = _nearest_bases(function)
+        self.bases, self.origins = _origins(function, origin)
         self.weights = dict(function.weights)  # quantised one after the other
         self.exponents = {name: torch.zeros_like(lambdas) for name in self.weights}
         self.bits = {name: torch.zeros_like(lambdas) for name in self.weights}
@@ -56,6 +70,8 @@ class _Search:
     def run(self) -> Tensor:
         """Choose all steps; bits (batch,) of all weights then."""
         for name in self.weights:
+            if torch.equal(self.weights[name], self.origins[name]):
+                continue
             best = torch.full_like(self.lambdas, torch.inf)
             hopeless = False
             for exponent in range(FINEST, -1, -1):
@@ -96,14 +112,14 @@ class _Search:
         return distortion(changed, self.target) + self.per_bit * bits
 
 
-def _nearest_bases(function: Function) -> tuple[list[int], Weights]:
-    """For each function of a batch the base to which its differences are smallest; the bases' weights (batch, ...)."""
-    numbers = bases_for(function.spec)
-    device = function.grids[0].device
-    bases = [as_tensors(base_weights(number, function.spec), device) for number in numbers]
-    nearest = torch.stack([drift(function.weights, base) for base in bases]).argmin(0).tolist()
-    chosen = {name: torch.cat([bases[i][name] for i in nearest]) for name in function.weights}
-    return [numbers[i] for i in nearest], chosen
+def _origins(function: Function, origin: Origin | None) -> tuple[list[Origin], Weights]:
+    """What the weights of each function of a batch are differences to, and those weights (batch, ...)."""
+    spec, device = function.spec, function.grids[0].device
+    choices = [Origin(number) for number in bases_for(spec)] if origin is None else [origin]
+    weights = [as_tensors(choice.weights(spec), device) for choice in choices]
+    nearest = torch.stack([drift(function.weights, each) for each in weights]).argmin(0).tolist()
+    chosen = {name: torch.cat([weights[i][name] for i in nearest]) for name in function.weights}
+    return [choices[i] for i in nearest], chosen
 
 
 def _numpy(integers: Tensor) -> NDArray[np.int32]:

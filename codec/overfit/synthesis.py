@@ -101,14 +101,16 @@ class _Rows:
         r = self.spec.residuals
         above, below = r - (self.top - self.low), r - (self.high - self.bottom)
         features = F.pad(features, (r, r, above, below), mode="replicate") if r else features
-        return _network(features, rest)
+        return _network(features, rest, self.spec.linear)
 
 
-def _network(features: Tensor, weights: list[Tensor]) -> Tensor:
+def _network(features: Tensor, weights: list[Tensor], linear: bool) -> Tensor:
     """The synthesis on features that are extended by one sample for each residual layer."""
-    residuals = weights[4:]
+    residuals = weights[4 + linear :]
     batch, _, height, width = features.shape
     x: Tensor = _Pointwise.apply(features.flatten(2), *weights[:4])  # type: ignore[no-untyped-call]
+    if linear:
+        x = x.baddbmm(weights[4], features.flatten(2))
     x = x.view(1, -1, height, width)
     for kernel, bias in zip(residuals[::2], residuals[1::2], strict=True):
         x = x.contiguous(memory_format=torch.channels_last)
@@ -186,6 +188,12 @@ def squared_error(grids: list[Tensor], weights: dict[str, Tensor], spec: Spec, t
     inputs = _inputs(grids, weights, spec)
     error: Tensor = _SquaredError.apply(spec, torch.is_grad_enabled(), target, *inputs)  # type: ignore[no-untyped-call]
     return error
+
+
+def output(grids: list[Tensor], weights: dict[str, Tensor], spec: Spec) -> Tensor:
+    """The same as `synthesise`, with gradients and without bounds on memory."""
+    rows = _Rows(0, spec.height, spec)
+    return rows.synthesise(rows.cut(_inputs(grids, weights, spec)))
 
 
 @torch.no_grad()

@@ -1,0 +1,75 @@
+"""A model's universal function: for every lambda one function that suits all photos, from which each image starts.
+
+It is stored for some lambdas, as whole numbers, and interpolated between them in integers. NumPy only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codec.container import CorruptError
+from codec.entropy.arm import WEIGHT_BITS
+from codec.overfit.function import Spec
+
+NUMBER_BITS = 10
+LAST = (1 << NUMBER_BITS) - 1  # numbers from 1 to this one lie between the knots, evenly in log lambda
+
+
+@dataclass(frozen=True, eq=False)
+class Universal:
+    """A universal function.
+
+    Attributes:
+        shape: fields of `Spec` but for height, width and outputs.
+        lambdas: least and greatest.
+        knots: by name of the weight, (knots, ...), whole numbers in units of 2**-12; the first is for the least
+            lambda. None at all stand for a model that has no universal function.
+        steps: (knots, outputs), likewise: the function's outputs are multiplied by these.
+    """
+
+    shape: Mapping[str, Any]
+    lambdas: tuple[float, float]
+    knots: Mapping[str, NDArray[np.int16]]
+    steps: NDArray[np.int16]
+
+    def spec(self, height: int, width: int, outputs: int) -> Spec:
+        """The function's shape.
+
+        Raises:
+            CorruptError: the model has no universal function.
+        """
+        if not self.knots:
+            raise CorruptError("the file needs its model's universal function, and the model has none: it is damaged")
+        return Spec(height, width, outputs, **self.shape)
+
+    def number(self, lam: float) -> int:
+        """What a file calls the function for this lambda, or for the nearest there is."""
+        low, high = (math.log(bound) for bound in self.lambdas)
+        part = (math.log(lam) - low) / (high - low)
+        return 1 + round(min(max(part, 0.0), 1.0) * (LAST - 1))
+
+    def weights(self, number: int) -> dict[str, NDArray[np.int64]]:
+        """Weights in units of 2**-12, for a number from 1 to `LAST`."""
+        return {name: _between(knots, number) for name, knots in self.knots.items()}
+
+    def step(self, number: int) -> NDArray[np.float32]:
+        """Quantisation step of each channel of the latent, (outputs,), for a number from 1 to `LAST`."""
+        steps: NDArray[np.float32] = (_between(self.steps, number) * 2.0**-WEIGHT_BITS).astype(np.float32)
+        return steps
+
+
+NONE = Universal({}, (1.0, 2.0), {}, np.zeros((0, 0), np.int16))
+
+
+def _between(knots: NDArray[np.int16], number: int) -> NDArray[np.int64]:
+    """Linear between the two knots on either side, rounded."""
+    below, part = divmod((number - 1) * (len(knots) - 1), LAST - 1)
+    first, second = (knots[min(i, len(knots) - 1)].astype(np.int64) for i in (below, below + 1))
+    between: NDArray[np.int64] = (first * (LAST - 1 - part) + second * part + (LAST - 1) // 2) // (LAST - 1)
+    return between
