@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
+from torch import nn
 
 
 def resolve(name: str) -> torch.device:
@@ -26,6 +28,14 @@ def resolve(name: str) -> torch.device:
     except (RuntimeError, AssertionError, ImportError) as error:  # AssertionError: torch was built without CUDA
         raise RuntimeError(f'device {name!r} is not available on this machine: use "auto" or "cpu"') from error
     return device
+
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def to_device(network: Network, device: torch.device) -> Network:
+    """A convolutional network on a device, its weights in the order that is fastest on CPUs."""
+    return network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from torch import Tensor
 from codec.autoencoders.model import Model
 from codec.autoencoders.networks import ARCHITECTURES, build
 from codec.autoencoders.tiles import tiled
+from codec.device import to_device
 
 OVERLAP = 128  # pixels that neighbouring tiles share: about as far as convolutions see
 LEAST = 64  # pixels to which smaller pictures are extended: models know photos, not single samples
@@ -25,17 +27,19 @@ class Autoencoder:
         downscale: pixels for one sample of the latent, along each axis.
         channels: of the latent.
         tile: side of the tiles in which larger pictures are coded, in pixels.
+        quick: whether the decoder can be run many times for one picture.
     """
 
     def __init__(self, model: Model, device: torch.device) -> None:
         self.model, self.device = model, device
         networks = build(model)
-        self._networks = networks.to(device)
+        self._networks = to_device(networks, device)
         self.downscale, self.channels = networks.downscale, networks.channels
         self._mean, self._scale = (
             torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (model.mean, model.scale)
         )
-        self.tile = ARCHITECTURES[model.architecture].tile
+        architecture = ARCHITECTURES[model.architecture]
+        self.tile, self.quick = architecture.tile, architecture.quick or device.type == "cuda"
 
     def latent_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the latent of a picture of this size."""
@@ -85,6 +89,12 @@ class Autoencoder:
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
+
+
+@lru_cache(maxsize=2)
+def on_device(model: Model, device: torch.device) -> Autoencoder:
+    """The autoencoder of a model on a device; those of the last calls are kept, as making one takes a while."""
+    return Autoencoder(model, device)
 
 
 def _extend(x: Tensor, height: int, width: int) -> Tensor:

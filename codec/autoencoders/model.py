@@ -19,6 +19,7 @@ from torch import Tensor
 from codec.container import MODEL_BYTES
 
 METADATA = "clric"  # key of the description among a file's metadata
+FUNCTION = "function."
 FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 
 
@@ -44,7 +45,9 @@ class Model:
         config: what shapes them, as JSON has it.
         mean, scale: by channel. A latent z is coded as (z - mean) * scale, in which equal error should cost about
             equal distortion.
-        tensors: weights by name, of one of `FLOATS`.
+        tensors: weights by name, of one of `FLOATS`; names with the prefix `FUNCTION` belong to the universal function,
+            in whole numbers of 16 bits.
+        function: what describes the universal function, or None if the model has none.
     """
 
     name: str
@@ -53,11 +56,18 @@ class Model:
     mean: tuple[float, ...]
     scale: tuple[float, ...]
     tensors: Mapping[str, Tensor]
+    function: Mapping[str, Any] | None = None
 
     @property
     def description(self) -> dict[str, Any]:
         """What says how the weights are to be used."""
-        return {"architecture": self.architecture, "config": self.config, "mean": self.mean, "scale": self.scale}
+        told = {"architecture": self.architecture, "config": self.config, "mean": self.mean, "scale": self.scale}
+        return told if self.function is None else {**told, "function": self.function}
+
+    @property
+    def networks(self) -> dict[str, Tensor]:
+        """Weights of the networks."""
+        return {name: tensor for name, tensor in self.tensors.items() if not name.startswith(FUNCTION)}
 
     @cached_property
     def identity(self) -> bytes:
@@ -98,7 +108,14 @@ def describe(path: Path, metadata: dict[str, str], tensors: dict[str, Tensor]) -
     try:
         told = json.loads(metadata[METADATA])
         numbers = {key: tuple(float(v) for v in told[key]) for key in ("mean", "scale")}
-        model = Model(str(told["name"]), str(told["architecture"]), dict(told["config"]), **numbers, tensors=tensors)
+        model = Model(
+            str(told["name"]),
+            str(told["architecture"]),
+            dict(told["config"]),
+            **numbers,
+            tensors=tensors,
+            function=told.get("function"),
+        )
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ModelFileError(f"{path} is damaged: its description cannot be read: get the file again") from error
     check(model, str(path))
@@ -131,7 +148,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelFileError(f"{path} is not a whole safetensors file ({error}): get the file again") from error
     for name, tensor in tensors.items():
-        if tensor.dtype not in FLOATS:
+        if tensor.dtype not in FLOATS and not (name.startswith(FUNCTION) and tensor.dtype == torch.int16):
             raise ModelFileError(f"{path} holds weights {name} of type {tensor.dtype}, which no model has")
     return metadata, tensors
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -36,15 +36,25 @@ class Entry:
     path: Path
 
     def load(self) -> Model:
-        """Read the model.
+        """The model; that of the last call or two is kept.
 
         Raises:
             ModelFileError: its file is damaged.
         """
-        model = files.read(self.path)
-        if model.prefix.hex() != self.prefix:
-            raise ModelFileError(f"{self.path} is damaged: it is not the model that it was; remove it and add it again")
-        return replace(model, name=self.name)
+        try:
+            state = self.path.stat()
+        except OSError as error:
+            raise ModelFileError(f"{self.path} cannot be read ({error.strerror})") from error
+        return _read(self, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=2)
+def _read(entry: Entry, modified: int, size: int) -> Model:
+    """An entry's model, read again when its file has changed."""
+    model = files.read(entry.path)
+    if model.prefix.hex() != entry.prefix:
+        raise ModelFileError(f"{entry.path} is damaged: it is not the model that it was; remove it and add it again")
+    return replace(model, name=entry.name)
 
 
 def folder() -> Path:
@@ -99,13 +109,16 @@ def load(name: str | Path) -> Model:
         ModelFileError: it is damaged, or no model.
         ImportError: it needs an extra that is not installed.
     """
+    check(name)
     entry = _named(name)
-    if entry is not None:
-        return entry.load()
-    if Path(name).exists():
-        return foreign.read(Path(name))
-    advice = f"run `clric-convert models fetch {name}`" if name in CATALOGUE else "see `clric-convert models list`"
-    raise MissingModelError(f"there is no model {str(name)!r}: {advice}, or name a file or folder")
+    return foreign.read(Path(name)) if entry is None else entry.load()
+
+
+def check(name: str | Path) -> None:
+    """Raise `MissingModelError` if there is no such model; reads nothing."""
+    if _named(name) is None and not Path(name).exists():
+        advice = f"run `clric-convert models fetch {name}`" if name in CATALOGUE else "see `clric-convert models list`"
+        raise MissingModelError(f"there is no model {str(name)!r}: {advice}, or name a file or folder")
 
 
 def add(source: Path, name: str | None = None) -> Entry:

@@ -21,16 +21,18 @@ class Architecture:
         build: makes them from a model's `config`, with any weights; raises KeyError, TypeError or ValueError if the
             configuration makes no sense.
         tile: side in pixels of the tiles in which large pictures are coded: what memory allows.
+        quick: whether its decoder is small enough to be run many times for one picture, without a GPU.
     """
 
     build: Callable[[Mapping[str, Any]], Networks]
     tile: int
+    quick: bool
 
 
 ARCHITECTURES = {
-    "base": Architecture(lambda config: base.Base(base.Config(**config)), tile=1024),
-    "tiny": Architecture(lambda config: tiny.Tiny(tiny.Config(**config)), tile=512),
-    "kl": Architecture(kl.build, tile=512),
+    "base": Architecture(lambda config: base.Base(base.Config(**config)), tile=1024, quick=True),
+    "tiny": Architecture(lambda config: tiny.Tiny(tiny.Config(**config)), tile=512, quick=True),
+    "kl": Architecture(kl.build, tile=512, quick=False),
 }
 
 
@@ -49,13 +51,13 @@ def build(model: Model) -> Networks:
     except (KeyError, TypeError, ValueError) as error:
         raise ModelFileError(f"model {model.name} has a configuration that makes no sense: {error}") from error
     _check_shapes(model, networks)
-    networks.load_state_dict({name: tensor.float() for name, tensor in model.tensors.items()}, assign=True)
+    networks.load_state_dict({name: tensor.float() for name, tensor in model.networks.items()}, assign=True)
     return networks.requires_grad_(False).eval()
 
 
 def _check_shapes(model: Model, networks: Networks) -> None:
     expected = {name: tuple(tensor.shape) for name, tensor in networks.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in model.tensors.items()}
+    found = {name: tuple(tensor.shape) for name, tensor in model.networks.items()}
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
             wanted, given = (str(shapes.get(name, "none")) for shapes in (expected, found))

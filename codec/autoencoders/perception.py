@@ -1,0 +1,97 @@
+"""How different two pictures look: a small network that comes with the package, so that users need no other weights.
+
+Distances are those of LPIPS (Zhang et al., CVPR 2018), between features at five depths of a network shaped like
+SqueezeNet (Iandola et al., 2016). Its weights were trained by `codec.training.perception` to see what the network of
+LPIPS sees, see docs/MODELS.md. No reader needs it, and no file depends on it.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from codec.device import to_device
+
+FILE = Path(__file__).with_name("perception.safetensors")
+TAPS = (1, 4, 7, 9, 10)  # layers whose outputs are compared
+CHANNELS = (64, 128, 256, 384, 384)  # of these
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of samples, by which the network sees them
+LEAST = 32  # side of the smallest picture that all layers can see
+_TINY = 1e-4  # of a feature's squared length, below which its direction means little
+
+
+class Fire(nn.Module):
+    """SqueezeNet's: few channels by 1x1, many of these by 1x1 and 3x3."""
+
+    def __init__(self, inputs: int, squeezed: int, expanded: int) -> None:
+        super().__init__()
+        self.squeeze = nn.Conv2d(inputs, squeezed, 1)
+        self.expand1x1 = nn.Conv2d(squeezed, expanded, 1)
+        self.expand3x3 = nn.Conv2d(squeezed, expanded, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.squeeze(x))
+        return torch.cat([F.relu(self.expand1x1(x)), F.relu(self.expand3x3(x))], 1)
+
+
+def pool() -> nn.Module:
+    """SqueezeNet's."""
+    return nn.MaxPool2d(3, 2, ceil_mode=True)
+
+
+class Perception(nn.Module):
+    """Features of pictures, and what differences of each are worth."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 64, 3, stride=2), nn.ReLU(), pool(),
+            Fire(64, 24, 64), Fire(128, 24, 64), pool(),
+            Fire(128, 48, 128), Fire(256, 96, 128), pool(),
+            Fire(256, 162, 192), Fire(384, 162, 192),
+        )  # fmt: skip
+        self.importance = nn.ParameterList(torch.full((n, 1, 1), 1 / n) for n in CHANNELS)
+        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("deviation", torch.tensor(DEVIATION).view(1, 3, 1, 1), persistent=False)
+
+    def normalise(self, pictures: Tensor) -> Tensor:
+        """What the first layer takes, from (batch, 3, height, width) in 0..1."""
+        return (pictures - self.mean) / self.deviation
+
+    def embed(self, pictures: Tensor) -> list[Tensor]:
+        """Directions of the features at every position of each tap, (batch, channels, h, w)."""
+        height, width = pictures.shape[2:]
+        # Twice as fast on CPUs in this order.
+        x, embedded = self.normalise(pictures).contiguous(memory_format=torch.channels_last), []
+        x = F.pad(x, (0, max(0, LEAST - width), 0, max(0, LEAST - height)), mode="replicate")
+        for i, layer in enumerate(self.layers):
+            x = layer(x)
+            if i in TAPS:
+                embedded.append(direction(x))
+        return embedded
+
+    def distance(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
+        """Distances (batch,) of what `embed` gave for two pictures."""
+        parts = zip(a, b, self.importance, strict=True)
+        return torch.stack([((x - y).square() * w).sum(1).float().mean((1, 2)) for x, y, w in parts]).sum(0)
+
+
+def direction(x: Tensor) -> Tensor:
+    """Features (batch, channels, h, w) scaled to unit length at every position."""
+    return x * torch.rsqrt(x.square().sum(1, keepdim=True) + _TINY)
+
+
+@cache
+def perception(device: torch.device) -> Perception:
+    """The network that comes with the package."""
+    network = Perception()
+    network.load_state_dict({name: tensor.float() for name, tensor in load_file(FILE).items()})
+    return to_device(network, device).requires_grad_(False)
