@@ -6,6 +6,7 @@ Importing this package imports neither torch nor numpy; they are imported when p
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from codec.container import (
@@ -47,8 +48,9 @@ def encode(
     pixels: NDArray[np.uint8],
     *,
     quality: float = 75,
-    profile: str = "coolchic",
-    effort: int = 5,
+    profile: str = "clric",
+    model: str = "base",
+    effort: int | str = 5,
     device: str = "auto",
     seed: int = 0,
     metadata: Mapping[Section, bytes] | None = None,
@@ -60,7 +62,8 @@ def encode(
         pixels: (height, width) for greyscale or (height, width, 3) for RGB, uint8.
         quality: 0..100, int or float; the file's size grows with it.
         profile: name of a coding profile, see `codec.profiles.names()`.
-        effort: 1..9; more is slower and smaller, never another format.
+        model: in profile `clric`, the autoencoder: its name or hash in the store, or a file or folder.
+        effort: 1..9; more is slower and smaller, never another format. "paper" is the published recipe, for comparison.
         device: "auto", or a torch device such as "cpu", "cuda:1", "mps".
         seed: of every random number drawn; same arguments and machine, same bytes.
         metadata: bytes to carry along, under `Section.ICC`, `Section.EXIF` or `Section.XMP`.
@@ -73,11 +76,12 @@ def encode(
     from codec.profiles import Settings, by_name
 
     coder = by_name(profile)
-    settings = Settings(quality=quality, effort=effort, device=device, seed=seed, progress=progress)
+    settings = Settings(quality=quality, model=model, effort=effort, device=device, seed=seed, progress=progress)
     mode = _mode(pixels)
     header = Header(width=pixels.shape[1], height=pixels.shape[0], mode=mode, profile=coder.id)
     pack(header, {**(metadata or {}), Section.GRIDS: b""})  # what cannot be packed is refused before the slow work
-    return pack(header, {**(metadata or {}), **coder.encode(pixels, settings)})
+    coded = coder.encode(pixels, settings)
+    return pack(replace(header, model=coded.model), {**(metadata or {}), **coded.sections})
 
 
 def decode(data: bytes, *, device: str = "auto", allow_truncated: bool = False) -> NDArray[np.uint8]:

@@ -25,8 +25,9 @@ def encode(
     image: Image.Image,
     *,
     quality: float = 75,
-    profile: str = "coolchic",
-    effort: int = 5,
+    profile: str = "clric",
+    model: str = "base",
+    effort: int | str = 5,
     device: str = "auto",
     seed: int = 0,
     exif: Exif = "keep",
@@ -40,7 +41,9 @@ def encode(
         image: of mode RGB or L, with at least one pixel. Its pixels and EXIF orientation stay as they are.
         quality: 0..100, int or float; the file's size grows with it.
         profile: the coding profile, one of `info()["profiles"]`.
-        effort: 1..9; more is slower and smaller, never another format.
+        model: in profile `clric`, the autoencoder: its name or hash in the store (`clric-convert models list`), or a
+            file or folder. Who reads the file needs the same model.
+        effort: 1..9; more is slower and smaller, never another format. "paper" is the published recipe, for comparison.
         device: "auto", or a torch device such as "cpu", "cuda:1", "mps".
         seed: of every random number drawn; same arguments and machine, same bytes.
         exif: bytes or `Image.Exif`; "keep" takes the image's own with what was changed in `image.getexif()`, None or
@@ -53,6 +56,8 @@ def encode(
         ValueError: an argument is out of its range, or the image is empty or of another mode.
         TypeError: an argument is of a type other than these.
         RuntimeError: the device is not there, or the file did not decode to what was coded.
+        ModelError: there is no such model, or it is damaged; an `OSError` that says what to do.
+        ImportError: the model needs an extra that is not installed.
     """
     _check_codable(image)
     image.load()
@@ -64,6 +69,7 @@ def encode(
         np.asarray(image),
         quality=quality,
         profile=profile,
+        model=model,
         effort=effort,
         device=device,
         seed=seed,

@@ -48,8 +48,9 @@ class Options:
     """How to convert; see the command's help."""
 
     quality: float | None
-    effort: int
+    effort: int | str
     profile: str
+    model: str
     device: str
 
 
@@ -107,9 +108,16 @@ class _Main(click.Command):
     help="0 to 100: more is better and larger. Default: 75; 95 for what a .clric file is converted to.",
 )
 @click.option(
-    "-e", "--effort", type=click.IntRange(1, 9), default=5, show_default=True, help="1 to 9: more is slower, smaller."
+    "-e",
+    "--effort",
+    type=click.Choice([*"123456789", "paper"]),
+    default="5",
+    show_default=True,
+    metavar="N",
+    help='1 to 9: more is slower, smaller. "paper": the published recipe, for comparison.',
 )
-@click.option("--profile", metavar="NAME", default="coolchic", show_default=True, help="Coding profile.")
+@click.option("--profile", metavar="NAME", default="clric", show_default=True, help="Coding profile.")
+@click.option("--model", metavar="NAME", default="base", show_default=True, help="Autoencoder, of profile clric.")
 @click.option("--device", metavar="NAME", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps ...")
 @click.option("--overwrite", is_flag=True, help="Write over existing files; they are skipped otherwise.")
 @click.version_option(__version__)
@@ -117,8 +125,9 @@ def main(
     inputs: tuple[Path, ...],
     output: str | None,
     quality: float | None,
-    effort: int,
+    effort: str,
     profile: str,
+    model: str,
     device: str,
     overwrite: bool,
 ) -> None:
@@ -139,8 +148,12 @@ def main(
         todo = [job for job in jobs if overwrite or not job.target.exists()]
         check_targets(todo, jobs)
         if any(job.encoding for job in todo):
-            check_profile(profile)
-        failed = convert_all(todo, Options(quality, effort, profile, device), skipped=len(jobs) - len(todo))
+            check_profile(profile, model)
+        failed = convert_all(
+            todo,
+            Options(quality, int(effort) if effort.isdigit() else effort, profile, model, device),
+            skipped=len(jobs) - len(todo),
+        )
     except KeyboardInterrupt:
         click.echo("interrupted", err=True)
         sys.exit(130)
@@ -187,14 +200,19 @@ def check_targets(todo: list[Job], jobs: list[Job]) -> None:
             raise click.UsageError(f"{other.source} and {job.source} would both be written to {job.target}")
 
 
-def check_profile(profile: str) -> None:
-    """Refuse a name that no coding profile has."""
+def check_profile(profile: str, model: str) -> None:
+    """Refuse a name that no coding profile or model has."""
+    from codec.autoencoders import store
     from codec.profiles import by_name
 
     try:
         by_name(profile)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--profile") from error
+    try:
+        store.check(model)
+    except OSError as error:
+        raise click.BadParameter(str(error), param_hint="--model") from error
 
 
 def convert_all(jobs: list[Job], options: Options, skipped: int) -> int:
@@ -234,6 +252,7 @@ def convert(job: Job, options: Options, progress: Callable[[int, int], None]) ->
                 image,
                 quality=75 if options.quality is None else options.quality,
                 profile=options.profile,
+                model=options.model,
                 effort=options.effort,
                 device=options.device,
                 progress=progress,

@@ -14,7 +14,7 @@ from PIL import Image
 import codec.profiles
 import pillow_clric
 from codec.container import Container, CorruptError, Section, TruncatedError
-from codec.profiles import Profile, Settings
+from codec.profiles import Coded, Profile, Settings
 
 # Pictures in tests are tiny, and threads that wait for each other on a busy machine take 20 times as long. Before torch
 # is imported, and for programs that tests start, too.
@@ -25,18 +25,18 @@ class FastProfile(Profile):
     """Codes pixels with zlib in no time, for tests of all that is around a profile. Under the default's name."""
 
     id = 15
-    name = "coolchic"
+    name = "clric"
 
     def __init__(self) -> None:
         self.settings: list[Settings] = []  # of each encode
         self.devices: list[str] = []  # of each decode
 
-    def encode(self, pixels: NDArray[np.uint8], settings: Settings) -> dict[Section, bytes]:
+    def encode(self, pixels: NDArray[np.uint8], settings: Settings) -> Coded:
         self.settings.append(settings)
         for done in range(1, 4):
             if settings.progress:
                 settings.progress(done, 3)
-        return {Section.WEIGHTS: b"w", Section.GRIDS: zlib.compress(pixels.tobytes())}
+        return Coded({Section.WEIGHTS: b"w", Section.GRIDS: zlib.compress(pixels.tobytes())})
 
     def decode(self, container: Container, device: str) -> NDArray[np.uint8]:
         self.devices.append(device)

@@ -248,9 +248,9 @@ def test_usage_errors(arguments: list[str], folder: Path, clric: bytes, monkeypa
 
 
 def test_options_arrive(folder: Path, tmp_path: Path, fast_profile: FastProfile) -> None:
-    run(folder / "a.png", "-q", "12.5", "-e", "3", "--device", "cpu", "--profile", "coolchic")
+    run(folder / "a.png", "-q", "12.5", "-e", "3", "--device", "cpu", "--profile", "clric", "--model", "base")
     settings = fast_profile.settings[-1]
-    assert (settings.quality, settings.effort, settings.device) == (12.5, 3, "cpu")
+    assert (settings.quality, settings.effort, settings.device, settings.model) == (12.5, 3, "cpu", "base")
     run(folder / "a.clric", "-o", tmp_path / "a.png", "--device", "cpu")
     assert fast_profile.devices[-1] == "cpu"
 
@@ -333,7 +333,7 @@ from pillow_clric import cli
 def slow(*_, **__):
     print("started", flush=True)
     time.sleep(60)
-cli.encode, cli.check_profile = slow, lambda name: None
+cli.encode, cli.check_profile = slow, lambda *names: None
 cli.main()
 """
     before = names(folder)

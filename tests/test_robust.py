@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,19 +26,32 @@ SAMPLES = Path(__file__).parent.parent / "samples"
 Pixels = NDArray[np.uint8]
 
 
+PROFILES = {"clric": 4.0, "coolchic": 0.0}  # and by how many dB less than of the second is expected of each
+CHOSEN = ["coolchic"]  # the profile that all tests of this module use at the time
+
+
+@pytest.fixture(scope="module", params=PROFILES, autouse=True)
+def profile(request: pytest.FixtureRequest) -> None:
+    CHOSEN[0] = request.param
+
+
 @cache
 def picture() -> Pixels:
     with Image.open(SAMPLES / "coffee.png") as image:
         return np.asarray(image.convert("RGB"))[150:166, 360:384].copy()
 
 
-@cache
 def coded() -> bytes:
-    return encode(picture())
+    return _coded(CHOSEN[0])
 
 
-def encode(pixels: Pixels, **options: int) -> bytes:
-    return codec.encode(pixels, **{"effort": 1, **options}, device="cpu")  # type: ignore[arg-type]
+@cache
+def _coded(profile: str) -> bytes:
+    return codec.encode(picture(), profile=profile, effort=1, device="cpu")
+
+
+def encode(pixels: Pixels, **options: Any) -> bytes:
+    return codec.encode(pixels, **{"profile": CHOSEN[0], "effort": 1, **options}, device="cpu")
 
 
 def decode(data: bytes, allow_truncated: bool = False) -> Pixels:
@@ -198,7 +212,7 @@ def photo(height: int, width: int, mode: str = "RGB") -> Pixels:
 def test_round_trip(pixels: Pixels, least: float) -> None:
     decoded = decode(encode(pixels))
     assert (decoded.shape, decoded.dtype) == (pixels.shape, pixels.dtype)
-    assert psnr(decoded, pixels) > least
+    assert psnr(decoded, pixels) > least - PROFILES[CHOSEN[0]]
 
 
 def test_any_layout_of_memory() -> None:
@@ -213,11 +227,15 @@ def test_any_layout_of_memory() -> None:
 # Determinism and the caller's state
 
 
-def test_same_bytes_and_other_seeds() -> None:
+def test_same_bytes() -> None:
     assert encode(picture()) == coded()
+
+
+def test_other_seeds() -> None:
     other = encode(picture(), seed=1)
-    assert other != coded()
-    assert psnr(decode(other), picture()) > 25
+    assert psnr(decode(other), picture()) > 25 - PROFILES[CHOSEN[0]]
+    if CHOSEN[0] == "coolchic":  # without iterations, as here, the other profile draws no random numbers
+        assert other != coded()
 
 
 @contextmanager

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from codec.container import Container, Section, UnsupportedError
+from codec.container import Container, CorruptError, Section, TruncatedError, UnsupportedError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Profile", "Settings", "by_id", "by_name", "names"]
+PAPER = "paper"  # the effort that is the published recipe
+
+__all__ = ["Coded", "Profile", "Settings", "by_id", "by_name", "names"]
 
 
 @dataclass(frozen=True)
@@ -22,11 +25,12 @@ class Settings:
     """What a caller may choose about an encode; checked before any slow work.
 
     Raises:
-        ValueError: quality is outside 0..100 or effort outside 1..9.
+        ValueError: quality is outside 0..100, or effort neither 1..9 nor `PAPER`.
     """
 
     quality: float = 75
-    effort: int = 5
+    model: str = "base"
+    effort: int | str = 5
     device: str = "auto"
     seed: int = 0
     progress: Callable[[int, int], None] | None = None
@@ -34,8 +38,31 @@ class Settings:
     def __post_init__(self) -> None:
         if not 0 <= self.quality <= 100:  # also refuses NaN
             raise ValueError(f"quality must be from 0 to 100, not {self.quality!r}")
-        if self.effort not in range(1, 10):
-            raise ValueError(f"effort must be a whole number from 1 to 9, not {self.effort!r}")
+        if self.effort not in (*range(1, 10), PAPER):
+            raise ValueError(f'effort must be a whole number from 1 to 9, or "{PAPER}", not {self.effort!r}')
+
+    def counting(self, total: int) -> Callable[[int], None]:
+        """What tells `progress` of one more iteration of so many, each time that it is called."""
+        done = itertools.count(1)
+
+        def count(_: int) -> None:
+            if self.progress:
+                self.progress(next(done), total)
+
+        return count
+
+
+@dataclass(frozen=True)
+class Coded:
+    """A picture as a profile codes it.
+
+    Attributes:
+        sections: bodies of the container's sections.
+        model: what the header says of the model, see `codec.container.Header`; b"" if there is none.
+    """
+
+    sections: dict[Section, bytes]
+    model: bytes = b""
 
 
 class Profile(ABC):
@@ -45,7 +72,7 @@ class Profile(ABC):
     name: str
 
     @abstractmethod
-    def encode(self, pixels: NDArray[np.uint8], settings: Settings) -> dict[Section, bytes]:
+    def encode(self, pixels: NDArray[np.uint8], settings: Settings) -> Coded:
         """Code (height, width) or (height, width, 3) uint8 pixels as sections of the container."""
 
     @abstractmethod
@@ -55,9 +82,10 @@ class Profile(ABC):
 
 @cache
 def _profiles() -> tuple[Profile, ...]:
+    from codec.profiles.clric import Clric
     from codec.profiles.coolchic import CoolChic
 
-    return (CoolChic(),)
+    return (Clric(), CoolChic())
 
 
 def names() -> list[str]:
@@ -79,3 +107,19 @@ def by_id(number: int) -> Profile:
         if profile.id == number:
             return profile
     raise UnsupportedError(f"coding profile {number} is not known to this version: please update pillow-clric")
+
+
+def function_sections(container: Container) -> tuple[bytes, bytes]:
+    """Weights and grids of a file whose picture is a function.
+
+    Raises:
+        CorruptError: there are none.
+        TruncatedError: the file ends before the end of its weights.
+    """
+    header = container.header
+    if not header.spans.keys() >= {Section.WEIGHTS, Section.GRIDS}:
+        raise CorruptError("file has no weights or no grids: it is no picture of this profile")
+    weights, grids = container.sections[Section.WEIGHTS], container.sections[Section.GRIDS]
+    if len(weights) < header.spans[Section.WEIGHTS][1]:
+        raise TruncatedError("file is truncated before the end of its weights: get the whole file again")
+    return weights, grids

@@ -1,0 +1,86 @@
+"""What of a latent's error is seen through a decoder, and so how finely a latent must be quantised."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from codec.autoencoders.autoencoder import Autoencoder
+from codec.overfit import initial, synthesis
+from codec.overfit.fit import Function
+from codec.profiles.appearance import Appearance
+
+UNSEEN = 0.03  # of the mean sensitivity of latents, what is added to all: no direction is wholly free
+TRIED = tuple(2.0**i for i in range(-2, 5))  # steps
+TRIAL = 512  # side of the part of a picture on which steps are tried, in pixels
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What of a latent's error is seen: error e (channels,) costs as much squared error in the picture as root @ e.
+
+    Attributes:
+        root: (channels, channels), of the mean product of the decoder's Jacobian with itself, scaled to a mean square
+            of its eigenvalues of 1.
+    """
+
+    root: Tensor
+
+    @classmethod
+    def through(cls, autoencoder: Autoencoder, latent: Tensor, height: int, width: int) -> Sight:
+        """That of a decoder near the latent of a picture of this size, by a random projection of the picture."""
+        latent = latent.detach().requires_grad_()
+        made = autoencoder.decode(latent, height, width)
+        signs = torch.randint(2, made.shape, generator=torch.Generator().manual_seed(0)).to(made) * 2 - 1
+        [gradient] = torch.autograd.grad((made * signs).sum(), latent)
+        columns = gradient.transpose(0, 1).flatten(1)
+        values, axes = torch.linalg.eigh(columns @ columns.mT)
+        values = values / values.mean() + UNSEEN
+        return cls(axes * (values / values.mean()).sqrt() @ axes.mT)
+
+    def of(self, latent: Tensor) -> Tensor:
+        """What is seen of a latent, (1, channels, height, width)."""
+        return torch.einsum("oc,bcyx->boyx", self.root, latent)
+
+    def undone(self, function: Function) -> Function:
+        """A function of the latent, from one without residual layers of what is seen of it."""
+        inverse, weights = torch.linalg.inv(self.root), dict(function.weights)
+        for name in ("synthesis.linear", "synthesis.output", "synthesis.output_bias"):
+            weights[name] = torch.einsum("oc,bc...->bo...", inverse, weights[name])
+        return replace(function, weights=weights)
+
+
+def suitable_step(autoencoder: Autoencoder, picture: Tensor, lam: float) -> tuple[Sight, float]:
+    """What is seen of a picture's latent, and the quantisation step of what is seen that lambda asks for.
+
+    The middle of the picture is tried; between the steps tried, cost is taken for a parabola in their logarithm.
+    """
+    top, left = ((n - min(n, TRIAL)) // 2 for n in picture.shape[2:])
+    part = picture[:, :, top : top + TRIAL, left : left + TRIAL]
+    latent = autoencoder.encode(part)
+    sight = Sight.through(autoencoder, latent, *part.shape[2:])
+    with torch.no_grad():
+        costs = [_trial(latent, sight, step, Appearance(autoencoder, part), lam) for step in TRIED]
+    middle = min(max(int(np.argmin(costs)), 1), len(TRIED) - 2)
+    near = slice(middle - 1, middle + 2)
+    bend, slope, _ = np.polyfit(np.log(TRIED[near]), costs[near], 2)
+    lowest = -slope / (2 * bend) if bend > 0 else math.log(TRIED[int(np.argmin(costs))])
+    return sight, float(np.exp(np.clip(lowest, math.log(TRIED[0]), math.log(TRIED[-1]))))
+
+
+def _trial(latent: Tensor, sight: Sight, step: float, appearance: Appearance, lam: float) -> float:
+    """About what a picture costs if its latent is quantised with this step."""
+    function = sight.undone(initial.principal(sight.of(latent), step)).rounded()
+    made = synthesis.synthesise(function.grids, function.weights, function.spec)
+    bits = sum(_entropy(plane) for plane in function.grids[0][0]) / appearance.picture[0, 0].numel()
+    return appearance.distortion(made).item() + lam * bits
+
+
+def _entropy(plane: Tensor) -> float:
+    """Bits of a plane of whole numbers, if each is coded by how often it occurs."""
+    counts = plane.unique(return_counts=True)[1].double()
+    return float((counts * (counts.sum() / counts).log2()).sum())

@@ -1,0 +1,153 @@
+"""Functions of a latent, from a model's universal one or made for this latent alone, and refined by appearance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from codec.autoencoders.model import FUNCTION, Model, ModelFileError
+from codec.container import CorruptError
+from codec.overfit import initial, synthesis
+from codec.overfit.bases import PLAIN
+from codec.overfit.bitstream import Origin, QuantisedWeight, QuantisedWeights, check_universal
+from codec.overfit.fit import PAPER_CANDIDATES, Function, Schedule, cost, fit
+from codec.overfit.function import Spec
+from codec.overfit.quantise import dequantise, quantise
+from codec.overfit.universal import NONE, Universal
+from codec.profiles.appearance import Appearance, Measure
+from codec.profiles.sight import Sight
+
+WEIGHTS_BUDGET = 2**14  # bytes
+DEAD_ZONE = 0.4  # in steps, by how much lambda is beyond a universal function's, in its logarithm
+FINE = math.log(2) / 6  # at fine steps, what a bit saves of the squared error of a sample, in squared steps
+# Of fits that begin with a good function: what hardly matters to the cost shall stay where it is.
+GENTLE: dict[str, Any] = {"grid_rate": 0.1, "temperature": (0.3, 0.02), "noise": (0.1, 0.0)}
+WEIGHT_RATE = 1e-2
+DAMPING = 6.0  # in lambda
+
+
+@dataclass(frozen=True)
+class Start:
+    """A function of a latent as a file holds it.
+
+    Attributes:
+        step: (1, channels, 1, 1), what its outputs are multiplied by to be a latent.
+        lam: squared error of the latent that a bit per position may save, as its weights were quantised; None if they
+            are a universal function's.
+    """
+
+    function: Function
+    weights: QuantisedWeights
+    step: Tensor
+    lam: float | None = None
+
+
+def from_universal(universal: Universal, latent: Tensor, lam: float) -> Start:
+    """The universal function for a lambda, with the scaled latent in its grid: still to be rounded.
+
+    For lambdas beyond its greatest, samples are drawn towards zero, so that more of them are rounded to it.
+    """
+    origin = Origin(universal.number(lam), universal)
+    step = step_of(origin, latent.device)
+    beyond = max(0.0, math.log(lam / universal.lambdas[1]))
+    function = initial.universal(origin, F.softshrink(latent / step, DEAD_ZONE * beyond))
+    nothing = {name: QuantisedWeight.nothing(shape) for name, shape in function.spec.weight_shapes.items()}
+    return Start(function, QuantisedWeights(origin, nothing), step)
+
+
+def from_latent(
+    latent: Tensor, sight: Sight, step: float, schedule: Schedule, generator: torch.Generator,
+    progress: Callable[[int], None],
+) -> Start:  # fmt: skip
+    """A function fitted to the latent alone, about as exact as if what is seen of it were quantised with this step."""
+    seen = sight.of(latent)
+    lam = FINE * step**2 / latent.shape[1]
+    lambdas = torch.full((1,), lam, device=latent.device)
+    function = sight.undone(fit(seen, lambdas, [initial.principal(seen, step)], schedule, generator, progress))
+    return _quantised(function, lam)
+
+
+def from_nothing(
+    latent: Tensor, step: float, schedule: Schedule, generator: torch.Generator, progress: Callable[[int], None]
+) -> Start:
+    """The same as the paper does it: few features on seven grids, and several random beginnings."""
+    channels, height, width = latent.shape[1:]
+    lam = FINE * step**2 / channels
+    spec = Spec(height, width, channels, features=(1,) * 7, spatial=8, references=0)
+    candidates = [initial.random(spec, generator) for _ in range(PAPER_CANDIDATES)]
+    lambdas = torch.full((1,), lam, device=latent.device)
+    return _quantised(fit(latent, lambdas, candidates, schedule, generator, progress), lam)
+
+
+def _quantised(function: Function, lam: float) -> Start:
+    """The function with weights that can be coded, which make about the same latent."""
+    latent, origin = synthesis.synthesise(function.grids, function.weights, function.spec), Origin(PLAIN, NONE)
+    lambdas = torch.full((1,), lam, device=latent.device)
+    [weights] = quantise(function, latent, lambdas, WEIGHTS_BUDGET, origin)
+    held = replace(function, weights=dequantise(function.spec, weights, latent.device))
+    return Start(held, weights, step_of(origin, latent.device), lam)
+
+
+def settling(iterations: int) -> int:
+    """Iterations for a function's own weights alone, after so many for all of it."""
+    return iterations // 4
+
+
+def refined(
+    start: Start, appearance: Appearance, lam: float, iterations: int, generator: torch.Generator,
+    progress: Callable[[int], None],
+) -> Start:  # fmt: skip
+    """The function fitted to appearance: its grids, and its weights unless they are a universal function's.
+
+    Differences to those would cost more than they save.
+
+    Args:
+        lam: distortion that a bit per pixel may save.
+    """
+    rounded = replace(start, function=start.function.rounded())
+    if not iterations:
+        return rounded
+    picture, spec, measure = appearance.picture, start.function.spec, Measure(appearance, start.step)
+    per_position = lam * spec.height * spec.width / picture[0, 0].numel()
+    lambdas = torch.full((1,), per_position, device=picture.device)
+    schedule = Schedule(0, iterations, 0, weight_rate=0.0, damping=DAMPING * per_position, **GENTLE)
+    if start.lam is not None:
+        schedule = replace(schedule, settle=settling(iterations), weight_rate=WEIGHT_RATE, settle_rate=WEIGHT_RATE)
+    function = fit(picture, lambdas, [start.function], schedule, generator, progress, measure)
+    found = replace(start, function=function) if start.lam is None else _quantised(function, start.lam)
+    with torch.no_grad():
+        costs = [cost(each.function, picture, lambdas, measure).item() for each in (found, rounded)]
+    return found if costs[0] < costs[1] else rounded
+
+
+def step_of(origin: Origin, device: torch.device) -> Tensor:
+    """What a function's outputs are multiplied by to be a latent, (1, channels, 1, 1)."""
+    if origin.universal is None or origin.number == PLAIN:
+        return torch.ones(1, 1, 1, 1, device=device)
+    return torch.from_numpy(origin.universal.step(origin.number)).to(device).view(1, -1, 1, 1)
+
+
+def universal_of(model: Model) -> Universal:
+    """The universal function that a model brings along, or the one that stands for none.
+
+    Raises:
+        ModelFileError: what the model says of it makes no sense.
+    """
+    if model.function is None:
+        return NONE
+    arrays = {n.removeprefix(FUNCTION): t.numpy() for n, t in model.tensors.items() if n.startswith(FUNCTION)}
+    try:
+        shape = {**model.function["shape"], "features": tuple(model.function["shape"]["features"])}
+        universal = Universal(shape, tuple(model.function["lambdas"]), arrays, arrays.pop("steps"))
+        check_universal(universal, len(model.mean))
+    except (CorruptError, KeyError, TypeError, ValueError) as error:
+        raise ModelFileError(
+            f"model {model.name} is damaged: its universal function makes no sense: get it again"
+        ) from error
+    return universal

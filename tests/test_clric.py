@@ -1,0 +1,266 @@
+"""The profile clric: where fits start, what they are measured by, and what comes out of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+import codec
+from codec.autoencoders import model as files
+from codec.autoencoders import store
+from codec.autoencoders.autoencoder import Autoencoder
+from codec.autoencoders.model import ModelFileError
+from codec.autoencoders.perception import perception
+from codec.container import Section, unpack
+from codec.overfit import arm, bitstream, initial, pipeline, synthesis
+from codec.overfit.bases import PLAIN
+from codec.overfit.quantise import dequantise
+from codec.profiles import appearance, clric, sight, starts
+from codec.profiles.appearance import Appearance
+
+SAMPLES = Path(__file__).parent.parent / "samples"
+CPU = torch.device("cpu")
+
+
+@cache
+def base() -> Autoencoder:
+    return Autoencoder(store.load("base"), CPU)
+
+
+def photo(height: int, width: int) -> NDArray[np.uint8]:
+    """A crop of the astronaut's face."""
+    with Image.open(SAMPLES / "astronaut.png") as image:
+        return np.asarray(image.convert("RGB"))[40 : 40 + height, 160 : 160 + width]
+
+
+def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
+    return torch.from_numpy(np.float32(pixels) / 255).permute(2, 0, 1).unsqueeze(0)
+
+
+def encode(pixels: NDArray[np.uint8], quality: float, effort: int) -> bytes:
+    return codec.encode(pixels, profile="clric", quality=quality, effort=effort, device="cpu")
+
+
+# Where fits start
+
+
+@pytest.mark.parametrize("step", [0.1, 0.5, 3.0])
+def test_principal_components_are_as_exact_as_their_step(step: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    mixed = torch.randn(6, 6, generator=generator) @ torch.randn(1, 6, 9 * 11, generator=generator) + 5
+    latent = mixed.unflatten(2, (9, 11))
+    function = initial.principal(latent, step).rounded()
+    made = synthesis.synthesise(function.grids, function.weights, function.spec)
+    error = (made - latent).norm(dim=1)
+    assert error.max() <= 6**0.5 * step / 2 * 1.001  # half a step along each of six axes
+    assert error.square().mean() > 0.5 * 6 * step**2 / 12  # and no more exact than that takes
+    assert all(plane.any() for plane in function.grids[0][0])
+
+
+def test_principal_components_that_are_zero_are_left_out() -> None:
+    latent = torch.randn(1, 1, 7, 8) * torch.tensor((2.0, -1.0, 0.0, 3.0)).view(1, 4, 1, 1)
+    assert initial.principal(latent, 0.01).spec.features == (1,)
+    flat = torch.full((1, 4, 7, 8), 0.3)
+    function = initial.principal(flat, 1.0).rounded()
+    assert function.spec.features == (1,)
+    torch.testing.assert_close(synthesis.synthesise(function.grids, function.weights, function.spec), flat)
+
+
+def test_steps_grow_with_lambda() -> None:
+    picture = to_tensor(photo(96, 128))
+    steps = [sight.suitable_step(base(), picture, lam)[1] for lam in (0.02, 0.1, 0.5, 2.0)]
+    assert (np.diff(steps) > 0).all()
+    assert sight.TRIED[0] <= steps[0]
+    assert steps[-1] <= sight.TRIED[-1]
+
+
+# What fits are measured by
+
+
+def test_appearance_is_that_of_the_picture() -> None:
+    """The mean absolute difference, which the perceptual distance only adds to."""
+    picture = to_tensor(photo(72, 100))
+    latents = base().encode(picture)
+    made = base().decode(latents, 72, 100)
+    difference = (made - picture).abs().mean().item()
+    found = Appearance(base(), picture).distortion(latents).item()
+    assert difference < found < 3 * difference
+    assert Appearance(base(), made).distortion(latents).item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(("size", "parts"), [((280, 339), 4), ((56, 339), 2)])
+def test_tiles_of_appearance_make_up_the_picture(
+    size: tuple[int, int], parts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They cover it once, and each is what the autoencoder shows there when it sees all of the latent."""
+    monkeypatch.setattr(appearance, "TILE", 256)
+    picture = to_tensor(photo(*size))
+    measured = Appearance(base(), picture)
+    assert len(measured.parts) == parts
+    covered = torch.zeros(size)
+    for part in measured.parts:
+        covered[part.place] += 1
+    assert (covered == 1).all()
+
+    def at_once(latents: Tensor) -> Tensor:
+        made, network = base().decode(latents, *size), perception(CPU)
+        total = (made - picture).abs().mean()
+        for part in measured.parts:
+            views = [network.embed(x[:, :, *part.place]) for x in (made, picture)]
+            share = picture[:, :, *part.place].numel() / picture.numel()
+            areas = [F.avg_pool2d(x[:, :, *part.place], 16, ceil_mode=True) for x in (made, picture)]
+            colour = appearance.COLOUR * (areas[0] - areas[1]).abs().mean()
+            total = total + share * (colour + appearance.PERCEPTION * network.distance(*views)[0])
+        return total
+
+    def value_and_gradient(distortion: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        latents = disturbed(picture).requires_grad_()
+        found = distortion(latents).sum()
+        return found.detach(), torch.autograd.grad(found, latents)[0]
+
+    (found, gradient), (expected, of_all) = (value_and_gradient(each) for each in (measured.distortion, at_once))
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=0)
+    assert (gradient - of_all).norm() < 0.03 * of_all.norm()
+
+
+def disturbed(picture: Tensor) -> Tensor:
+    """The picture's latent and some noise, so that there is something to measure."""
+    latents = base().encode(picture)
+    return latents + torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(("tile", "parts"), [(512, 1), (32, 6)])
+def test_gradient_of_appearance(tile: int, parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(appearance, "TILE", tile)
+    monkeypatch.setattr(appearance, "OVERLAP", 16)
+    picture = to_tensor(photo(64, 48))
+    measured, latents = Appearance(base(), picture), disturbed(picture).requires_grad_()
+    assert len(measured.parts) == parts
+    [gradient] = torch.autograd.grad(measured.distortion(latents), latents)
+    directions = torch.randn(3, *latents.shape, generator=torch.Generator().manual_seed(1))
+    for direction in (gradient, *directions, directions[0] * gradient.abs(), gradient.sign()):
+        step = 0.02 * direction / direction.norm()
+        with torch.no_grad():
+            change = measured.distortion(latents + step) - measured.distortion(latents - step)
+        expected = 2 * (gradient * step).sum()
+        assert abs(change - expected) < 0.01 * 2 * gradient.norm() * step.norm()
+
+
+# What comes out
+
+
+@cache
+def coded(quality: float, effort: int) -> bytes:
+    return encode(photo(128, 192), quality, effort)
+
+
+def latents_of(data: bytes) -> Tensor:
+    container = unpack(data)
+    header, sections = container.header, container.sections
+    size = *base().latent_size(header.height, header.width), base().channels
+    bodies = sections[Section.WEIGHTS], sections[Section.GRIDS]
+    output, weights = pipeline.decode(*bodies, size, CPU, starts.universal_of(base().model), truncated=False)
+    return output * starts.step_of(weights.origin, CPU)
+
+
+def test_effort_pays() -> None:
+    """What a fit lowers is lower in the file, and that spends next to nothing on the function itself."""
+    quality = 50
+    lam = float(np.exp(np.interp(quality, clric.QUALITY, clric.LOG_LAMBDA)))
+    measured = Appearance(base(), to_tensor(photo(128, 192)))
+    costs = []
+    for effort in (1, 5):
+        data = coded(quality, effort)
+        bits = 8 * len(data) / (128 * 192)
+        costs.append(measured.distortion(latents_of(data)).item() + lam * bits)
+        assert len(data) - len(unpack(data).sections[Section.GRIDS]) <= 350
+    assert costs[1] < costs[0]
+
+
+def test_size_grows_with_quality() -> None:
+    sizes = [len(coded(quality, 1)) for quality in (10, 50, 90)]
+    assert sizes == sorted(set(sizes))
+
+
+def test_estimated_bits_are_real() -> None:
+    data = encode(photo(256, 256), 90, 1)
+    sections, universal = unpack(data).sections, starts.universal_of(base().model)
+    spec, weights, grids = bitstream.read(sections[Section.WEIGHTS], sections[Section.GRIDS], 32, 32, 16, universal)
+    levels = [torch.from_numpy(g).float()[None] for g in grids]
+    estimate = float(arm.rate(levels, dequantise(spec, weights, CPU), spec).sum()) / 8
+    assert abs(len(sections[Section.GRIDS]) - estimate) < 0.01 * estimate + 8
+
+
+def test_models_without_a_universal_function(own_store: Path, tmp_path: Path) -> None:
+    """Their functions are made for one latent alone; the file says all of them."""
+    path = tmp_path / "plain.safetensors"
+    model = store.load("base")
+    files.write(replace(model, name="plain", tensors=model.networks, function=None), path)
+    entry = store.add(path)
+    assert entry.path.parent == own_store
+    pixels = photo(64, 80)
+    data = codec.encode(pixels, model="plain", quality=90, effort=1, device="cpu")
+    assert unpack(data).header.model.hex() == entry.prefix
+    sections, universal = unpack(data).sections, starts.universal_of(entry.load())
+    weights = bitstream.read(sections[Section.WEIGHTS], sections[Section.GRIDS], 8, 10, 16, universal)[1]
+    assert weights.origin.number == PLAIN
+    found, usual = (codec.decode(each, device="cpu").astype(float) for each in (data, encode(pixels, 90, 1)))
+    assert np.abs(found - pixels).mean() < 1.2 * np.abs(usual - pixels).mean()
+
+
+def changed(described: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    return {**described, "shape": {**described["shape"], **change}}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda told: "function",
+        lambda told: {"lambdas": told["lambdas"]},
+        lambda told: {**told, "lambdas": [0, 1]},
+        lambda told: {**told, "lambdas": [3.0, 0.005]},
+        lambda told: {**told, "lambdas": [1, 2, 3]},
+        lambda told: changed(told, {"unknown": 1}),
+        lambda told: changed(told, {"hidden": 9}),
+        lambda told: changed(told, {"features": [16.0]}),
+        lambda told: changed(told, {"features": [10**12]}),
+        lambda told: changed(told, {"features": [8, 8]}),
+        lambda told: changed(told, {"features": []}),
+        lambda told: changed(told, {"residuals": 10**12}),
+        lambda told: changed(told, {"spatial": 11, "references": 16}),
+        lambda told: changed(told, {"separate": False}),
+    ],
+)
+def test_universal_functions_that_make_no_sense(change: Callable[[Any], Any]) -> None:
+    model = base().model
+    with pytest.raises(ModelFileError, match="base is damaged"):
+        starts.universal_of(replace(model, function=change(model.function)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda name, t: None if name.endswith("steps") else t,
+        lambda name, t: None if name.endswith("arm.output") else t,
+        lambda name, t: t[:3] if name.endswith("arm.output") else t,
+        lambda name, t: t[:, :8] if name.endswith("steps") else t,
+        lambda name, t: t.float() if name.endswith("arm.output") else t,
+        lambda name, t: t[:0] if name.startswith("function.") else t,
+    ],
+)
+def test_universal_functions_whose_tensors_do_not_fit(change: Callable[[str, Tensor], Tensor | None]) -> None:
+    model = base().model
+    tensors = {name: found for name, t in model.tensors.items() if (found := change(name, t)) is not None}
+    with pytest.raises(ModelFileError, match="base is damaged"):
+        starts.universal_of(replace(model, tensors=tensors))
