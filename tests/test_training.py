@@ -11,14 +11,18 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from codec.autoencoders import foreign
+from codec.autoencoders import foreign, store
 from codec.autoencoders.autoencoder import Autoencoder
 from codec.autoencoders.networks.base import Config
+from codec.autoencoders.perception import FILE
 from codec.overfit import bases, initial
 from codec.overfit.fit import Schedule
-from codec.training import autoencoder, prior
-from codec.training import function as training
+from codec.overfit.universal import LAST
+from codec.profiles import starts
+from codec.training import autoencoder, function, perception, prior
+from codec.training import bases as training
 from codec.training.lpips import Lpips
 from codec.training.photos import Crops, load, to_tensor
 
@@ -32,6 +36,16 @@ def photos(tmp_path: Path) -> Path:
     with Image.open(SAMPLE) as image:
         for left in (0, 96):
             image.convert("RGB").crop((left, 0, left + 96, 80)).save(folder / f"{left}.png")
+    return folder
+
+
+@pytest.fixture
+def large_photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "large"
+    folder.mkdir()
+    with Image.open(SAMPLE) as image:
+        for left in (0, 200):
+            image.convert("RGB").crop((left, 0, left + 200, 200)).save(folder / f"{left}.png")
     return folder
 
 
@@ -86,15 +100,11 @@ def test_lpips_is_a_distance(lpips: Path) -> None:
     assert metric(a, (a + b) / 2).item() < metric(a, b).item()
 
 
-def test_autoencoder_resumes_exports_and_plots(tmp_path: Path, lpips: Path) -> None:
-    folder, checkpoint = tmp_path / "large", tmp_path / "state.pt"
-    folder.mkdir()
-    with Image.open(SAMPLE) as image:
-        for left in (0, 200):
-            image.convert("RGB").crop((left, 0, left + 200, 200)).save(folder / f"{left}.png")
+def test_autoencoder_resumes_exports_and_plots(large_photos: Path, tmp_path: Path, lpips: Path) -> None:
+    checkpoint = tmp_path / "state.pt"
 
     def run(*more: str) -> Result:
-        arguments = f"--images {folder} --lpips {lpips} --checkpoint {checkpoint} --minutes 5 --size 64 --batch 2"
+        arguments = f"--images {large_photos} --lpips {lpips} --checkpoint {checkpoint} --minutes 5 --size 64 --batch 2"
         return CliRunner().invoke(
             autoencoder.main, [*arguments.split(), "--latent", "5", *more], catch_exceptions=False
         )
@@ -121,6 +131,80 @@ def test_autoencoder_learns(lpips: Path) -> None:
         photo = np.asarray(image.convert("RGB").crop((100, 100, 228, 228)).resize((64, 64)))
     losses = [trainer.step(to_tensor([photo, photo]), 1e-3, 0.01).item() for _ in range(25)]
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_universal_function_resumes_and_exports(large_photos: Path, tmp_path: Path, lpips: Path) -> None:
+    checkpoint, exported = tmp_path / "state.pt", tmp_path / "mine.safetensors"
+
+    def run(*more: str) -> Result:
+        arguments = f"--images {large_photos} --lpips {lpips} --checkpoint {checkpoint} --minutes 5 --batch 2"
+        return CliRunner().invoke(function.main, [*arguments.split(), *more], catch_exceptions=False)
+
+    for length in (1, 2):
+        result = run("--size", "64", "--length", str(length), "--export", str(exported))
+        assert result.exit_code == 0, result.output
+        assert torch.load(checkpoint, weights_only=True)["done"] == length
+    assert "lambda 0.1" in result.output
+    trained, before = foreign.read(exported), store.load("base")
+    assert trained.name == "mine"
+    assert trained.prefix != before.prefix
+    assert all(torch.equal(trained.networks[name], w) for name, w in before.networks.items())
+    universal = starts.universal_of(trained)
+    spec = universal.spec(8, 8, 16)
+    assert {name: w.shape for name, w in universal.weights(300).items()} == spec.weight_shapes
+    assert (universal.step(1) < universal.step(LAST)).all()
+    assert "too few photos" in run("--size", "300").output
+
+
+def test_universal_function_learns(lpips: Path) -> None:
+    trainer = function.Trainer("base", lpips, 64, "cpu")
+    with Image.open(SAMPLE) as image:
+        photo = np.asarray(image.convert("RGB"))[100:164, 100:164]
+    pictures, lambdas = to_tensor([photo, photo]), torch.tensor((0.05, 0.5))
+
+    def cost() -> float:
+        with torch.no_grad():
+            distortion, bits = trainer.code(trainer.knots, pictures, lambdas)
+        return float((distortion + lambdas * bits).sum())
+
+    before = cost()
+    for _ in range(15):
+        trainer.step(pictures, 3e-3)
+    assert cost() < 0.95 * before
+
+
+def test_perception_resumes_and_exports(large_photos: Path, tmp_path: Path, lpips: Path) -> None:
+    checkpoint, exported = tmp_path / "state.pt", tmp_path / "mine.safetensors"
+
+    def run(*more: str) -> Result:
+        arguments = f"--images {large_photos} --lpips {lpips} --checkpoint {checkpoint} --minutes 5 --batch 1"
+        return CliRunner().invoke(perception.main, [*arguments.split(), *more], catch_exceptions=False)
+
+    for length in (1, 2):
+        result = run("--size", "64", "--length", str(length), "--export", str(exported))
+        assert result.exit_code == 0, result.output
+        assert torch.load(checkpoint, weights_only=True)["done"] == length
+    trained, shipped = load_file(exported), load_file(FILE)
+    assert {k: (v.shape, v.dtype) for k, v in trained.items()} == {k: (v.shape, v.dtype) for k, v in shipped.items()}
+    assert "no photos" in run("--size", "300").output
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_perception_learns(lpips: Path, apart: bool) -> None:
+    trainer = perception.Trainer("base", lpips, "cpu")
+    with Image.open(SAMPLE) as image:
+        photo = np.asarray(image.convert("RGB"))[100:164, 100:164]
+    pictures = to_tensor([photo])
+    views = trainer.views(pictures)
+
+    def losses() -> Tensor:
+        with torch.no_grad():
+            return trainer.losses(views, apart=apart)
+
+    before = losses()
+    for _ in range(15):
+        trainer.step(pictures, 1e-3, apart=apart)
+    assert losses().sum() < 0.5 * before.sum()
 
 
 class TestPrior:

@@ -1,184 +1,178 @@
-"""Train the functions that fits start from, one for each of some lambdas, with the analysis that guesses the grids.
+"""Train the universal function of a model, from which every fit of its latents starts.
 
-    python -m codec.training.function --images FOLDER --checkpoint FILE --stage guess --minutes 10
-    python -m codec.training.function --images FOLDER --checkpoint FILE --stage fit --minutes 16 --export FOLDER
+    python -m codec.training.function --model base --images FOLDER --lpips WEIGHTS --checkpoint FILE --minutes 15 \\
+        --export FILE
 
-All photos share the functions here, so what is learned is what photos have in common. The first stage learns them
-together with the analysis, whose grids are rounded with gradients passed straight through. In the second they go on
-learning while some photos at a time are fitted: fitted grids differ from those that an analysis can guess.
+The autoencoder stays as it is. The loss is that of its own training, L1 + 0.3 LPIPS + lambda * bits per pixel, through
+its decoder, with the rate of the probability model that files are coded with.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from codec.entropy.arm import WEIGHT_BITS
-from codec.overfit import bases
-from codec.overfit.analysis import Analysis
-from codec.overfit.fit import Function, Schedule, Weights, cost, soften
-from codec.overfit.function import BICUBIC, Spec
+from codec.autoencoders import model as model_files
+from codec.autoencoders import store
+from codec.autoencoders.autoencoder import Autoencoder
+from codec.entropy.arm import MAX_CONTEXTS, WEIGHT_BITS
+from codec.overfit import synthesis
+from codec.overfit.fit import Function, Weights, rate
+from codec.overfit.function import Spec
 from codec.training import photos
+from codec.training.lpips import Lpips
+from codec.training.prior import KNOTS, LAMBDAS, draw_lambdas, knot_weights
 
-CYCLE = Schedule(warm_up=0, main=250, settle=0)
-AVERAGING = 0.002  # of the second stage's weights, an iteration
+LPIPS_WEIGHT = 0.3
+AVERAGING = 0.998  # of the weights, an iteration
+ENLARGE = 2.0
+STEPS = "steps"
+# Shape of the functions, but for what depends on the model.
+SHAPE: dict[str, Any] = {"spatial": 12, "hidden": 8, "residuals": 1, "separate": True, "linear": True}
 
 
 class Trainer:
-    """Functions and analysis, and all else that training changes, so that a checkpoint holds it."""
+    """The universal function in the making; all that training changes is in its checkpoint."""
 
-    def __init__(self, size: int, device: str) -> None:
-        self.spec, self.device = bases.trained_spec(size, size, bases.OUTPUTS), device
-        self.lambdas = torch.tensor(bases.LAMBDAS, device=device)
-        generator = torch.Generator().manual_seed(0)
-        plain = plain_weights(self.spec, len(self.lambdas), generator)
-        self.weights = {name: w.to(device).requires_grad_() for name, w in plain.items()}
-        self.average = {name: w.detach().clone() for name, w in self.weights.items()}
+    def __init__(self, model: str, lpips: Path, size: int, device: str) -> None:
+        self.device, self.size = torch.device(device), size
+        self.autoencoder = Autoencoder(store.load(model), self.device)
+        channels, side = self.autoencoder.channels, size // self.autoencoder.downscale
+        references = min(channels - 1, MAX_CONTEXTS - SHAPE["spatial"])
+        self.shape = {"features": (channels,), "references": references, **SHAPE}
+        self.spec = Spec(side, side, channels, **self.shape)
+        self.lpips = Lpips.load(lpips).to(self.device)
         torch.manual_seed(0)
-        self.analysis = Analysis(bases.OUTPUTS, len(self.lambdas)).to(device)
-        everything = [*self.weights.values(), *self.analysis.parameters()]
-        self.optimizers = {
-            "guess": torch.optim.Adam(everything, betas=(0.9, 0.98), fused=True),
-            "fit": torch.optim.Adam(self.weights.values(), fused=True),
-        }
-        self.done = {"guess": 0, "fit": 0}  # iterations and cycles
-        self.generator = torch.Generator(device).manual_seed(0)
+        low, high = (math.log(bound / 0.1) / 2 for bound in LAMBDAS)  # a step grows with the root of lambda
+        steps = torch.linspace(low, high, KNOTS)[:, None].repeat(1, channels)
+        knots = {**start(self.spec), STEPS: steps}  # of the steps, their logarithms
+        self.knots = {name: w.to(self.device).requires_grad_() for name, w in knots.items()}
+        self.average = {name: w.detach().clone() for name, w in self.knots.items()}
+        self.optimizer = torch.optim.Adam(self.knots.values(), betas=(0.9, 0.99), fused=True)
+        self.done = 0
 
     def state(self) -> dict[str, Any]:
         return {
-            "weights": self.weights, "average": self.average, "analysis": self.analysis.state_dict(),
-            "optimizers": {stage: o.state_dict() for stage, o in self.optimizers.items()}, "done": self.done,
+            "knots": self.knots, "average": self.average, "optimizer": self.optimizer.state_dict(), "done": self.done,
         }  # fmt: skip
 
     def load(self, state: dict[str, Any]) -> None:
         with torch.no_grad():
-            for name in self.weights:
-                self.weights[name].copy_(state["weights"][name])
+            for name in self.knots:
+                self.knots[name].copy_(state["knots"][name])
                 self.average[name].copy_(state["average"][name])
-        self.analysis.load_state_dict(state["analysis"])
-        for stage, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][stage])
+        self.optimizer.load_state_dict(state["optimizer"])
         self.done = state["done"]
 
-    def export(self, folder: Path) -> None:
-        """Write the functions, as whole numbers in units of 2**-12, and the analysis, as float16."""
-        folder.mkdir(parents=True, exist_ok=True)
-        limit = 2.0 ** (15 - WEIGHT_BITS)
-        if any(w.abs().max() >= limit for w in self.average.values()):
-            raise click.ClickException(f"a weight is beyond {limit:g}, more than the file can hold: train again")
-        functions = {name: (w * 2**WEIGHT_BITS).round().to(torch.int16) for name, w in self.average.items()}
-        analysis = {name: w.half() for name, w in self.analysis.state_dict().items()}
-        for file, tensors in (("functions", functions), ("analysis", analysis)):
-            contents = {name: t.cpu().contiguous() for name, t in tensors.items()}
-            save_file(contents, folder / f"{file}.safetensors")
+    def step(self, pictures: Tensor, learning_rate: float) -> tuple[float, float]:
+        """One iteration; returns mean distortion and bits per pixel."""
+        pictures = pictures.to(self.device)
+        lambdas = draw_lambdas(len(pictures), self.device)
+        distortion, bits = self.code(self.knots, pictures, lambdas)
+        self.optimizer.param_groups[0]["lr"] = learning_rate
+        self.optimizer.zero_grad()
+        (distortion + lambdas * bits).mean().backward()
+        torch.nn.utils.clip_grad_norm_(self.knots.values(), 1.0)
+        self.optimizer.step()
+        self.done += 1
+        for name, w in self.knots.items():
+            self.average[name].lerp_(w.detach(), max(1 - AVERAGING, 10 / (10 + self.done)))
+        return distortion.mean().item(), bits.mean().item()
 
-    def guess(self, crops: Tensor) -> Tensor:
-        """An iteration of the first stage; mean cost by function."""
-        function, samples, lambdas = self._under_all(crops)
-        function.grids = [g + (g.round() - g).detach() for g in function.grids]
-        costs = cost(function, samples, lambdas).view(len(self.lambdas), -1).mean(1)
-        self.optimizers["guess"].zero_grad()
-        (costs / self.lambdas**0.6).sum().backward()  # so that all weigh about alike
-        torch.nn.utils.clip_grad_norm_([*self.weights.values(), *self.analysis.parameters()], 1.0)
-        self.optimizers["guess"].step()
-        for name, w in self.weights.items():
-            self.average[name].copy_(w.detach())
-        return costs.detach()
+    def code(self, knots: Weights, pictures: Tensor, lambdas: Tensor) -> tuple[Tensor, Tensor]:
+        """Distortion and bits per pixel (batch,) of rounded latents, with gradients passed straight through."""
+        between = knot_weights(lambdas)
+        weights = {name: torch.einsum("bk,k...->b...", between, w) for name, w in knots.items()}
+        steps = weights.pop(STEPS).exp()[:, :, None, None]
+        scaled = self.autoencoder.encode(pictures) / steps
+        grid = scaled + (scaled.round() - scaled).detach()
+        bits = rate(Function(self.spec, weights, [grid])) / self.autoencoder.downscale**2
+        latents = synthesis.output([grid], weights, self.spec) * steps
+        made = self.autoencoder.decode(latents, self.size, self.size)
+        return (made - pictures).abs().mean((1, 2, 3)) + LPIPS_WEIGHT * self.lpips(made, pictures), bits
 
-    def fit(self, crops: Tensor) -> Tensor:
-        """A cycle of the second stage: the crops are fitted under every function; mean cost by function at its end."""
-        function, samples, lambdas = self._under_all(crops)
-        grids = [g.detach().requires_grad_() for g in function.grids]
-        optimizer = torch.optim.Adam(grids, eps=CYCLE.epsilon(self.spec), fused=True)
-        for i in range(CYCLE.main):
-            part = i / CYCLE.main
-            optimizer.param_groups[0]["lr"], _ = CYCLE.learning_rates(part)
-            function, samples, lambdas = self._under_all(crops, grids)
-            function.grids = [soften(g, *CYCLE.softness(part), self.generator) for g in grids]
-            optimizer.zero_grad()
-            self.optimizers["fit"].zero_grad()
-            cost(function, samples, lambdas).sum().backward()
-            optimizer.step()
-            self.optimizers["fit"].step()
-            for name, w in self.weights.items():
-                self.average[name].lerp_(w.detach(), AVERAGING)
-        with torch.no_grad():
-            found = cost(self._under_all(crops, grids)[0].rounded(), samples, lambdas)
-        return found.view(len(self.lambdas), -1).mean(1)
+    @torch.no_grad()
+    def evaluate(self, pictures: Tensor) -> Iterator[tuple[float, float, float]]:
+        """Lambda, mean distortion and mean bits per pixel of the averaged functions on held-out crops."""
+        for number in (0.02, 0.1, 0.5):
+            lambdas = torch.full((len(pictures),), number, device=self.device)
+            distortion, bits = self.code(self.average, pictures.to(self.device), lambdas)
+            yield number, distortion.mean().item(), bits.mean().item()
 
-    def _under_all(self, crops: Tensor, grids: list[Tensor] | None = None) -> tuple[Function, Tensor, Tensor]:
-        """Every crop under every function, with guessed grids if there are none: function, samples, lambdas."""
-        count = len(self.lambdas)
-        which = torch.arange(count, device=self.device).repeat_interleave(len(crops))
-        if grids is None:
-            grids = self.analysis.scale([g.repeat(count, 1, 1, 1) for g in self.analysis(crops)], which)
-        weights = {name: w[which] for name, w in self.weights.items()}
-        return Function(self.spec, weights, grids), crops.repeat(count, 1, 1, 1), self.lambdas[which]
+    def export(self, name: str) -> model_files.Model:
+        """The model with the averaged functions, as whole numbers in units of 2**-12."""
+        averages = {**self.average, STEPS: self.average[STEPS].exp()}
+        whole = {model_files.FUNCTION + n: (w * 2**WEIGHT_BITS).round() for n, w in averages.items()}
+        if torch.cat([w.flatten() for w in whole.values()]).abs().max() >= 2**15:
+            raise click.ClickException(f"a weight is beyond {2 ** (15 - WEIGHT_BITS)}, more than a file can hold")
+        model = self.autoencoder.model
+        tensors = {**model.networks, **{n: w.to(torch.int16).cpu() for n, w in whole.items()}}
+        return replace(model, name=name, tensors=tensors, function={"shape": self.shape, "lambdas": LAMBDAS})
 
 
-def plain_weights(spec: Spec, batch: int, generator: torch.Generator) -> Weights:
-    """Where training starts: random where layers must differ, bicubic upsampling, zero otherwise; (batch, ...) each."""
-    gains = {"arm.hidden1": 0.3, "arm.hidden2": 0.3, "synthesis.hidden": 1 / 16, "synthesis.output": 1.0}
+def start(spec: Spec) -> Weights:
+    """Where training starts: plain rounding, and distributions that do not depend on contexts; (knots, ...) each."""
     weights = {}
     for name, shape in spec.weight_shapes.items():
-        weights[name] = torch.zeros(batch, *shape)
-        if name == "upsampling.taps":
-            weights[name] += torch.tensor(BICUBIC)
-        elif name in gains:
-            weights[name] = torch.randn(batch, *shape, generator=generator) * gains[name] / math.sqrt(shape[-1])
-    weights["synthesis.output_bias"] += 0.5
+        w = torch.zeros(shape)
+        if name in ("arm.hidden1", "arm.hidden2"):
+            w = 0.1 * torch.randn(shape)
+        elif name == "synthesis.hidden":
+            w = torch.randn(shape) / math.sqrt(shape[-1])
+        elif name == "synthesis.linear":
+            w = torch.eye(*shape)
+        weights[name] = w.repeat(KNOTS, *[1] * len(shape))
     return weights
 
 
 @click.command()
+@click.option("--model", default="base", show_default=True, help="Its name, or a file or folder.")
 @click.option("--images", type=click.Path(exists=True, path_type=Path), required=True, help="Folder of photos.")
+@click.option("--lpips", type=click.Path(exists=True, path_type=Path), required=True, help="Weights of LPIPS.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), required=True, help="Resumed from, and written to.")
-@click.option("--stage", type=click.Choice(["guess", "fit"]), required=True)
 @click.option("--minutes", type=float, required=True, help="How long to train now.")
-@click.option("--length", type=int, help="Iterations or cycles of the whole stage.  [default: 16000 or 40]")
+@click.option("--length", default=4000, show_default=True, help="Iterations of the whole training.")
 @click.option("--size", default=128, show_default=True, help="Side of the crops.")
-@click.option("--batch", default=3, show_default=True, help="Crops at a time; each goes through every function.")
+@click.option("--batch", default=8, show_default=True)
 @click.option("--learning-rate", default=3e-3, show_default=True)
 @click.option("--device", default="cpu", show_default=True)
-@click.option("--export", type=click.Path(path_type=Path), help="Folder for both models.")
+@click.option("--export", type=click.Path(path_type=Path), help="File for the model with its universal function.")
 def main(
-    images: Path, checkpoint: Path, stage: str, minutes: float, length: int | None, size: int, batch: int,
+    model: str, images: Path, lpips: Path, checkpoint: Path, minutes: float, length: int, size: int, batch: int,
     learning_rate: float, device: str, export: Path | None,
 ) -> None:  # fmt: skip
-    """Train the functions that fits start from."""
-    if export is not None and export.resolve() == bases.FILE.parent:
-        raise click.UsageError(f"files refer to {bases.FILE}, which must not change: export to another folder")
-    trainer = Trainer(size, device)
+    """Train a model's universal function."""
+    start_time = saved = time.monotonic()
+    trainer = Trainer(model, lpips, size, device)
     if checkpoint.exists():
         trainer.load(torch.load(checkpoint, weights_only=True, map_location=device))
-    paths = sorted(path for path in images.iterdir() if path.is_file())
-    crops = photos.Crops(photos.load(paths, size), size, np.random.default_rng(sum(trainer.done.values())))
-    step: Callable[[Tensor], Tensor] = {"guess": trainer.guess, "fit": trainer.fit}[stage]
-    length = length or {"guess": 16000, "fit": 40}[stage]
-    start = saved = time.monotonic()
-    while time.monotonic() - start < 60 * minutes and trainer.done[stage] < length:
-        decay = 0.51 + 0.49 * math.cos(math.pi * trainer.done[stage] / length)
-        trainer.optimizers[stage].param_groups[0]["lr"] = learning_rate * decay
-        costs = step(crops.draw(batch).to(device))
-        trainer.done[stage] += 1
-        if stage == "fit" or trainer.done[stage] % 100 == 0:
-            shown = " ".join(f"{1e3 * c:.3f}" for c in costs.tolist())
-            click.echo(f"{stage} {trainer.done[stage]}, {time.monotonic() - start:.0f} s, 1000 * cost: {shown}")
+    train, held_out = (photos.load(paths, size) for paths in photos.split(images))
+    if not train or not held_out:
+        raise click.UsageError(f"{images} has too few photos of at least {size} pixels a side")
+    crops = photos.Crops(train, size, np.random.default_rng(trainer.done), ENLARGE)
+    validation = photos.to_tensor([photo[:size, :size] for photo in held_out])
+    torch.manual_seed(trainer.done)
+    while time.monotonic() - start_time < 60 * minutes and trainer.done < length:
+        decay = 0.505 + 0.495 * math.cos(math.pi * trainer.done / length)
+        trainer.step(crops.draw(batch), learning_rate * decay)
+        if trainer.done % 200 == 0 or trainer.done == length:
+            rows = [f"lambda {n}: {d:.4f}, {b:.4f} bpp" for n, d, b in trainer.evaluate(validation)]
+            click.echo(f"{trainer.done}, {time.monotonic() - start_time:.0f} s; {'; '.join(rows)}")
         if time.monotonic() - saved > 60:
             torch.save(trainer.state(), checkpoint)
             saved = time.monotonic()
     torch.save(trainer.state(), checkpoint)
     if export is not None:
-        trainer.export(export)
+        model_files.write(trainer.export(export.stem), export)
 
 
 if __name__ == "__main__":

@@ -10,27 +10,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from codec.autoencoders.perception import DEVIATION, MEAN, Fire, pool
+
 TAPS = (1, 4, 7, 9, 10, 11, 12)  # layers of SqueezeNet whose outputs are compared
-
-
-class Fire(nn.Module):
-    def __init__(self, inputs: int, squeezed: int, expanded: int) -> None:
-        super().__init__()
-        self.squeeze = nn.Conv2d(inputs, squeezed, 1)
-        self.expand1x1 = nn.Conv2d(squeezed, expanded, 1)
-        self.expand3x3 = nn.Conv2d(squeezed, expanded, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.squeeze(x))
-        return torch.cat([F.relu(self.expand1x1(x)), F.relu(self.expand3x3(x))], 1)
-
-
-def _pool() -> nn.Module:
-    return nn.MaxPool2d(3, 2, ceil_mode=True)
 
 
 class Lpips(nn.Module):
@@ -49,16 +34,16 @@ class Lpips(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            nn.Conv2d(3, 64, 3, stride=2), nn.ReLU(), _pool(),
-            Fire(64, 16, 64), Fire(128, 16, 64), _pool(),
-            Fire(128, 32, 128), Fire(256, 32, 128), _pool(),
+            nn.Conv2d(3, 64, 3, stride=2), nn.ReLU(), pool(),
+            Fire(64, 16, 64), Fire(128, 16, 64), pool(),
+            Fire(128, 32, 128), Fire(256, 32, 128), pool(),
             Fire(256, 48, 192), Fire(384, 48, 192), Fire(384, 64, 256), Fire(512, 64, 256),
         )  # fmt: skip
         channels = (64, 128, 256, 384, 384, 512, 512)
         for i, count in enumerate(channels):
             self.register_buffer(f"lin{i}", torch.zeros(1, count, 1, 1))
-        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("deviation", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("deviation", torch.tensor(DEVIATION).view(1, 3, 1, 1), persistent=False)
         self.requires_grad_(False)
         self.eval()
 
