@@ -5,7 +5,9 @@ What it reads is what the format says, so the tests hold the codec's reader agai
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
 from pathlib import Path
@@ -129,25 +131,95 @@ def frequencies(k: int, scale: int, j: int) -> list[int]:
 # The function
 
 
-def shapes(
-    levels: int, planes: int, contexts: int, hidden: int, residuals: int, outputs: int
-) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """The tensors in the order of a file."""
-    for layer in ("arm.hidden1", "arm.hidden2"):
-        yield layer, (contexts, contexts)
-        yield layer + "_bias", (contexts,)
-    yield from (("arm.output", (2, contexts)), ("arm.stabiliser", (2, contexts)), ("arm.output_bias", (2, planes)))
-    yield "upsampling.taps", (levels - 1, 4)
-    yield from (("synthesis.hidden", (hidden, planes)), ("synthesis.hidden_bias", (hidden,)))
-    yield from (("synthesis.output", (outputs, hidden)), ("synthesis.output_bias", (outputs,)))
-    for r in range(1, residuals + 1):
-        yield f"synthesis.residual{r}", (outputs, outputs, 3, 3)
-        yield f"synthesis.residual{r}_bias", (outputs,)
+@dataclass
+class Shape:
+    """What a file says of a function's shape, or a model of its universal function's; features by level."""
+
+    features: list[int]
+    spatial: int
+    references: int
+    hidden: int
+    residuals: int
+    separate: bool = False
+    linear: bool = False
+
+    @property
+    def planes(self) -> list[int]:
+        """The level of each grid, in coding order."""
+        return [level for level in range(len(self.features))[::-1] for _ in range(self.features[level])]
+
+    @property
+    def groups(self) -> list[list[int]]:
+        """The grids that are coded together, by their places in the coding order."""
+        if not self.separate:
+            return [[index] for index in range(len(self.planes))]
+        levels = range(len(self.features))[::-1]
+        return [[index for index, of in enumerate(self.planes) if of == level] for level in levels]
+
+    def tensors(self, outputs: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """The tensors in the order of a file."""
+        contexts, planes, hidden = self.spatial + self.references, len(self.planes), self.hidden
+        models = (planes,) if self.separate else ()
+        for layer in ("arm.hidden1", "arm.hidden2"):
+            yield layer, (*models, contexts, contexts)
+            yield layer + "_bias", (*models, contexts)
+        yield from (("arm.output", (*models, 2, contexts)), ("arm.stabiliser", (*models, 2, contexts)))
+        yield "arm.output_bias", (2, planes)
+        yield "upsampling.taps", (len(self.features) - 1, 4)
+        yield from (("synthesis.hidden", (hidden, planes)), ("synthesis.hidden_bias", (hidden,)))
+        yield from (("synthesis.output", (outputs, hidden)), ("synthesis.output_bias", (outputs,)))
+        if self.linear:
+            yield "synthesis.linear", (outputs, planes)
+        for r in range(1, self.residuals + 1):
+            yield f"synthesis.residual{r}", (outputs, outputs, 3, 3)
+            yield f"synthesis.residual{r}_bias", (outputs,)
+
+
+def read_shape(stream: Stream, *, model: bool) -> Shape:
+    """From a file that names a model, or from one that does not."""
+    levels = stream.bits(4) + 1
+    features = [stream.bits(7 if model else 4) + 1 for _ in range(levels)]
+    shape = Shape(features, stream.bits(5) + 1, stream.bits(4), stream.bits(6) + 1, stream.bits(2))
+    if model:
+        shape.separate, shape.linear = bool(stream.bits(1)), bool(stream.bits(1))
+    return shape
+
+
+@dataclass
+class Universal:
+    """A model's universal function; a model that has none has neither shape nor knots."""
+
+    shape: Shape | None
+    knots: dict[str, Whole]
+
+    def between(self, name: str, number: int) -> Whole:
+        """A tensor of the function of this number, in units of 2^-12."""
+        t = self.knots[name]
+        x = (number - 1) * (len(t) - 1)
+        k, r = x // 1022, x % 1022
+        between: Whole = (t[k] * (1022 - r) + t[min(k + 1, len(t) - 1)] * r + 511) // 1022
+        return between
+
+
+def universal_function(path: Path) -> Universal:
+    """From a model's file."""
+    data = path.read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    described = json.loads(header.pop("__metadata__")["clric"]).get("function")
+    knots = {}
+    for name, entry in header.items():
+        if name.startswith("function."):
+            assert entry["dtype"] == "I16"
+            first, last = (start + offset for offset in entry["data_offsets"])
+            numbers = np.frombuffer(data[first:last], "<i2").astype(np.int64)
+            knots[name.removeprefix("function.")] = numbers.reshape(entry["shape"])
+    return Universal(Shape(**described["shape"]) if described else None, knots)
 
 
 def trained_base(number: int, outputs: int) -> dict[str, Whole]:
     data, position = BASES.read_bytes(), BASES_HEADER
-    sizes = dict(shapes(levels=7, planes=7, contexts=16, hidden=16, residuals=2, outputs=3))
+    sizes = dict(Shape([1] * 7, spatial=14, references=2, hidden=16, residuals=2).tensors(outputs=3))
     base = {}
     for name in BASES_ORDER:
         size = BASES_COUNT * int(np.prod(sizes[name]))
@@ -173,88 +245,119 @@ def mean(b: Whole, outputs: int) -> Whole:
 
 
 class Function:
-    """Shape, weights and grids in coding order, from the two bodies."""
+    """Shape, weights and grids in coding order, from the two bodies and, if the file names a model, what that has."""
 
-    def __init__(self, weights: bytes, grids: bytes, height: int, width: int, outputs: int) -> None:
+    def __init__(
+        self, weights: bytes, grids: bytes, height: int, width: int, outputs: int, universal: Universal | None = None
+    ) -> None:
         stream = Stream(weights)
-        self.levels = stream.bits(4) + 1
-        self.features = [stream.bits(4) + 1 for _ in range(self.levels)]
-        self.spatial, self.references = stream.bits(5) + 1, stream.bits(4)
-        self.hidden, self.residuals = stream.bits(6) + 1, stream.bits(2)
-        self.outputs = outputs
-        self.sizes = [(-(-height // 2**level), -(-width // 2**level)) for level in range(self.levels)]
-        self.planes = [level for level in range(self.levels)[::-1] for _ in range(self.features[level])]
+        self.outputs, self.universal = outputs, universal
+        self.number = stream.bits(10) if universal else 0
+        self.shape = self.read_shape(stream)
+        if self.shape.spatial > 24 or self.shape.spatial + self.shape.references > 31:
+            raise DamagedError
+        self.sizes = [(-(-height // 2**level), -(-width // 2**level)) for level in range(len(self.shape.features))]
+        self.planes = self.shape.planes
+        if not universal:
+            self.number = stream.bits(4)
+        self.base = self.base_function()
         self.integers: dict[str, Whole] = {}
         self.exponents: dict[str, int] = {}
-        self.base = stream.bits(4)
-        for name, shape in self.shapes():
-            self.exponents[name], scale = stream.bits(4), stream.bits(6)
-            count = int(np.prod(shape))
-            numbers = stream.run([0] * count, [scale] * count) if count else []
-            self.integers[name] = np.array(numbers, np.int64).reshape(shape)
+        for name, shape in self.shape.tensors(outputs):
+            self.read_tensor(stream, name, shape)
         self.whole = self.whole_weights()
         empty = [stream.bits(1) for _ in self.planes]
         stream.end()
         stream = Stream(grids)
-        self.grids: list[Grid] = []
-        for index, level in enumerate(self.planes):
-            rows, columns = self.sizes[level]
-            self.grids.append([[0] * columns for _ in range(rows)])
-            if not empty[index]:
-                self.read_grid(stream, index)
+        sizes = [self.sizes[level] for level in self.planes]
+        self.grids: list[Grid] = [[[0] * columns for _ in range(rows)] for rows, columns in sizes]
+        for group in self.shape.groups:
+            self.read_grids(stream, group, empty)
         stream.end()
 
-    def shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
-        contexts = self.spatial + self.references
-        return shapes(self.levels, len(self.planes), contexts, self.hidden, self.residuals, self.outputs)
+    @property
+    def of_model(self) -> Universal | None:
+        """The universal function, if that is what the weights are differences to."""
+        return self.universal if self.number else None
+
+    def read_shape(self, stream: Stream) -> Shape:
+        if not self.of_model:
+            return read_shape(stream, model=self.universal is not None)
+        if not self.of_model.shape:
+            raise DamagedError
+        return self.of_model.shape
+
+    def base_function(self) -> dict[str, Whole]:
+        """What the weights are differences to."""
+        expected = dict(self.shape.tensors(self.outputs))
+        if self.of_model:
+            base = {name: self.of_model.between(name, self.number) for name in expected}
+        elif self.number > BASES_COUNT:
+            raise UnknownError
+        elif self.number:
+            base = trained_base(self.number, self.outputs)
+        else:
+            base = {name: np.zeros(shape, np.int64) for name, shape in expected.items()}
+            base["upsampling.taps"] += TAPS
+        if {name: b.shape for name, b in base.items()} != expected:
+            raise DamagedError
+        return base
+
+    def read_tensor(self, stream: Stream, name: str, shape: tuple[int, ...]) -> None:
+        """Its differences."""
+        count = int(np.prod(shape))
+        numbers = [0] * count
+        self.exponents[name] = 0
+        if not self.of_model or stream.bits(1):
+            self.exponents[name], scale = stream.bits(4), stream.bits(6)
+            numbers = stream.run([0] * count, [scale] * count) if count else []
+        self.integers[name] = np.array(numbers, np.int64).reshape(shape)
 
     def whole_weights(self) -> dict[str, Whole]:
         """Weights in units of 2^-12."""
-        if self.base > BASES_COUNT:
-            raise UnknownError
-        base = {name: np.zeros(shape, np.int64) for name, shape in self.shapes()}
-        base["upsampling.taps"] += TAPS
-        if self.base:
-            trained = trained_base(self.base, self.outputs)
-            if {name: b.shape for name, b in trained.items()} != dict(self.shapes()):
-                raise DamagedError
-            base = trained
         whole = {}
         for name, integers in self.integers.items():
             if self.exponents[name] > 12:
                 raise DamagedError
-            whole[name] = base[name] + integers * 2 ** (12 - self.exponents[name])
+            whole[name] = self.base[name] + integers * 2 ** (12 - self.exponents[name])
             if name.startswith("arm.") and (np.abs(whole[name]) >= 2**20).any():
                 raise DamagedError
         return whole
 
-    def read_grid(self, stream: Stream, index: int) -> None:
-        grid = self.grids[index]
-        height, width = len(grid), len(grid[0])
-        model = self.model(index)
-        for wave in range(width + 2 * height):
-            places = [(y, wave - 2 * y) for y in range(height) if 0 <= wave - 2 * y < width]
+    def read_grids(self, stream: Stream, group: list[int], empty: list[int]) -> None:
+        """Those of a group, which are coded together."""
+        height, width = self.sizes[self.planes[group[0]]]
+        models = {index: self.model(index) for index in group}
+        for wave in range(width + 2 * height + len(group)):
+            places = [
+                (index, y, wave - k - 2 * y)
+                for k, index in enumerate(group)
+                for y in range(height)
+                if not empty[index] and 0 <= wave - k - 2 * y < width
+            ]
             if places:
-                distributions = [model(self.contexts(index, y, x)) for y, x in places]
+                distributions = [models[index](self.contexts(index, y, x)) for index, y, x in places]
                 means, scales = zip(*distributions, strict=True)
-                for (y, x), value in zip(places, stream.run(means, scales), strict=True):
-                    grid[y][x] = value
+                for (index, y, x), value in zip(places, stream.run(means, scales), strict=True):
+                    self.grids[index][y][x] = value
 
     def contexts(self, index: int, y: int, x: int) -> list[int]:
         grid = self.grids[index]
         found = []
-        for dy, dx in CONTEXTS[: self.spatial]:
+        for dy, dx in CONTEXTS[: self.shape.spatial]:
             inside = y + dy >= 0 and 0 <= x + dx < len(grid[0])
             found.append(grid[y + dy][x + dx] if inside else 0)
-        for other in range(index - 1, index - 1 - self.references, -1):
+        for other in range(index - 1, index - 1 - self.shape.references, -1):
             shift = self.planes[other] - self.planes[index] if other >= 0 else 0
             found.append(self.grids[other][y >> shift][x >> shift] if other >= 0 else 0)
         return found
 
     def model(self, index: int) -> Callable[[list[int]], tuple[int, int]]:
-        """From contexts to mean and scale."""
-        names = ("hidden1", "hidden1_bias", "hidden2", "hidden2_bias", "output", "stabiliser", "output_bias")
-        a1, b1, a2, b2, o, s, b3 = (self.whole[f"arm.{name}"].tolist() for name in names)
+        """A grid's probability model, from contexts to mean and scale."""
+        names = ("hidden1", "hidden1_bias", "hidden2", "hidden2_bias", "output", "stabiliser")
+        own = index if self.shape.separate else ...
+        a1, b1, a2, b2, o, s = (self.whole[f"arm.{name}"][own].tolist() for name in names)
+        b3 = self.whole["arm.output_bias"][:, index].tolist()
 
         def clip(x: int) -> int:
             return min(max(x, 0), 2**27)
@@ -265,7 +368,7 @@ class Function:
         def distribution(c: list[int]) -> tuple[int, int]:
             u = [clip(4096 * x + dot(row, c) + b) for x, row, b in zip(c, a1, b1, strict=True)]
             v = [clip(x + (dot(row, u) + 4096 * b) // 4096) for x, row, b in zip(u, a2, b2, strict=True)]
-            w = [dot(o[k], v) + 4096 * dot(s[k], c) + 4096 * b3[k][index] for k in (0, 1)]
+            w = [dot(o[k], v) + 4096 * dot(s[k], c) + 4096 * b3[k] for k in (0, 1)]
             mean, scale = (w[0] + 2**19) >> 20, 24 + ((w[1] + 2**20) >> 21)
             return min(max(mean, -16 * 16383), 16 * 16383), min(max(scale, 0), 63)
 
@@ -275,31 +378,37 @@ class Function:
         return self.whole[name] / 4096
 
     def output(self) -> Floats:
-        """(outputs, height, width)."""
-        by_level: list[list[Grid]] = [[] for _ in self.features]
+        """(outputs, height, width): the picture's samples, or a normalised latent."""
+        by_level: list[list[Grid]] = [[] for _ in self.shape.features]
         for level, grid in zip(self.planes, self.grids, strict=True):
             by_level[level].append(grid)
         features = np.empty((0, 1, 1))
-        for level in range(self.levels)[::-1]:
+        for level in range(len(by_level))[::-1]:
             grids = np.array(by_level[level], np.float64)
             if len(features):
                 for axis in (1, 2):
                     features = double(features, self.weight("upsampling.taps")[level], axis)
                 features = features[:, : grids.shape[1], : grids.shape[2]]
             features = np.concatenate([grids, features.reshape(-1, *grids.shape[1:])])
-        return self.synthesis(features)
+        y = self.synthesis(features)
+        return y * (self.of_model.between("steps", self.number) / 4096)[:, None, None] if self.of_model else y
 
     def synthesis(self, features: Floats) -> Floats:
-        reach = self.residuals
+        reach = self.shape.residuals
         x = np.pad(features, ((0, 0), (reach, reach), (reach, reach)), "edge")
-        for layer in ("synthesis.hidden", "synthesis.output"):
-            x = np.einsum("ij,jyx->iyx", self.weight(layer), x) + self.weight(layer + "_bias")[:, None, None]
-            x = np.maximum(x, 0) if layer == "synthesis.hidden" else x
-        for r in range(1, self.residuals + 1):
-            windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), (1, 2))
+        h = np.maximum(0, self.mix("synthesis.hidden", x) + self.weight("synthesis.hidden_bias")[:, None, None])
+        y = self.mix("synthesis.output", h) + self.weight("synthesis.output_bias")[:, None, None]
+        if self.shape.linear:
+            y += self.mix("synthesis.linear", x)
+        for r in range(1, reach + 1):
+            windows = np.lib.stride_tricks.sliding_window_view(y, (3, 3), (1, 2))
             kernel, bias = self.weight(f"synthesis.residual{r}"), self.weight(f"synthesis.residual{r}_bias")
-            x = x[:, 1:-1, 1:-1] + np.einsum("ijkl,jyxkl->iyx", kernel, windows) + bias[:, None, None]
-        return x
+            y = y[:, 1:-1, 1:-1] + np.einsum("ijkl,jyxkl->iyx", kernel, windows) + bias[:, None, None]
+        return y
+
+    def mix(self, layer: str, x: Floats) -> Floats:
+        mixed: Floats = np.einsum("ij,jyx->iyx", self.weight(layer), x)
+        return mixed
 
 
 def double(x: Floats, taps: Floats, axis: int) -> Floats:

@@ -1,6 +1,6 @@
 """Files that were written once decode to the same symbols and nearly the same pixels, wherever they are read.
 
-That takes the base functions that they were written with, too.
+That takes the base functions, or the model, that they were written with, too.
 
 `tests/golden` holds them with the hashes of their symbols and the pictures; `tests/golden/make.py` made them.
 """
@@ -10,11 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +27,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import codec
-from codec import Section, unpack
-from codec.overfit import bases, bitstream, initial
+from codec import Container, Section, unpack
+from codec.autoencoders import perception, store
+from codec.autoencoders.autoencoder import Autoencoder
+from codec.overfit import bases, bitstream, initial, pipeline
+from codec.overfit.universal import Universal
+from codec.profiles.starts import step_of, universal_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:TF32 acceleration")  # torch's, when oneDNN is switched off
 
@@ -43,29 +49,38 @@ class Symbols:
 
     Attributes:
         planes: in coding order.
-        base: number of the base function.
+        number: of the base function, or of the universal one.
         differences: by name, exponents and whole numbers.
         weights: by name, the weights that these make, in units of 2**-12.
     """
 
     planes: list[NDArray[np.int32]]
-    base: int
+    number: int
     differences: dict[str, tuple[int, NDArray[np.int32]]]
     weights: dict[str, NDArray[np.int64]]
 
 
-def function_of(data: bytes) -> tuple[bytes, bytes, int, int, int]:
-    """The two bodies, height, width and outputs."""
-    container = unpack(data)
+def function_of(container: Container) -> tuple[bytes, bytes, int, int, int, Universal | None]:
+    """The two bodies, height, width and outputs of the function, and the universal one of the file's model."""
     header, sections = container.header, container.sections
-    return sections[Section.WEIGHTS], sections[Section.GRIDS], header.height, header.width, OUTPUTS[header.mode]
+    bodies = sections[Section.WEIGHTS], sections[Section.GRIDS]
+    if not header.model:
+        return *bodies, header.height, header.width, OUTPUTS[header.mode], None
+    autoencoder = autoencoder_of(header.model)
+    size = autoencoder.latent_size(header.height, header.width)
+    return *bodies, *size, autoencoder.channels, universal_of(autoencoder.model)
+
+
+@cache
+def autoencoder_of(prefix: bytes) -> Autoencoder:
+    return Autoencoder(store.find(prefix), torch.device("cpu"))
 
 
 def symbols(data: bytes) -> Symbols:
-    spec, weights, grids = bitstream.read(*function_of(data))
+    spec, weights, grids = bitstream.read(*function_of(unpack(data)))
     planes = [grids[p.level][p.feature] for p in spec.planes]
     differences = {name: (w.exponent, w.integers) for name, w in weights.differences.items()}
-    return Symbols(planes, weights.base, differences, weights.whole(spec))
+    return Symbols(planes, weights.origin.number, differences, weights.whole(spec))
 
 
 def fingerprint(found: Symbols) -> dict[str, str]:
@@ -73,7 +88,7 @@ def fingerprint(found: Symbols) -> dict[str, str]:
     planes, differences, weights = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
     for plane in found.planes:
         planes.update(plane.astype("<i4").tobytes())
-    differences.update(f"{found.base} ".encode())
+    differences.update(f"{found.number} ".encode())
     for name, (exponent, integers) in found.differences.items():
         differences.update(f"{name} {exponent} ".encode() + integers.astype("<i4").tobytes())
         weights.update(f"{name} ".encode() + found.weights[name].astype("<i4").tobytes())
@@ -112,12 +127,14 @@ def default_dtype(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def test_there_are_golden_files() -> None:
-    assert len(NAMES) >= 4
     contents = [golden(name)[0] for name in NAMES]
-    assert {unpack(data).header.mode for data in contents} == set(OUTPUTS)
-    found = {symbols(data).base for data in contents}
-    assert bases.PLAIN in found
-    assert len(found) > 1
+    for profile in (0, 1):
+        of_profile = [data for data in contents if unpack(data).header.profile == profile]
+        assert len(of_profile) >= 4
+        assert {unpack(data).header.mode for data in of_profile} == set(OUTPUTS)
+        found = {symbols(data).number for data in of_profile}
+        assert bases.PLAIN in found
+        assert len(found) > 1
 
 
 def test_base_functions_are_those_of_the_specification() -> None:
@@ -131,12 +148,15 @@ def test_base_functions_are_those_of_the_specification() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_no_file_depends_on_the_analysis(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_file_depends_on_what_encoders_use(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, _, picture = golden(name)
-    monkeypatch.setattr(initial, "FILE", tmp_path / "missing")
+    for module in (initial, perception):
+        monkeypatch.setattr(module, "FILE", tmp_path / "missing")
     initial._analysis.cache_clear()
-    with pytest.raises(FileNotFoundError):
-        codec.encode(picture, effort=1, device="cpu")
+    perception.perception.cache_clear()
+    for profile in ("clric", "coolchic"):
+        with pytest.raises(FileNotFoundError):
+            codec.encode(picture, profile=profile, effort=1, device="cpu")
     assert np.abs(codec.decode(data, device="cpu").astype(float) - picture).mean() <= 1
 
 
@@ -151,30 +171,48 @@ def test_golden_files(name: str, device: str) -> None:
     assert np.abs(decoded.astype(float) - picture).mean() <= 1
 
 
+def read_by_another(container: Container) -> reader.Function:
+    weights, grids, height, width, outputs, universal = function_of(container)
+    other = reader.universal_function(store.EMBEDDED) if universal else None
+    return reader.Function(weights, grids, height, width, outputs, other)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_another_reader(name: str) -> None:
     data, hashes, picture = golden(name)
-    function = reader.Function(*function_of(data))
+    container = unpack(data)
+    model = container.header.model
+    function = read_by_another(container)
     planes = [np.array(grid, np.int32) for grid in function.grids]
     weights = {key: (function.exponents[key], values.astype(np.int32)) for key, values in function.integers.items()}
-    assert fingerprint(Symbols(planes, function.base, weights, function.whole)) == hashes
-    pixels = np.rint(np.clip(function.output(), 0, 1) * 255).transpose(1, 2, 0)
+    assert fingerprint(Symbols(planes, function.number, weights, function.whole)) == hashes
+    samples = function.output()
+    if model:
+        made = autoencoder_of(model).decode(torch.from_numpy(samples)[None], *picture.shape[:2])[0].numpy()
+        samples = made.mean(0, keepdims=True) if picture.ndim == 2 else made
+    pixels = np.rint(np.clip(samples, 0, 1) * 255).transpose(1, 2, 0)
     assert np.abs(pixels.reshape(picture.shape) - picture).mean() <= 1
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("clric")])
+def test_another_reader_has_the_same_latent(name: str) -> None:
+    """More exactly than a picture shows."""
+    container, cpu = unpack(golden(name)[0]), torch.device("cpu")
+    weights, grids, height, width, outputs, universal = function_of(container)
+    output, read = pipeline.decode(weights, grids, (height, width, outputs), cpu, universal, truncated=False)
+    latent = (output * step_of(read.origin, cpu))[0].numpy()
+    other = read_by_another(container).output()
+    scale = np.abs(other).max()
+    np.testing.assert_allclose(latent / scale, other / scale, atol=1e-5)
+
+
 SCRIPT = """
-import json, sys
-from pathlib import Path
-from codec import Section, unpack
+import json, pickle, sys
 from codec.overfit import bitstream
 
 found = {}
-for name in sys.argv[2:]:
-    container = unpack((Path(sys.argv[1]) / f"{name}.clric").read_bytes())
-    header, sections = container.header, container.sections
-    outputs = {"L": 1, "RGB": 3}[header.mode]
-    shape = header.height, header.width, outputs
-    spec, _, grids = bitstream.read(sections[Section.WEIGHTS], sections[Section.GRIDS], *shape)
+for name, function in pickle.load(sys.stdin.buffer).items():
+    spec, _, grids = bitstream.read(*function)
     found[name] = [grids[p.level][p.feature].astype("<i4").tobytes().hex() for p in spec.planes]
 assert "torch" not in sys.modules
 print(json.dumps(found))
@@ -187,8 +225,9 @@ def test_other_processors(core: str) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OPENBLAS_NUM_THREADS": "2"}
     if core:
         environment["OPENBLAS_CORETYPE"] = core
-    command = [sys.executable, "-c", SCRIPT, str(FOLDER), *NAMES]
-    found = json.loads(subprocess.run(command, env=environment, check=True, capture_output=True).stdout)
+    told = pickle.dumps({name: function_of(unpack(golden(name)[0])) for name in NAMES})
+    command = [sys.executable, "-c", SCRIPT]
+    found = json.loads(subprocess.run(command, input=told, env=environment, check=True, capture_output=True).stdout)
     for name in NAMES:
         planes = b"".join(bytes.fromhex(plane) for plane in found[name])
         assert hashlib.sha256(planes).hexdigest() == golden(name)[1]["planes"]

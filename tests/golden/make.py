@@ -1,4 +1,4 @@
-"""Make the golden files anew: `cd tests && python -m golden.make`.
+"""Make the golden files anew, all or those named: `cd tests && python -m golden.make [NAME ...]`.
 
 Only for a new version of the format: files that were written once must decode to the same symbols for ever.
 """
@@ -6,19 +6,24 @@ Only for a new version of the format: files that were written once must decode t
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from test_golden import FOLDER, fingerprint, symbols
+from test_golden import FOLDER, fingerprint, function_of, symbols
 
 import codec
-from codec import Header, Section, pack
+from codec import Header, Section, pack, unpack
+from codec.autoencoders import store
 from codec.overfit import bitstream
 from codec.overfit.bases import PLAIN
-from codec.overfit.bitstream import QuantisedWeight, QuantisedWeights
+from codec.overfit.bitstream import Origin, QuantisedWeight, QuantisedWeights
 from codec.overfit.function import BICUBIC, Spec
+from codec.profiles.starts import universal_of
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 
@@ -43,19 +48,65 @@ def unusual() -> bytes:
     grids[0][1, 3:5, 7] = 16383, -16383
     grids[2][1] = 0
     whole = [g.astype(np.int32) for g in grids]
-    sections = bitstream.write(spec, QuantisedWeights(PLAIN, weights), whole)
+    sections = bitstream.write(spec, QuantisedWeights(Origin(PLAIN), weights), whole)
     header = Header(width=spec.width, height=spec.height, mode="RGB", profile=0)
     return pack(header, dict(zip((Section.WEIGHTS, Section.GRIDS), sections, strict=True)))
 
 
+def clric_unusual() -> bytes:
+    """A function of base's latent as the encoder makes none: many features at all levels, and some large numbers."""
+    spec = Spec(
+        5, 8, 16, features=(3, 17, 2), spatial=6, references=5, hidden=3, residuals=2, separate=True, linear=True
+    )
+    generator = np.random.default_rng(0)
+    weights: dict[str, QuantisedWeight] = {}
+    for name, shape in spec.weight_shapes.items():
+        integers = np.rint(generator.laplace(0, 0.5, shape)).astype(np.int32)
+        integers[generator.random(shape) < 0.01] *= 100 if name.startswith("arm.") else 4
+        weights[name] = QuantisedWeight(integers, 5)
+    grids = [np.rint(generator.laplace(0, 1, (n, *s))) for n, s in zip(spec.features, spec.sizes, strict=True)]
+    grids[0][1, 3:5, 7] = 16383, -16383
+    grids[1][::5] = 0
+    whole = [g.astype(np.int32) for g in grids]
+    model = store.load("base")
+    sections = bitstream.write(spec, QuantisedWeights(Origin(PLAIN, universal_of(model)), weights), whole)
+    header = Header(width=61, height=38, mode="RGB", profile=1, model=model.prefix)
+    return pack(header, dict(zip((Section.WEIGHTS, Section.GRIDS), sections, strict=True)))
+
+
+def clric_differences() -> bytes:
+    """A photo whose function differs from the universal one, as the encoder's never do."""
+    container = unpack(codec.encode(crop("coffee.png", (300, 120, 359, 177), "RGB"), effort=1, device="cpu"))
+    spec, weights, grids = bitstream.read(*function_of(container))
+    generator = np.random.default_rng(0)
+    differences = dict(weights.differences)
+    for name in ("arm.output_bias", "synthesis.linear", "synthesis.residual1_bias"):
+        integers = np.rint(generator.laplace(0, 1, spec.weight_shapes[name])).astype(np.int32)
+        differences[name] = QuantisedWeight(integers, 6)
+    sections = bitstream.write(spec, QuantisedWeights(weights.origin, differences), grids)
+    return pack(container.header, dict(zip((Section.WEIGHTS, Section.GRIDS), sections, strict=True)))
+
+
+def encoded(name: str, box: tuple[int, int, int, int], mode: str, **options: Any) -> Callable[[], bytes]:
+    return lambda: codec.encode(crop(name, box, mode), **options, device="cpu")
+
+
+FACE, CUP, COLUMN = (180, 60, 244, 108), (360, 150, 417, 183), (300, 50, 301, 200)
+FILES: dict[str, Callable[[], bytes]] = {
+    "rgb": encoded("astronaut.png", FACE, "RGB", profile="coolchic", effort=2),
+    "grey": encoded("coffee.png", CUP, "L", profile="coolchic", quality=40, effort=1),
+    "tall": encoded("rocket.jpg", COLUMN, "RGB", profile="coolchic", quality=95, effort=1),
+    "unusual": unusual,
+    "clric-rgb": encoded("astronaut.png", FACE, "RGB", effort=2),
+    "clric-grey": encoded("coffee.png", CUP, "L", quality=40, effort=1),
+    "clric-differences": clric_differences,
+    "clric-unusual": clric_unusual,
+}
+
+
 def main() -> None:
-    files = {
-        "rgb": codec.encode(crop("astronaut.png", (180, 60, 244, 108), "RGB"), effort=2, device="cpu"),
-        "grey": codec.encode(crop("coffee.png", (360, 150, 417, 183), "L"), quality=40, effort=1, device="cpu"),
-        "tall": codec.encode(crop("rocket.jpg", (300, 50, 301, 200), "RGB"), quality=95, effort=1, device="cpu"),
-        "unusual": unusual(),
-    }
-    for name, data in files.items():
+    for name in sys.argv[1:] or FILES:
+        data = FILES[name]()
         (FOLDER / f"{name}.clric").write_bytes(data)
         Image.fromarray(codec.decode(data, device="cpu")).save(FOLDER / f"{name}.png")
         hashes = fingerprint(symbols(data))
