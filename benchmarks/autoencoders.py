@@ -11,22 +11,16 @@ from statistics import mean, median
 from typing import Any
 
 import click
-import numpy as np
 import torch
-from common import machine, photo, psnr, table, write
+from common import machine, photo, table, write
+from metrics import lpips, psnr, to_tensor
 from PIL import Image
 from torch import Tensor
 
 from codec.autoencoders import store
 from codec.autoencoders.autoencoder import Autoencoder
-from codec.training import photos
-from codec.training.lpips import Lpips
 
 TILE = 256  # of the tiles that are compared with the whole
-
-
-def to_tensor(image: Image.Image) -> Tensor:
-    return photos.to_tensor([np.asarray(image)])
 
 
 def to_image(made: Tensor) -> Image.Image:
@@ -34,7 +28,7 @@ def to_image(made: Tensor) -> Image.Image:
 
 
 @torch.inference_mode()
-def measure(autoencoder: Autoencoder, image: Image.Image, lpips: Lpips) -> tuple[dict[str, float], Image.Image]:
+def measure(autoencoder: Autoencoder, image: Image.Image, weights: Path) -> tuple[dict[str, float], Image.Image]:
     """Figures for one photo, and the reconstruction."""
     pictures, size = to_tensor(image), (image.height, image.width)
     start = time.perf_counter()
@@ -48,7 +42,7 @@ def measure(autoencoder: Autoencoder, image: Image.Image, lpips: Lpips) -> tuple
     autoencoder.tile = whole
     versions = {"": to_image(made), "_noise": to_image(noisy)}
     figures = {f"psnr{which}": psnr(image, version) for which, version in versions.items()}
-    figures |= {f"lpips{which}": lpips(to_tensor(v), pictures).item() for which, v in versions.items()}
+    figures |= {f"lpips{which}": lpips(weights, image, v) for which, v in versions.items()}
     figures |= {"encode_s": encoded - start, "decode_s": end - encoded}
     figures["tiles"] = float((tiled - made).clamp(-1, 1).abs().mean()) * 255
     return figures, versions[""]
@@ -67,7 +61,9 @@ def sheet(pairs: list[tuple[Image.Image, Image.Image]], size: int = 256) -> Imag
 @click.command()
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--models", default="base", show_default=True, help="Names, folders or files, with commas between them.")
-@click.option("--lpips", type=click.Path(exists=True, path_type=Path), required=True, help="Weights of LPIPS.")
+@click.option(
+    "--lpips", "weights", type=click.Path(exists=True, path_type=Path), required=True, help="Weights of LPIPS."
+)
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--threads", default=2, show_default=True)
 @click.option("--json", "out", type=click.Path(path_type=Path), help="File for the results.")
@@ -75,19 +71,18 @@ def sheet(pairs: list[tuple[Image.Image, Image.Image]], size: int = 256) -> Imag
     "--sheet", "picture", type=click.Path(path_type=Path), help="Picture of the last model's reconstructions."
 )
 def main(
-    folder: Path, models: str, lpips: Path, device: str, threads: int, out: Path | None, picture: Path | None
+    folder: Path, models: str, weights: Path, device: str, threads: int, out: Path | None, picture: Path | None
 ) -> None:
     """Measure autoencoders on the photos of a folder."""
     torch.set_num_threads(threads)
-    metric = Lpips.load(lpips)
     paths = sorted(path for path in folder.iterdir() if path.suffix in (".png", ".jpg"))
     results: dict[str, Any] = {"machine": machine(threads), "models": {}}
     rows = [["model", "PSNR", "LPIPS", "PSNR, noise", "LPIPS, noise", "encode, s", "decode, s", "tiles"]]
     for name in models.split(","):
         autoencoder = Autoencoder(store.load(name), torch.device(device))
         images = [photo(path).convert("RGB") for path in paths]
-        measure(autoencoder, images[0], metric)  # what is done once is not in the times
-        found = [measure(autoencoder, image, metric) for image in images]
+        measure(autoencoder, images[0], weights)  # what is done once is not in the times
+        found = [measure(autoencoder, image, weights) for image in images]
         figures = {key: [round(f[key], 5) for f, _ in found] for key in found[0][0]}
         results["models"][autoencoder.model.name] = {"photos": [path.stem for path in paths], **figures}
         means = [f"{mean(figures[key]):.4f}" for key in ("psnr", "lpips", "psnr_noise", "lpips_noise")]

@@ -1,14 +1,14 @@
-"""What the benchmarks share: the machine they ran on, photos and their PSNR, files of results, tables."""
+"""What the benchmarks share: the machine they ran on, photos, the other formats, files of results, tables."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,12 @@ import numpy as np
 from PIL import Image
 
 import pillow_clric
+
+OTHERS: dict[str, dict[str, Any]] = {
+    "jpeg": {"optimize": True, "progressive": True},
+    "webp": {"method": 6},
+    "avif": {},
+}  # the formats that are compared with, and how Pillow writes them at their smallest
 
 
 def numbers(text: str) -> list[float]:
@@ -62,15 +68,16 @@ def _commit() -> str | None:
 
 
 def photo(path: Path) -> Image.Image:
-    """A photo as the codec takes it."""
+    """A photo as the codec takes it, without its metadata: bytes are then those of the picture."""
     with Image.open(path) as image:
-        return image.copy() if image.mode in ("L", "RGB") else image.convert("RGB")
+        return Image.fromarray(np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB")))
 
 
-def psnr(a: Image.Image, b: Image.Image) -> float:
-    """Over all samples, in dB; no more than 100, which stands for no difference at all."""
-    error = np.square(np.asarray(a, np.float64) - np.asarray(b, np.float64)).mean() / 255**2
-    return -10 * math.log10(max(float(error), 1e-10))
+def encode(image: Image.Image, codec: str, quality: float, options: Mapping[str, Any]) -> bytes:
+    """A file of any of Pillow's formats; all but `.clric` know whole qualities only."""
+    buffer = BytesIO()
+    image.save(buffer, codec, quality=quality if codec == "clric" else round(quality), **options)
+    return buffer.getvalue()
 
 
 def write(path: Path, results: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,41 +15,55 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 
+METRICS = {"psnr": "PSNR", "msssim": "MS-SSIM", "lpips": "LPIPS"}  # as results call them, and as people do
+
+
 @dataclass(frozen=True)
 class Curve:
-    """Mean PSNR over mean bits per pixel, by rising PSNR."""
+    """Mean of a metric over mean bits per pixel, by the metric's rising values; rates may rise or fall with them."""
 
     name: str
     bpp: Floats
-    psnr: Floats
+    values: Floats
 
     @classmethod
     def of(cls, name: str, points: list[tuple[float, float]]) -> Curve:
-        """From (bpp, PSNR) in any order."""
-        psnr, first = np.unique([psnr for _, psnr in points], return_index=True)
-        return cls(name, np.array([bpp for bpp, _ in points])[first], psnr)
+        """From (bpp, value) in any order; of equal values, the one of the least rate counts."""
+        bpp, values = np.array(sorted(points)).T
+        values, first = np.unique(values, return_index=True)
+        return cls(name, bpp[first], values)
 
 
-def results_curves(paths: list[Path]) -> tuple[list[Curve], list[str]]:
-    """Curves of files written by `rd.py`, and the names of the images that they are means over.
+def results_curves(paths: list[Path]) -> tuple[dict[str, list[Curve]], list[str]]:
+    """Curves of files written by `rd.py`, by metric, and the names of the images that they are means over.
 
-    These are the images that every file has at all of its qualities: others would make curves incomparable.
+    These are the images that every file has at all of its qualities, and the metrics that every file has of all of its
+    images: others would make curves incomparable.
     """
-    files = {path.stem: _by_image(json.loads(path.read_text())["points"]) for path in paths}
+    loaded = {path.stem: json.loads(path.read_text())["points"] for path in paths}
+    metrics = [metric for metric in METRICS if all(metric in p for points in loaded.values() for p in points)]
+    files = {name: _by_image(points) for name, points in loaded.items()}
     images = sorted(set.intersection(*(_complete(points) for points in files.values())))
     if not images:
         raise ValueError("there is no image that all of these results have at all of their qualities")
-    curves = []
-    for name, points in files.items():
-        qualities = sorted(points[images[0]])
-        pairs = [[(points[i][q]["bpp"], points[i][q]["psnr"]) for i in images] for q in qualities]
-        curves.append(Curve.of(name, [tuple(np.mean(p, axis=0).tolist()) for p in pairs]))
-    return curves, images
+    return {metric: [_mean_curve(*file, images, metric) for file in files.items()] for metric in metrics}, images
 
 
 def anchor_curves(path: Path) -> list[Curve]:
-    """Curves of a file that holds {"name": [[bpp, psnr], ...], ...}."""
+    """Curves of PSNR from a file that holds {"name": [[bpp, psnr], ...], ...}."""
     return [Curve.of(name, [(bpp, psnr) for bpp, psnr in pts]) for name, pts in json.loads(path.read_text()).items()]
+
+
+def _mean_curve(name: str, points: dict[str, dict[float, dict[str, Any]]], images: list[str], metric: str) -> Curve:
+    pairs = []
+    for quality in points[images[0]]:
+        bpp, value = (float(np.mean([points[i][quality][key] for i in images])) for key in ("bpp", metric))
+        pairs.append((bpp, _decibels(value) if metric == "msssim" else value))
+    return Curve.of(name, pairs)
+
+
+def _decibels(msssim: float) -> float:
+    return -10 * math.log10(max(1 - msssim, 1e-10))
 
 
 def _by_image(points: list[dict[str, Any]]) -> dict[str, dict[float, dict[str, Any]]]:
@@ -64,16 +79,16 @@ def _complete(points: dict[str, dict[float, dict[str, Any]]]) -> set[str]:
 
 
 def bd_rate(curve: Curve, reference: Curve) -> float | None:
-    """Bjontegaard's delta: mean change of rate at equal PSNR, in percent; less than 0 is better than the reference.
+    """Bjontegaard's delta: mean change of rate at equal quality, in percent; less than 0 is better than the reference.
 
-    Logarithms of the rates are interpolated over PSNR; None if the curves have no range of PSNR in common.
+    Logarithms of the rates are interpolated over the metric; None if the curves have no range of it in common.
     """
-    low, high = max(curve.psnr[0], reference.psnr[0]), min(curve.psnr[-1], reference.psnr[-1])
+    low, high = max(curve.values[0], reference.values[0]), min(curve.values[-1], reference.values[-1])
     if low >= high:
         return None
     count = 10_000
-    psnr = low + (high - low) * (np.arange(count) + 0.5) / count
-    logs = [interpolate(c.psnr, np.log(c.bpp), psnr) for c in (curve, reference)]
+    values = low + (high - low) * (np.arange(count) + 0.5) / count
+    logs = [interpolate(c.values, np.log(c.bpp), values) for c in (curve, reference)]
     return float(100 * np.expm1((logs[0] - logs[1]).mean()))
 
 

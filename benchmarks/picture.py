@@ -1,53 +1,72 @@
-"""A photo beside what is left of it at the size of a `.clric` file: JPEG, WebP, and the file itself.
+"""A photo beside what is left of it at the size of a `.clric` file: JPEG, WebP, AVIF, and the file itself.
 
-python benchmarks/picture.py PHOTO FILE.clric -o comparison.png [--crop LEFT,TOP,WIDTH,HEIGHT]
+python benchmarks/picture.py PHOTO FILE.clric -o comparison.png [--crop LEFT,TOP,WIDTH,HEIGHT] [--lpips WEIGHTS]
 """
 
 from __future__ import annotations
 
-import io
+from bisect import bisect_right
+from io import BytesIO
 from pathlib import Path
 
 import click
-import common
+from common import OTHERS, encode, photo
+from metrics import measure
 from PIL import Image, ImageDraw, ImageFont
 
 import pillow_clric
 
-LINE = 26  # pixels of the caption
+NAMES = {"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF"}
+CAPTION = 46  # pixels above each version, for two lines
+METADATA = ("exif", "icc", "xmp")
 
 
-def at_size(photo: Image.Image, codec: str, size: int) -> tuple[Image.Image, int]:
-    """The photo in the best quality that fits, or in the worst there is, and the bytes that it takes."""
-    for quality in range(95, -1, -1):
-        buffer = io.BytesIO()
-        options = {"optimize": True, "progressive": True} if codec == "JPEG" else {"method": 6}
-        photo.save(buffer, codec, quality=quality, **options)
-        if len(buffer.getvalue()) <= size or quality == 0:
-            return Image.open(buffer).convert("RGB"), len(buffer.getvalue())
-    raise AssertionError("unreachable")
+def at_size(image: Image.Image, codec: str, size: int) -> bytes:
+    """The file of the best quality that fits, or of the worst there is."""
+
+    def coded(quality: int) -> bytes:
+        return encode(image, codec, quality, OTHERS[codec])
+
+    best = bisect_right(range(101), size, key=lambda quality: len(coded(quality))) - 1
+    return coded(max(0, best))
+
+
+def caption(name: str, size: int, near: dict[str, float]) -> str:
+    """What a version is, and how near it is to the original."""
+    lpips = f", LPIPS {near['lpips']:.3f}" if "lpips" in near else ""
+    return f"{name}: {size:,} bytes\n{near['psnr']:.1f} dB{lpips}"
+
+
+def sheet(versions: dict[str, Image.Image], left: int, top: int, width: int, height: int) -> Image.Image:
+    """The same part of each version, below its caption."""
+    page = Image.new("RGB", (len(versions) * width, height + CAPTION), "white")
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default(15)
+    for i, (text, version) in enumerate(versions.items()):
+        page.paste(version.crop((left, top, left + width, top + height)), (i * width, CAPTION))
+        draw.text((i * width + 4, 4), text, "black", font)
+    return page
 
 
 @click.command()
-@click.argument("photo", type=click.Path(exists=True, path_type=Path))
-@click.argument("coded", type=click.Path(exists=True, path_type=Path))
+@click.argument("source", metavar="PHOTO", type=click.Path(exists=True, path_type=Path))
+@click.argument("coded", metavar="FILE", type=click.Path(exists=True, path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True)
-@click.option("--crop", metavar="LEFT,TOP,WIDTH,HEIGHT", help="What to show; sizes and PSNR are of the whole photo.")
-def main(photo: Path, coded: Path, output: Path, crop: str | None) -> None:
+@click.option("--crop", metavar="LEFT,TOP,WIDTH,HEIGHT", help="What to show; sizes and figures are of the whole photo.")
+@click.option(
+    "--lpips", "weights", metavar="WEIGHTS", type=click.Path(exists=True, path_type=Path), help="Say LPIPS too."
+)
+def main(source: Path, coded: Path, output: Path, crop: str | None, weights: Path | None) -> None:
     """Put the same part of several versions of a photo side by side."""
-    original = common.photo(photo).convert("RGB")
-    data = coded.read_bytes()
-    versions = [("original", original, photo.stat().st_size)]
-    versions += [(name, *at_size(original, name, len(data))) for name in ("JPEG", "WEBP")]
-    versions.append((".clric", pillow_clric.decode(data).convert("RGB"), len(data)))
-    left, top, width, height = map(int, crop.split(",")) if crop else (0, 0, *original.size)
-    sheet = Image.new("RGB", (len(versions) * width, height + LINE), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
-    for i, (name, version, size) in enumerate(versions):
-        sheet.paste(version.crop((left, top, left + width, top + height)), (i * width, LINE))
-        quality = "" if version is original else f", {common.psnr(original, version):.1f} dB"
-        draw.text((i * width + 4, 4), f"{name}: {size:,} bytes{quality}", "black", font)
-    sheet.save(output, optimize=True)
+    original, data = photo(source).convert("RGB"), coded.read_bytes()
+    sections = pillow_clric.info(data).sections
+    size = len(data) - sum(sections.get(name, 0) for name in METADATA)
+    others = {name: at_size(original, codec, size) for codec, name in NAMES.items()}
+    versions = [(name, len(file), Image.open(BytesIO(file)).convert("RGB")) for name, file in others.items()]
+    versions.append((".clric", size, pillow_clric.decode(data).convert("RGB")))
+    shown = {f"original: {source.stat().st_size:,} bytes": original}
+    shown |= {caption(name, count, measure(original, made, weights)): made for name, count, made in versions}
+    box = map(int, crop.split(",")) if crop else (0, 0, *original.size)
+    sheet(shown, *box).save(output, optimize=True)
 
 
 if __name__ == "__main__":

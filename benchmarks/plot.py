@@ -1,6 +1,6 @@
 """Compare rate-distortion curves: BD-rates as a table, and a plot.
 
-    python benchmarks/plot.py effort3.json effort5.json --anchors anchors.json -o rd.png
+    python benchmarks/plot.py clric.json jpeg.json avif.json --anchors anchors.json -o rd.png
 
 A file of anchors holds {"name": [[bpp, psnr], ...], ...}, means over the same images.
 """
@@ -11,13 +11,15 @@ from pathlib import Path
 
 import click
 from common import table
-from curves import Curve, anchor_curves, bd_rate, results_curves
+from curves import METRICS, Curve, anchor_curves, bd_rate, results_curves
+
+AXES = {"psnr": "PSNR, dB", "msssim": "MS-SSIM, dB", "lpips": "LPIPS (lower is better)"}
 
 
-def bd_table(curves: list[Curve], references: list[Curve]) -> str:
+def bd_table(metric: str, curves: list[Curve], references: list[Curve]) -> str:
     """A row a reference, a column a curve."""
     rows = [[reference.name, *(_cell(curve, reference) for curve in curves)] for reference in references]
-    return table([["BD-rate against", *(curve.name for curve in curves)], *rows])
+    return table([[f"BD-rate at equal {METRICS[metric]} against", *(curve.name for curve in curves)], *rows])
 
 
 def _cell(curve: Curve, reference: Curve) -> str:
@@ -27,25 +29,26 @@ def _cell(curve: Curve, reference: Curve) -> str:
     return "no overlap" if change is None else f"{change:+.2f} %"
 
 
-def plot(curves: list[Curve], anchors: list[Curve], out: Path) -> None:
-    """Results as solid lines, anchors as dashed ones."""
+def plot(curves: dict[str, list[Curve]], anchors: list[Curve], out: Path) -> None:
+    """A panel a metric: results as solid lines, anchors as dashed ones in that of PSNR."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
     from matplotlib.ticker import LogLocator, ScalarFormatter
 
-    figure, axes = pyplot.subplots(figsize=(8, 5.5), layout="constrained")
-    for curve in curves:
-        axes.plot(curve.bpp, curve.psnr, "o-", markersize=4, label=curve.name)
-    for anchor in anchors:
-        axes.plot(anchor.bpp, anchor.psnr, "x--", markersize=4, linewidth=1, label=anchor.name)
-    axes.set(xscale="log", xlabel="bits per pixel", ylabel="PSNR, dB")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.xaxis.minorticks_off()
-    axes.grid(alpha=0.3)
-    axes.legend()
+    figure, row = pyplot.subplots(1, len(curves), figsize=(6 * len(curves), 5), layout="constrained", squeeze=False)
+    for axes, (metric, measured) in zip(row[0], curves.items(), strict=True):
+        for curve in measured:
+            axes.plot(curve.bpp, curve.values, "o-", markersize=4, label=curve.name)
+        for anchor in anchors if metric == "psnr" else []:
+            axes.plot(anchor.bpp, anchor.values, "x--", markersize=4, linewidth=1, label=anchor.name)
+        axes.set(xscale="log", xlabel="bits per pixel", ylabel=AXES[metric])
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.xaxis.minorticks_off()
+        axes.grid(alpha=0.3)
+    figure.legend(*row[0, 0].get_legend_handles_labels(), loc="outside right upper")
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=150)
 
@@ -54,7 +57,7 @@ def plot(curves: list[Curve], anchors: list[Curve], out: Path) -> None:
 @click.argument("results", nargs=-1, required=True, metavar="RESULTS...", type=click.Path(exists=True, path_type=Path))
 @click.option(
     "--anchors", "anchor_files", metavar="FILE", multiple=True, type=click.Path(exists=True, path_type=Path),
-    help="Other curves; may be given several times.",
+    help="Other curves of PSNR; may be given several times.",
 )  # fmt: skip
 @click.option("-o", "--output", metavar="PNG", type=click.Path(path_type=Path), help="Write a plot.")
 def main(results: tuple[Path, ...], anchor_files: tuple[Path, ...], output: Path | None) -> None:
@@ -64,8 +67,10 @@ def main(results: tuple[Path, ...], anchor_files: tuple[Path, ...], output: Path
     except ValueError as error:
         raise click.ClickException(str(error)) from error
     anchors = [curve for path in anchor_files for curve in anchor_curves(path)]
-    click.echo(f"means over {len(images)} images: {', '.join(images)}\n")
-    click.echo(bd_table(curves, [*curves, *anchors]))
+    click.echo(f"means over {len(images)} images: {', '.join(images)}")
+    for metric, measured in curves.items():
+        references = [*measured, *anchors] if metric == "psnr" else measured
+        click.echo(f"\n{bd_table(metric, measured, references)}")
     if output:
         plot(curves, anchors, output)
 

@@ -1,6 +1,7 @@
 """Rate and distortion of a folder of photos, through Pillow as a user would.
 
-    python benchmarks/rd.py FOLDER --qualities 10,30,50,70,90 --effort 5 --jobs 4 --json rd.json
+    python benchmarks/rd.py FOLDER --qualities 10,30,50,70,90 --jobs 4 --lpips WEIGHTS --json clric.json
+    python benchmarks/rd.py FOLDER --qualities 10,30,50,70,90 --jobs 4 --lpips WEIGHTS --json avif.json --codec avif
 
 A run that was interrupted goes on where it was when the same command is given again.
 """
@@ -21,12 +22,43 @@ from statistics import mean
 from typing import Any
 
 import click
-from common import machine, numbers, photo, psnr, table, write
+import metrics
+import torch
+from common import OTHERS, encode, machine, numbers, photo, table, write
 from PIL import Image
 
 import pillow_clric  # registers the format, in spawned processes too: they import this module
 
 SUFFIXES = {".avif", ".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+
+COLUMNS = {
+    "bpp": ("bpp", 4),
+    "psnr": ("PSNR, dB", 3),
+    "msssim": ("MS-SSIM", 5),
+    "lpips": ("LPIPS", 4),
+    "encode_s": ("encode, s", 2),
+    "decode_s": ("decode, s", 2),
+}  # of the table: titles and digits
+
+
+@dataclass(frozen=True)
+class Coder:
+    """What is measured, and LPIPS's weights if that is to be measured too."""
+
+    codec: str
+    options: dict[str, Any]
+    weights: Path | None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"codec": self.codec, **self.options, "lpips": self.weights is not None}
+
+    def decode(self, data: bytes) -> Image.Image:
+        with Image.open(BytesIO(data)) as image:
+            if self.codec == "clric":
+                image.decoderconfig = (self.options["device"],)
+            image.load()
+            return image
 
 
 @dataclass(frozen=True)
@@ -41,40 +73,33 @@ class Task:
         return self.path.stem, self.quality
 
 
-def measure(task: Task, options: dict[str, Any]) -> dict[str, Any]:
-    """Encode and decode; metadata are left out, so that bytes are those of the picture."""
-    image, buffer = photo(task.path), BytesIO()
-    bare = {"exif": None, "icc_profile": None, "xmp": None}
+def measure(task: Task, coder: Coder) -> dict[str, Any]:
+    """Encode and decode; without metadata, so that bytes are those of the picture."""
+    image = photo(task.path)
     start = time.perf_counter()
-    image.save(buffer, "CLRIC", quality=task.quality, **bare, **options)
+    data = encode(image, coder.codec, task.quality, coder.options)
     encoded = time.perf_counter()
-    with Image.open(buffer) as decoded:
-        decoded.decoderconfig = (options["device"],)
-        decoded.load()
-        end = time.perf_counter()
-        decibels = psnr(image, decoded)
-    info = pillow_clric.info(buffer.getvalue())
+    decoded = coder.decode(data)
+    end = time.perf_counter()
     return {
         "image": task.path.stem,
         "quality": task.quality,
-        "width": info.width,
-        "height": info.height,
-        "bytes": info.file_size,
-        "sections": info.sections,
-        "bpp": info.bpp,
-        "psnr": decibels,
+        "width": image.width,
+        "height": image.height,
+        "bytes": len(data),
+        **({"sections": pillow_clric.info(data).sections} if coder.codec == "clric" else {}),
+        "bpp": 8 * len(data) / (image.width * image.height),
+        **metrics.measure(image, decoded.convert(image.mode), coder.weights),
         "encode_s": encoded - start,
         "decode_s": end - encoded,
     }
 
 
-def start_worker(threads: int) -> None:
+def start_worker(threads: int, coder: Coder) -> None:
     """Do in advance what a process does once, so that it is not in the first photo's times."""
-    import torch
-
     torch.set_num_threads(threads)
-    tiny = pillow_clric.encode(Image.new("RGB", (64, 64)), effort=1)
-    pillow_clric.decode(tiny)
+    quickest = {"effort": 1} if coder.codec == "clric" else {}
+    coder.decode(encode(Image.new("RGB", (64, 64)), coder.codec, 50, coder.options | quickest))
 
 
 def resume(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
@@ -87,7 +112,7 @@ def resume(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
     return results
 
 
-def run(tasks: list[Task], results: dict[str, Any], out: Path, jobs: int, threads: int) -> None:
+def run(tasks: list[Task], coder: Coder, results: dict[str, Any], out: Path, jobs: int, threads: int) -> None:
     """Measure what is missing in the results, and write them after each point."""
     known = {(point["image"], point["quality"]) for point in results["points"]}
     todo = [task for task in tasks if task.key not in known]
@@ -95,8 +120,8 @@ def run(tasks: list[Task], results: dict[str, Any], out: Path, jobs: int, thread
         return
     results["runs"].append({"jobs": jobs, **machine(threads)})
     os.environ["OMP_NUM_THREADS"] = str(threads)  # for NumPy in the processes that start now
-    with ProcessPoolExecutor(jobs, get_context("spawn"), start_worker, (threads,)) as pool:
-        futures = [pool.submit(measure, task, results["settings"]) for task in todo]
+    with ProcessPoolExecutor(jobs, get_context("spawn"), start_worker, (threads, coder)) as pool:
+        futures = [pool.submit(measure, task, coder) for task in todo]
         try:
             for count, future in enumerate(as_completed(futures), 1):
                 point = future.result()
@@ -113,37 +138,48 @@ def summary(points: list[dict[str, Any]]) -> str:
     by_quality: dict[float, list[dict[str, Any]]] = defaultdict(list)
     for point in points:
         by_quality[point["quality"]].append(point)
-    rows = [["quality", "photos", "bpp", "PSNR, dB", "header", "weights", "grids", "encode, s", "decode, s"]]
+    columns = {name: form for name, form in COLUMNS.items() if all(name in point for point in points)}
+    sections = ("header", "weights", "grids") if all("sections" in point for point in points) else ()
+    rows = [["quality", "photos", *(title for title, _ in columns.values()), *sections]]
     for quality, group in sorted(by_quality.items()):
-        sizes = [f"{mean(p['sections'][name] for p in group):.0f}" for name in ("header", "weights", "grids")]
-        bpp, psnr, *times = (mean(p[name] for p in group) for name in ("bpp", "psnr", "encode_s", "decode_s"))
-        times_cells = [f"{seconds:.2f}" for seconds in times]
-        rows.append([f"{quality:g}", str(len(group)), f"{bpp:.4f}", f"{psnr:.3f}", *sizes, *times_cells])
+        means = [f"{mean(p[name] for p in group):.{digits}f}" for name, (_, digits) in columns.items()]
+        sizes = [f"{mean(p['sections'][name] for p in group):.0f}" for name in sections]
+        rows.append([f"{quality:g}", str(len(group)), *means, *sizes])
     return table(rows)
 
 
 @click.command()
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--qualities", type=numbers, default="10,30,50,70,90", show_default=True)
-@click.option("--effort", type=click.IntRange(1, 9), default=5, show_default=True)
-@click.option("--profile", default="coolchic", show_default=True)
+@click.option("--codec", type=click.Choice(["clric", *OTHERS]), default="clric", show_default=True)
+@click.option("--profile", default="clric", show_default=True)
+@click.option("--model", default="base", show_default=True, help="Autoencoder, of profile clric.")
+@click.option("--effort", type=click.Choice([*"123456789", "paper"]), default="5", show_default=True, metavar="N")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps ...")
+@click.option(
+    "--lpips", "weights", metavar="WEIGHTS", type=click.Path(exists=True, path_type=Path), help="Measure LPIPS too."
+)
 @click.option("--images", metavar="NAMES", help="Only these, by name without suffix, with commas between them.")
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of each process.")
 @click.option("--json", "out", metavar="OUT", type=click.Path(path_type=Path), required=True, help="File of results.")
 def main(
-    folder: Path, qualities: list[float], effort: int, profile: str, device: str, images: str | None, jobs: int,
-    threads: int, out: Path,
+    folder: Path, qualities: list[float], codec: str, profile: str, model: str, effort: str, device: str,
+    weights: Path | None, images: str | None, jobs: int, threads: int, out: Path,
 ) -> None:  # fmt: skip
-    """Measure rate and distortion of the photos in FOLDER; resumes what OUT holds."""
+    """Measure rate and distortion of the photos in FOLDER; resumes what OUT holds.
+
+    Profile, model, effort and device are those of the codec clric; other codecs have their settings fixed.
+    """
     paths = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES}
     names = images.split(",") if images else list(paths)
     if missing := [name for name in names if name not in paths]:
         raise click.UsageError(f"{folder} has no photos {', '.join(missing)}")
-    results = resume(out, {"profile": profile, "effort": effort, "device": device})
+    ours = {"profile": profile, "model": model, "effort": int(effort) if effort.isdigit() else effort, "device": device}
+    coder = Coder(codec, ours if codec == "clric" else OTHERS[codec], weights)
+    results = resume(out, coder.settings)
     tasks = [Task(paths[name], quality) for name, quality in product(names, qualities)]
-    run(tasks, results, out, jobs, threads)
+    run(tasks, coder, results, out, jobs, threads)
     click.echo(summary(results["points"]))
 
 

@@ -31,17 +31,22 @@ ENCODE = {
     "codec.overfit.fit._Run.warm_up": "warm-up",
     "codec.overfit.fit._Run.anneal": "main fit",
     "codec.overfit.fit._Run.settle": "settling",
-    "codec.overfit.pipeline.quantise": "quantisation",
+    "codec.overfit.quantise._Search.run": "quantisation",
+    "codec.autoencoders.autoencoder.Autoencoder.encode": "autoencoder's encoder",
+    "codec.autoencoders.autoencoder.Autoencoder.decode": "autoencoder's decoder",
+    "codec.autoencoders.perception.Perception.embed": "perception",
+    "codec.overfit.arm.rate": "rate",
     "codec.overfit.bitstream.write": "entropy coding",
     "codec.overfit.bitstream.read": "verification",
 }
 DECODE = {
     "codec.unpack": "header, checksum",
-    "codec.overfit.bitstream._code_weights": "weights",
+    "codec.overfit.bitstream._code_differences": "weights",
     "codec.overfit.bitstream.read": "grids: wavefront",
     "codec.entropy.arm.IntegerARM.__call__": "grids: probability model",
     "codec.entropy.wavefront.code_laplace": "grids: symbols",
     "codec.overfit.synthesis.synthesise": "synthesis",
+    "codec.autoencoders.autoencoder.Autoencoder.decode": "autoencoder's decoder",
 }
 OTHER = "other"
 DECODES = 3  # of which the fastest counts: they are short
@@ -121,13 +126,13 @@ def start_up(device: str) -> dict[str, float]:
     return {name: after - before for name, before, after in zip(names, times, times[1:], strict=False)}
 
 
-def measure(path: Path, quality: float, effort: int, device: str) -> dict[str, Any]:
+def measure(path: Path, quality: float, **settings: Any) -> dict[str, Any]:
     """Time one photo."""
     image = photo(path)
     encoding = Stopwatch()
     with encoding.watching(ENCODE):
-        data = pillow_clric.encode(image, quality=quality, effort=effort, device=device, progress=encoding.progress)
-    runs = [decode(data, device) for _ in range(DECODES)]
+        data = pillow_clric.encode(image, quality=quality, progress=encoding.progress, **settings)
+    runs = [decode(data, settings["device"]) for _ in range(DECODES)]
     return {
         "photo": path.stem,
         "width": image.width,
@@ -185,25 +190,29 @@ def _seconds(stages: dict[str, float], stage: str) -> float:
 @click.argument("photos", nargs=-1, required=True, metavar="PHOTO...", type=click.Path(exists=True, path_type=Path))
 @click.option("--qualities", type=numbers, default="10,50,90", show_default=True)
 @click.option("--effort", type=click.IntRange(1, 9), default=5, show_default=True)
+@click.option("--profile", default="clric", show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps ...")
 @click.option("--json", "out", metavar="OUT", type=click.Path(path_type=Path), help="Write all figures to this file.")
-def main(photos: tuple[Path, ...], qualities: list[float], effort: int, device: str, out: Path | None) -> None:
+def main(
+    photos: tuple[Path, ...], qualities: list[float], effort: int, profile: str, device: str, out: Path | None
+) -> None:
     """Time encoding and decoding by stage; the tables show means over the photos."""
     once = start_up(device)
     import torch
 
     results: dict[str, Any] = {"machine": machine(torch.get_num_threads()), "start_up": once}
-    results |= {"settings": {"effort": effort, "device": device}, "points": []}
+    settings = {"profile": profile, "effort": effort, "device": device}
+    results |= {"settings": settings, "points": []}
     for path in photos:
         for quality in qualities:
-            point = measure(path, quality, effort, device)
+            point = measure(path, quality, **settings)
             results["points"].append(point)
             click.echo(f"{path.stem} at {quality:g}: {sum(point['encode'].values()):.1f} s", err=True)
             if out:
                 write(out, results)
     click.echo(f"{results['machine']}\n")
     click.echo(f"once a process: {', '.join(f'{name} {seconds:.2f} s' for name, seconds in once.items())}\n")
-    click.echo(f"effort {effort}, means over {len(photos)} photos\n\n{tables(results['points'])}")
+    click.echo(f"{profile}, effort {effort}, means over {len(photos)} photos\n\n{tables(results['points'])}")
 
 
 if __name__ == "__main__":
