@@ -126,6 +126,9 @@ class Trainer:
             optimizer.param_groups[0]["lr"] = learning_rate * times
             optimizer.step()
         self.done += 1
+        with torch.no_grad():
+            for importance in self.network.importance:  # no difference makes pictures more alike
+                importance.clamp_(min=0)
         for name, p in self.network.named_parameters():
             self.average[name].lerp_(p.detach(), max(1 - AVERAGING, 1 / self.done))
         return losses.detach()
