@@ -328,8 +328,9 @@ def test_exit_codes(tmp_path: Path) -> None:
 
 def test_ctrl_c(folder: Path) -> None:
     script = """
-import sys, time
+import signal, time
 from pillow_clric import cli
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background may ignore it
 def slow(*_, **__):
     print("started", flush=True)
     time.sleep(60)
