@@ -29,8 +29,8 @@ LOG_LAMBDA = (1.7, 1.1, -1.17, -3.98, -4.38)
 
 # Iterations by effort: to the latent alone, which only models without a universal function need, and to appearance.
 ITERATIONS = {
-    1: (60, 0), 2: (100, 4), 3: (150, 6), 4: (200, 10), 5: (300, 16), 6: (400, 24), 7: (600, 32), 8: (1000, 48),
-    9: (2000, 80),
+    1: (60, 0), 2: (100, 4), 3: (150, 6), 4: (200, 10), 5: (300, 16), 6: (400, 24), 7: (600, 32), 8: (1000, 40),
+    9: (2000, 48),
 }  # fmt: skip
 
 
