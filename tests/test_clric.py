@@ -26,7 +26,7 @@ from codec.container import Section, unpack
 from codec.overfit import arm, bitstream, initial, pipeline, synthesis
 from codec.overfit.bases import PLAIN
 from codec.overfit.quantise import dequantise
-from codec.profiles import appearance, clric, sight, starts
+from codec.profiles import Settings, appearance, clric, sight, starts
 from codec.profiles.appearance import Appearance
 
 SAMPLES = Path(__file__).parent.parent / "samples"
@@ -177,7 +177,7 @@ def latents_of(data: bytes) -> Tensor:
 def test_effort_pays() -> None:
     """What a fit lowers is lower in the file, and that spends next to nothing on the function itself."""
     quality = 50
-    lam = float(np.exp(np.interp(quality, clric.QUALITY, clric.LOG_LAMBDA)))
+    lam = Settings(quality=quality).lam(clric.LOG_LAMBDA)
     measured = Appearance(base(), to_tensor(photo(128, 192)))
     costs = []
     for effort in (1, 5):

@@ -109,16 +109,21 @@ def load(name: str | Path) -> Model:
         ModelFileError: it is damaged, or no model.
         ImportError: it needs an extra that is not installed.
     """
-    check(name)
-    entry = _named(name)
+    entry = check(name)
     return foreign.read(Path(name)) if entry is None else entry.load()
 
 
-def check(name: str | Path) -> None:
-    """Raise `MissingModelError` if there is no such model; reads nothing."""
-    if _named(name) is None and not Path(name).exists():
+def check(name: str | Path) -> Entry | None:
+    """The model of this name or hash in the store, or None for a file or folder; reads neither.
+
+    Raises:
+        MissingModelError: there is no such model.
+    """
+    entry = _named(name)
+    if entry is None and not Path(name).exists():
         advice = f"run `clric-convert models fetch {name}`" if name in CATALOGUE else "see `clric-convert models list`"
         raise MissingModelError(f"there is no model {str(name)!r}: {advice}, or name a file or folder")
+    return entry
 
 
 def add(source: Path, name: str | None = None) -> Entry:

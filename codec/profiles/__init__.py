@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+QUALITIES = (0, 10, 50, 90, 100)  # for which profiles state their lambdas
 PAPER = "paper"  # the effort that is the published recipe
 
 __all__ = ["Coded", "Profile", "Settings", "by_id", "by_name", "names"]
@@ -40,6 +41,12 @@ class Settings:
             raise ValueError(f"quality must be from 0 to 100, not {self.quality!r}")
         if self.effort not in (*range(1, 10), PAPER):
             raise ValueError(f'effort must be a whole number from 1 to 9, or "{PAPER}", not {self.effort!r}')
+
+    def lam(self, logarithms: tuple[float, ...]) -> float:
+        """Lambda for the quality, from its natural logarithms at `QUALITIES`, between which it is log-linear."""
+        import numpy as np
+
+        return float(np.exp(np.interp(self.quality, QUALITIES, logarithms)))
 
     def counting(self, total: int) -> Callable[[int], None]:
         """What tells `progress` of one more iteration of so many, each time that it is called."""

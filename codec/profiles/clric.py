@@ -22,9 +22,7 @@ if TYPE_CHECKING:
     from codec.autoencoders.autoencoder import Autoencoder
     from codec.profiles.starts import Start
 
-# lambda = what a bit per pixel may cost, in the distortion of `codec.profiles.appearance`, by quality: log-linear
-# between these.
-QUALITY = (0, 10, 50, 90, 100)
+# What a bit per pixel may cost, in the distortion of `codec.profiles.appearance`, at `codec.profiles.QUALITIES`.
 LOG_LAMBDA = (1.7, 1.1, -1.17, -3.98, -4.38)
 
 # Iterations by effort: to the latent alone, which only models without a universal function need, and to appearance.
@@ -87,10 +85,9 @@ def _fit(autoencoder: Autoencoder, picture: Tensor, settings: Settings) -> Start
 
     from codec.overfit.fit import PAPER_SCHEDULE, Schedule
     from codec.profiles import starts
-    from codec.profiles.appearance import Appearance
     from codec.profiles.sight import suitable_step
 
-    lam = float(np.exp(np.interp(settings.quality, QUALITY, LOG_LAMBDA)))
+    lam = settings.lam(LOG_LAMBDA)
     generator = torch.Generator(picture.device).manual_seed(settings.seed)
     latent, universal = autoencoder.encode(picture), starts.universal_of(autoencoder.model)
     if settings.effort == PAPER:
@@ -106,4 +103,4 @@ def _fit(autoencoder: Autoencoder, picture: Tensor, settings: Settings) -> Start
         count = settings.counting(schedule.total + second + starts.settling(second))
         sight, step = suitable_step(autoencoder, picture, lam)
         start = starts.from_latent(latent, sight, step, schedule, generator, count)
-    return starts.refined(start, Appearance(autoencoder, picture), lam, second, generator, count)
+    return starts.refined(start, autoencoder, picture, lam, second, generator, count)

@@ -16,8 +16,7 @@ from codec.profiles.pixels import channels, to_pixels, to_samples
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# lambda = distortion (of samples in 0..1) that one bit per pixel may save, by quality: log-linear between these.
-QUALITY = (0, 10, 50, 90, 100)
+# Distortion of samples in 0..1 that one bit per pixel may save, at `codec.profiles.QUALITIES`.
 LOG_LAMBDA = (-3.0, -3.91, -6.73, -9.1, -10.5)
 
 # (warm-up, main, settling) iterations by effort.
@@ -44,7 +43,7 @@ class CoolChic(Profile):
         from codec.overfit.fit import PAPER_CANDIDATES, PAPER_SCHEDULE, Schedule, fit
         from codec.overfit.quantise import quantise
 
-        lam = float(np.exp(np.interp(settings.quality, QUALITY, LOG_LAMBDA)))
+        lam = settings.lam(LOG_LAMBDA)
         device = resolve(settings.device)
         generator = torch.Generator(device).manual_seed(settings.seed)
         with computing(device):

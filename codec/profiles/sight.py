@@ -61,10 +61,10 @@ def suitable_step(autoencoder: Autoencoder, picture: Tensor, lam: float) -> tupl
     """
     top, left = ((n - min(n, TRIAL)) // 2 for n in picture.shape[2:])
     part = picture[:, :, top : top + TRIAL, left : left + TRIAL]
-    latent = autoencoder.encode(part)
+    latent, appearance = autoencoder.encode(part), Appearance(autoencoder, part)
     sight = Sight.through(autoencoder, latent, *part.shape[2:])
     with torch.no_grad():
-        costs = [_trial(latent, sight, step, Appearance(autoencoder, part), lam) for step in TRIED]
+        costs = [_trial(latent, sight, step, appearance, lam) for step in TRIED]
     middle = min(max(int(np.argmin(costs)), 1), len(TRIED) - 2)
     near = slice(middle - 1, middle + 2)
     bend, slope, _ = np.polyfit(np.log(TRIED[near]), costs[near], 2)

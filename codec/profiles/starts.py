@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from codec.autoencoders.autoencoder import Autoencoder
 from codec.autoencoders.model import FUNCTION, Model, ModelFileError
 from codec.container import CorruptError
 from codec.overfit import initial, synthesis
@@ -100,7 +101,7 @@ def settling(iterations: int) -> int:
 
 
 def refined(
-    start: Start, appearance: Appearance, lam: float, iterations: int, generator: torch.Generator,
+    start: Start, autoencoder: Autoencoder, picture: Tensor, lam: float, iterations: int, generator: torch.Generator,
     progress: Callable[[int], None],
 ) -> Start:  # fmt: skip
     """The function fitted to appearance: its grids, and its weights unless they are a universal function's.
@@ -108,12 +109,13 @@ def refined(
     Differences to those would cost more than they save.
 
     Args:
+        picture: (1, 3, height, width) in 0..1.
         lam: distortion that a bit per pixel may save.
     """
     rounded = replace(start, function=start.function.rounded())
     if not iterations:
         return rounded
-    picture, spec, measure = appearance.picture, start.function.spec, Measure(appearance, start.step)
+    spec, measure = start.function.spec, Measure(Appearance(autoencoder, picture), start.step)
     per_position = lam * spec.height * spec.width / picture[0, 0].numel()
     lambdas = torch.full((1,), per_position, device=picture.device)
     schedule = Schedule(0, iterations, 0, weight_rate=0.0, damping=DAMPING * per_position, **GENTLE)
