@@ -24,6 +24,7 @@ from torch.optim.swa_utils import AveragedModel
 from codec.autoencoders import model as model_files
 from codec.autoencoders.networks.base import Base, Config
 from codec.training import photos
+from codec.training.loop import MuonAndAdam, iterations, resume
 from codec.training.lpips import Lpips
 from codec.training.prior import CheckerboardPrior, Gains, draw_lambdas
 
@@ -62,11 +63,10 @@ class Model(Base):
         return self.decode_tile(coded / gains), bits
 
 
-def _split(model: Model) -> tuple[dict[nn.Parameter, Tensor], list[nn.Parameter]]:
-    """Convolutions between wide layers, each with the matrix that shares its memory, and all other parameters."""
+def _wide(model: Model) -> list[nn.Parameter]:
+    """Kernels of convolutions between wide layers."""
     networks = [*model.encoder.parameters(), *model.decoder.parameters()]
-    wide = {p: p.detach().flatten(1).requires_grad_() for p in networks if p.dim() == 4 and min(p.shape[:2]) >= WIDE}
-    return wide, [p for p in model.parameters() if p not in wide]
+    return [p for p in networks if p.dim() == 4 and min(p.shape[:2]) >= WIDE]
 
 
 def frugality(part: float) -> float:
@@ -88,23 +88,20 @@ class Trainer:
         self.model = Model(config).to(self.device)
         self.average = AveragedModel(self.model, avg_fn=_average)
         self.lpips = Lpips.load(lpips).to(self.device)
-        self.matrices, rest = _split(self.model)
-        muon = torch.optim.Muon(self.matrices.values(), weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
-        self.optimizers = [muon, torch.optim.Adam(rest, betas=(0.9, 0.99), fused=True)]
+        self.optimizers = MuonAndAdam(_wide(self.model), self.model.parameters(), MUON)
         self.done = 0
         self.history: list[dict[str, float]] = []
 
     def state(self) -> dict[str, Any]:
         return {
             "config": asdict(self.model.config), "model": self.model.state_dict(), "average": self.average.state_dict(),
-            "optimizers": [o.state_dict() for o in self.optimizers], "done": self.done, "history": self.history,
+            "optimizers": self.optimizers.state(), "done": self.done, "history": self.history,
         }  # fmt: skip
 
     def load(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
-        for optimizer, its_state in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(its_state)
+        self.optimizers.load(state["optimizers"])
         self.done, self.history = state["done"], state["history"]
 
     def step(self, pictures: Tensor, learning_rate: float, frugality: float) -> Tensor:
@@ -121,12 +118,7 @@ class Trainer:
         self.model.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        for kernels, matrix in self.matrices.items():
-            assert kernels.grad is not None
-            matrix.grad = kernels.grad.flatten(1)
-        for optimizer, times in zip(self.optimizers, (MUON, 1), strict=True):
-            optimizer.param_groups[0]["lr"] = learning_rate * times
-            optimizer.step()
+        self.optimizers.step(learning_rate)
         self.average.update_parameters(self.model)
         return loss.detach()
 
@@ -177,23 +169,19 @@ def main(
     learning_rate: float, device: str, export: Path | None, plot: Path | None,
 ) -> None:  # fmt: skip
     """Train the autoencoder."""
-    start = saved = time.monotonic()
+    start = time.monotonic()
     trainer = Trainer(Config(latent=latent), lpips, device)
-    if checkpoint.exists():
-        trainer.load(torch.load(checkpoint, weights_only=True, map_location=device))
+    resume(trainer, checkpoint)
     train, held_out = photos.split(images)
     known, unknown = photos.load(train, size), photos.load(held_out, EVALUATION_SIZE)
     if not known or not unknown:
         raise click.UsageError(f"{images} has too few photos of at least {max(size, EVALUATION_SIZE)} pixels a side")
     crops = photos.Crops(known, size, np.random.default_rng(trainer.done), ENLARGE)
     validation = photos.to_tensor([photo[:EVALUATION_SIZE, :EVALUATION_SIZE] for photo in unknown])
-    torch.manual_seed(trainer.done)
-    mean, seen = 0.0, 0
-    while time.monotonic() - start < 60 * minutes and trainer.done < length:
-        part = trainer.done / length
+    mean = 0.0
+    for seen, part in enumerate(iterations(trainer, checkpoint, start + 60 * minutes, length), 1):
         rate = learning_rate * min(1.0, (trainer.done + 1) / 500) * (0.505 + 0.495 * math.cos(math.pi * part))
         loss = trainer.step(crops.draw(batch), rate, frugality(part)).item()
-        seen += 1
         mean += (loss - mean) / min(200, seen)
         trainer.done += 1
         if trainer.done % 100 == 0:
@@ -202,10 +190,6 @@ def main(
             for row in trainer.evaluate(validation):
                 trainer.history.append(row)
                 click.echo("  " + ", ".join(f"{name} {value:.4g}" for name, value in row.items()))
-        if time.monotonic() - saved > 120:
-            torch.save(trainer.state(), checkpoint)
-            saved = time.monotonic()
-    torch.save(trainer.state(), checkpoint)
     if export is not None:
         model_files.write(trainer.export(export.stem, validation), export)
     if plot is not None:

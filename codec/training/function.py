@@ -29,6 +29,7 @@ from codec.overfit import synthesis
 from codec.overfit.fit import Function, Weights, rate
 from codec.overfit.function import Spec
 from codec.training import photos
+from codec.training.loop import iterations, resume
 from codec.training.lpips import Lpips
 from codec.training.prior import KNOTS, LAMBDAS, draw_lambdas, knot_weights
 
@@ -151,26 +152,20 @@ def main(
     learning_rate: float, device: str, export: Path | None,
 ) -> None:  # fmt: skip
     """Train a model's universal function."""
-    start_time = saved = time.monotonic()
+    start_time = time.monotonic()
     trainer = Trainer(model, lpips, size, device)
-    if checkpoint.exists():
-        trainer.load(torch.load(checkpoint, weights_only=True, map_location=device))
+    resume(trainer, checkpoint)
     train, held_out = (photos.load(paths, size) for paths in photos.split(images))
     if not train or not held_out:
         raise click.UsageError(f"{images} has too few photos of at least {size} pixels a side")
     crops = photos.Crops(train, size, np.random.default_rng(trainer.done), ENLARGE)
     validation = photos.to_tensor([photo[:size, :size] for photo in held_out])
-    torch.manual_seed(trainer.done)
-    while time.monotonic() - start_time < 60 * minutes and trainer.done < length:
-        decay = 0.505 + 0.495 * math.cos(math.pi * trainer.done / length)
+    for part in iterations(trainer, checkpoint, start_time + 60 * minutes, length):
+        decay = 0.505 + 0.495 * math.cos(math.pi * part)
         trainer.step(crops.draw(batch), learning_rate * decay)
         if trainer.done % 200 == 0 or trainer.done == length:
             rows = [f"lambda {n}: {d:.4f}, {b:.4f} bpp" for n, d, b in trainer.evaluate(validation)]
             click.echo(f"{trainer.done}, {time.monotonic() - start_time:.0f} s; {'; '.join(rows)}")
-        if time.monotonic() - saved > 60:
-            torch.save(trainer.state(), checkpoint)
-            saved = time.monotonic()
-    torch.save(trainer.state(), checkpoint)
     if export is not None:
         model_files.write(trainer.export(export.stem), export)
 

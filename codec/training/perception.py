@@ -25,12 +25,14 @@ from codec.autoencoders import store
 from codec.autoencoders.autoencoder import Autoencoder
 from codec.autoencoders.perception import TAPS, Perception, direction
 from codec.training import photos
+from codec.training.loop import MuonAndAdam, iterations, resume
 from codec.training.lpips import Lpips
 
 BLOCKS = (0, 2, 4, 5, 7, 8, 10, 11)  # layers at which blocks begin, and the end
 APART = 1 / 3  # part of the training in which blocks learn apart
 STEPS = (0.25, 5.6)  # least and greatest quantisation step of the latents
 CHANGED = 0.25  # of a latent's samples, at most, that are coded differently
+MUON = 2.0  # its learning rate, in Adam's
 AVERAGING = 0.997  # of the weights, an iteration
 ENLARGE = 2.0
 
@@ -51,24 +53,20 @@ class Trainer:
                 nn.init.zeros_(parameter)
         self.average = {name: p.detach().clone() for name, p in self.network.named_parameters()}
         kernels = [p for p in self.network.layers.parameters() if p.dim() == 4 and p.shape[1] > 3]
-        self.matrices = {p: p.detach().flatten(1).requires_grad_() for p in kernels}
-        rest = [p for p in self.network.parameters() if p not in self.matrices]
-        muon = torch.optim.Muon(self.matrices.values(), weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
-        self.optimizers = [muon, torch.optim.Adam(rest, betas=(0.9, 0.99), fused=True)]
+        self.optimizers = MuonAndAdam(kernels, self.network.parameters(), MUON)
         self.done = 0
 
     def state(self) -> dict[str, Any]:
         return {
             "network": self.network.state_dict(), "average": self.average, "done": self.done,
-            "optimizers": [o.state_dict() for o in self.optimizers],
+            "optimizers": self.optimizers.state(),
         }  # fmt: skip
 
     def load(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
         for name, weights in self.average.items():
             weights.copy_(state["average"][name])
-        for optimizer, its_state in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(its_state)
+        self.optimizers.load(state["optimizers"])
         self.done = state["done"]
 
     @torch.no_grad()
@@ -119,12 +117,7 @@ class Trainer:
         self.network.zero_grad()
         losses.sum().backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
-        for kernels, matrix in self.matrices.items():
-            assert kernels.grad is not None
-            matrix.grad = kernels.grad.flatten(1)
-        for optimizer, times in zip(self.optimizers, (2, 1), strict=True):
-            optimizer.param_groups[0]["lr"] = learning_rate * times
-            optimizer.step()
+        self.optimizers.step(learning_rate)
         self.done += 1
         with torch.no_grad():
             for importance in self.network.importance:  # no difference makes pictures more alike
@@ -155,18 +148,15 @@ def main(
     learning_rate: float, device: str, export: Path | None,
 ) -> None:  # fmt: skip
     """Train the perceptual network."""
-    start = saved = time.monotonic()
+    start = time.monotonic()
     trainer = Trainer(model, lpips, device)
-    if checkpoint.exists():
-        trainer.load(torch.load(checkpoint, weights_only=True, map_location=device))
+    resume(trainer, checkpoint)
     known = photos.load(photos.split(images)[0], size)
     if not known:
         raise click.UsageError(f"{images} has no photos of at least {size} pixels a side")
     crops = photos.Crops(known, size, np.random.default_rng(trainer.done), ENLARGE)
-    torch.manual_seed(trainer.done)
     seen: list[Tensor] = []
-    while time.monotonic() - start < 60 * minutes and trainer.done < length:
-        part = trainer.done / length
+    for part in iterations(trainer, checkpoint, start + 60 * minutes, length):
         rate = learning_rate * min(1.0, (trainer.done + 1) / 100) * (0.505 + 0.495 * math.cos(math.pi * part))
         seen.append(trainer.step(crops.draw(batch), rate, apart=part < APART))
         if trainer.done % 100 == 0:
@@ -174,10 +164,6 @@ def main(
             errors = ["/".join(f"{v:.3f}" for v in column) for column in columns]
             click.echo(f"{trainer.done}, {time.monotonic() - start:.0f} s: {errors[0]}; differences {errors[1]}")
             seen.clear()
-        if time.monotonic() - saved > 120:
-            torch.save(trainer.state(), checkpoint)
-            saved = time.monotonic()
-    torch.save(trainer.state(), checkpoint)
     if export is not None:
         export.write_bytes(save(trainer.export()))
 
