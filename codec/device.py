@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import TypeVar
 
 import torch
@@ -36,6 +37,18 @@ Network = TypeVar("Network", bound=nn.Module)
 def to_device(network: Network, device: torch.device) -> Network:
     """A convolutional network on a device, its weights in the order that is fastest on CPUs."""
     return network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def reduced_precision(device: torch.device) -> torch.autocast:
+    """Compute in bfloat16 where the device does that faster than float32: for what no file depends on, such as fits."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda" or _cpu_has_bfloat16())
+
+
+@cache
+def _cpu_has_bfloat16() -> bool:
+    """Others emulate it, which is slower than float32."""
+    known = getattr(torch.cpu, "get_capabilities", dict)()  # not in older versions of torch
+    return any(known.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
 @contextmanager

@@ -62,6 +62,12 @@ def fast_profile(monkeypatch: pytest.MonkeyPatch) -> FastProfile:
 
 
 @pytest.fixture
+def full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fits compute in float32 on any processor: for tests of their mathematics."""
+    monkeypatch.setattr("codec.device._cpu_has_bfloat16", lambda: False)
+
+
+@pytest.fixture
 def photo() -> Image.Image:
     """A smooth RGB picture of 48 x 32 with some noise."""
     y, x = np.mgrid[:32, :48]

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 import codec
+from codec import device
 from codec.autoencoders import model as files
 from codec.autoencoders import store
 from codec.autoencoders.autoencoder import Autoencoder
@@ -88,6 +89,7 @@ def test_steps_grow_with_lambda() -> None:
 # What fits are measured by
 
 
+@pytest.mark.usefixtures("full_precision")
 def test_appearance_is_that_of_the_picture() -> None:
     """The mean absolute difference, which the perceptual distance only adds to."""
     picture = to_tensor(photo(72, 100))
@@ -99,6 +101,7 @@ def test_appearance_is_that_of_the_picture() -> None:
     assert Appearance(base(), made).distortion(latents).item() == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.usefixtures("full_precision")
 @pytest.mark.parametrize(("size", "parts"), [((280, 339), 4), ((56, 339), 2)])
 def test_tiles_of_appearance_make_up_the_picture(
     size: tuple[int, int], parts: int, monkeypatch: pytest.MonkeyPatch
@@ -117,11 +120,12 @@ def test_tiles_of_appearance_make_up_the_picture(
         made, network = base().decode(latents, *size), perception(CPU)
         total = (made - picture).abs().mean()
         for part in measured.parts:
-            views = [network.embed(x[:, :, *part.place]) for x in (made, picture)]
             share = picture[:, :, *part.place].numel() / picture.numel()
-            areas = [F.avg_pool2d(x[:, :, *part.place], 16, ceil_mode=True) for x in (made, picture)]
+            views = [x[:, :, *part.place] for x in (made, picture)]
+            areas = [F.avg_pool2d(x, 16, ceil_mode=True) for x in views]
             colour = appearance.COLOUR * (areas[0] - areas[1]).abs().mean()
-            total = total + share * (colour + appearance.PERCEPTION * network.distance(*views)[0])
+            perceived = network.distance(views[0], network.embed(views[1]))[0]
+            total = total + share * (colour + appearance.PERCEPTION * perceived)
         return total
 
     def value_and_gradient(distortion: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
@@ -140,6 +144,7 @@ def disturbed(picture: Tensor) -> Tensor:
     return latents + torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.usefixtures("full_precision")
 @pytest.mark.parametrize(("tile", "parts"), [(512, 1), (32, 6)])
 def test_gradient_of_appearance(tile: int, parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(appearance, "TILE", tile)
@@ -155,6 +160,17 @@ def test_gradient_of_appearance(tile: int, parts: int, monkeypatch: pytest.Monke
             change = measured.distortion(latents + step) - measured.distortion(latents - step)
         expected = 2 * (gradient * step).sum()
         assert abs(change - expected) < 0.01 * 2 * gradient.norm() * step.norm()
+
+
+@pytest.mark.usefixtures("full_precision")
+def test_precision_of_fits_hardly_matters(monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = to_tensor(photo(128, 192))
+    latents = disturbed(picture)
+    exact = Appearance(base(), picture).distortion(latents)
+    monkeypatch.setattr(device, "_cpu_has_bfloat16", lambda: True)
+    reduced = Appearance(base(), picture).distortion(latents)
+    assert reduced != exact
+    torch.testing.assert_close(reduced, exact, rtol=0.01, atol=0)
 
 
 # What comes out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 
 import torch
@@ -12,14 +13,14 @@ from torch import Tensor
 from codec.autoencoders.model import Model
 from codec.autoencoders.networks import ARCHITECTURES, build
 from codec.autoencoders.tiles import tiled
-from codec.device import to_device
+from codec.device import reduced_precision, to_device
 
 OVERLAP = 128  # pixels that neighbouring tiles share: about as far as convolutions see
 LEAST = 64  # pixels to which smaller pictures are extended: models know photos, not single samples
 
 
 class Autoencoder:
-    """A model on a device. Computes in bfloat16 on GPUs, in float32 elsewhere.
+    """A model on a device. Computes in bfloat16 on GPUs, in float32 elsewhere unless its caller reduces that.
 
     Attributes:
         model: what it was made from.
@@ -87,8 +88,8 @@ class Autoencoder:
     def _least(self) -> int:
         return -(-LEAST // self.downscale)
 
-    def _precision(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
+    def _precision(self) -> AbstractContextManager[None]:
+        return reduced_precision(self.device) if self.device.type == "cuda" else nullcontext()
 
 
 @lru_cache(maxsize=2)

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from codec.blocks import rows_a_block
 from codec.device import to_device
 
 FILE = Path(__file__).with_name("perception.safetensors")
@@ -68,20 +70,65 @@ class Perception(nn.Module):
 
     def embed(self, pictures: Tensor) -> list[Tensor]:
         """Directions of the features at every position of each tap, (batch, channels, h, w)."""
+        return [direction(x) for x in self._features(pictures)]
+
+    def distance(self, pictures: Tensor, seen: list[Tensor]) -> Tensor:
+        """Distances (batch,) of pictures (batch, 3, height, width) to those of which this is what `embed` gave.
+
+        Differentiable in the pictures.
+        """
+        taps = zip(self._features(pictures), seen, self.importance, strict=True)
+        return torch.stack([_Distance.apply(x, y, w) for x, y, w in taps]).sum(0)  # type: ignore[no-untyped-call]
+
+    def _features(self, pictures: Tensor) -> list[Tensor]:
+        """What the layers of `TAPS` make."""
         height, width = pictures.shape[2:]
         # Twice as fast on CPUs in this order.
-        x, embedded = self.normalise(pictures).contiguous(memory_format=torch.channels_last), []
+        x, found = self.normalise(pictures).contiguous(memory_format=torch.channels_last), []
         x = F.pad(x, (0, max(0, LEAST - width), 0, max(0, LEAST - height)), mode="replicate")
         for i, layer in enumerate(self.layers):
             x = layer(x)
             if i in TAPS:
-                embedded.append(direction(x))
-        return embedded
+                found.append(x)
+        return found
 
-    def distance(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
-        """Distances (batch,) of what `embed` gave for two pictures."""
-        parts = zip(a, b, self.importance, strict=True)
-        return torch.stack([((x - y).square() * w).sum(1).float().mean((1, 2)) for x, y, w in parts]).sum(0)
+
+class _Distance(torch.autograd.Function):
+    """Distance (batch,) of the directions of features to others, and its gradient in the features along with it.
+
+    In blocks of positions, so that temporaries stay in the cache: an order of magnitude faster on CPUs than operators
+    on whole features, most of all backwards.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, others: Tensor, importance: Tensor) -> Tensor:
+        batch, channels, height, width = features.shape
+        x, y = (f.permute(0, 2, 3, 1).reshape(batch, -1, channels) for f in (features, others))
+        total, gradient = features.new_zeros(batch, dtype=torch.float32), torch.empty_like(x)
+        w = importance.flatten() / (height * width)
+        positions = rows_a_block(features.device, batch * channels)
+        for start in range(0, height * width, positions):
+            block = slice(start, start + positions)
+            total += _distance(x[:, block], y[:, block], w, gradient[:, block])
+        ctx.save_for_backward(gradient.view(batch, height, width, channels).permute(0, 3, 1, 2))
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * upstream.to(gradient.dtype).view(-1, 1, 1, 1), None, None
+
+
+def _distance(x: Tensor, y: Tensor, w: Tensor, gradient: Tensor) -> Tensor:
+    """Sum (batch,) of w * (direction(x) - y)**2 over (batch, positions, channels); writes its gradient in x."""
+    inverse = x.square().sum(2, keepdim=True).add_(_TINY).rsqrt_()
+    difference = torch.addcmul(-y, x, inverse)
+    weighted = difference * w
+    total = difference.mul_(weighted).sum((1, 2))
+    along = (weighted * x).sum(2, keepdim=True).mul_(-(inverse**3))
+    torch.mul(x, along, out=gradient)
+    gradient.addcmul_(weighted, inverse).mul_(2)
+    return total
 
 
 def direction(x: Tensor) -> Tensor:

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from codec.blocks import rows_a_block
 from codec.entropy import tables
-from codec.overfit.blocks import rows_a_block
 from codec.overfit.function import MARGIN, SPATIAL_CONTEXTS, Plane, Spec
 
 WEIGHTS = ("hidden1", "hidden1_bias", "hidden2", "hidden2_bias", "output", "stabiliser")

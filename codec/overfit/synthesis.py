@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from codec.blocks import rows_a_block
 from codec.overfit.arm import where_positive
-from codec.overfit.blocks import rows_a_block
 from codec.overfit.function import Spec
 
 REACH = 2  # samples on either side that upsampling reads

@@ -17,6 +17,7 @@ from torch import Tensor
 from codec.autoencoders.autoencoder import OVERLAP, Autoencoder
 from codec.autoencoders.perception import perception
 from codec.autoencoders.tiles import Span, spans
+from codec.device import reduced_precision
 from codec.overfit import synthesis
 from codec.overfit.fit import Function
 
@@ -62,14 +63,16 @@ class Appearance:
     @torch.no_grad()
     def _look(self, part: Part) -> list[Tensor]:
         """What is perceived in a tile of the original."""
-        return self._perception.embed(self.picture[:, :, *part.place])
+        with reduced_precision(self.picture.device):
+            return self._perception.embed(self.picture[:, :, *part.place])
 
     def of_part(self, part: Part, latents: Tensor) -> Tensor:
         """What a tile adds to the distortion (1,), from its latents."""
         wanted = self.picture[:, :, *part.place]
-        made = self.autoencoder.decode(latents, *part.size)[:, :, *part.core]
         seen = self._look(part) if part.seen is None else part.seen
-        perceived = self._perception.distance(self._perception.embed(made), seen)
+        with reduced_precision(self.picture.device):
+            made = self.autoencoder.decode(latents, *part.size)[:, :, *part.core]
+            perceived = self._perception.distance(made, seen)
         error = made - wanted
         colour = F.avg_pool2d(error, AREA, ceil_mode=True, count_include_pad=False)
         distance = error.abs().mean((1, 2, 3)) + COLOUR * colour.abs().mean((1, 2, 3)) + PERCEPTION * perceived
