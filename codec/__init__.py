@@ -5,8 +5,7 @@ Importing this package imports neither torch nor numpy; they are imported when p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from codec.container import (
@@ -38,6 +37,7 @@ __all__ = [
     "UnsupportedError",
     "decode",
     "encode",
+    "encode_batch",
     "pack",
     "read_header",
     "unpack",
@@ -48,6 +48,8 @@ def encode(
     pixels: NDArray[np.uint8],
     *,
     quality: float = 75,
+    target_size: int | None = None,
+    target_bpp: float | None = None,
     profile: str = "clric",
     model: str = "base",
     effort: int | str = 5,
@@ -61,6 +63,8 @@ def encode(
     Args:
         pixels: (height, width) for greyscale or (height, width, 3) for RGB, uint8.
         quality: 0..100, int or float; the file's size grows with it.
+        target_size: bytes that the file may have: it gets the best quality that fits, whatever `quality` says.
+        target_bpp: the same in bits per pixel.
         profile: name of a coding profile, see `codec.profiles.names()`.
         model: in profile `clric`, the autoencoder: its name or hash in the store, or a file or folder.
         effort: 1..9; more is slower and smaller, never another format. "paper" is the published recipe, for comparison.
@@ -70,18 +74,62 @@ def encode(
         progress: called as `progress(done, total)` now and then, in iterations of the fit.
 
     Raises:
-        ValueError: an argument is out of its range, or the picture's shape or dtype is not coded.
+        ValueError: an argument is out of its range, the picture's shape or dtype is not coded, or it cannot be coded in
+            so few bytes; the message says how many it takes.
         RuntimeError: the device is not there, or the file did not decode to what was coded.
     """
+    [data] = encode_batch(
+        [pixels], quality=quality, target_size=target_size, target_bpp=target_bpp, profile=profile, model=model,
+        effort=effort, device=device, seed=seed, metadata=[metadata or {}], progress=progress,
+    )  # fmt: skip
+    return data
+
+
+def encode_batch(
+    pictures: Sequence[NDArray[np.uint8]],
+    *,
+    quality: float = 75,
+    target_size: int | None = None,
+    target_bpp: float | None = None,
+    profile: str = "clric",
+    model: str = "base",
+    effort: int | str = 5,
+    device: str = "auto",
+    seed: int = 0,
+    metadata: Sequence[Mapping[Section, bytes]] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[bytes]:
+    """Code pictures of any sizes, as many in one fit as there is memory for: on GPUs much faster than one by one.
+
+    A picture's file may differ from that which it gets alone, as random numbers and roundings do; not in quality.
+
+    Args:
+        pictures: as `encode` takes each.
+        metadata: for each picture.
+        progress: called as `progress(done, total)` now and then, in pictures; of a single one, in iterations.
+
+    The others are those of `encode`, and are for all pictures. Targets are for each.
+
+    Returns:
+        The files, in the order of the pictures.
+
+    Raises:
+        As `encode`; nothing is coded if one of the pictures cannot be.
+    """
+    from codec import batches
     from codec.profiles import Settings, by_name
 
     coder = by_name(profile)
-    settings = Settings(quality=quality, model=model, effort=effort, device=device, seed=seed, progress=progress)
-    mode = _mode(pixels)
-    header = Header(width=pixels.shape[1], height=pixels.shape[0], mode=mode, profile=coder.id)
-    pack(header, {**(metadata or {}), Section.GRIDS: b""})  # what cannot be packed is refused before the slow work
-    coded = coder.encode(pixels, settings)
-    return pack(replace(header, model=coded.model), {**(metadata or {}), **coded.sections})
+    settings = Settings(
+        quality=quality, target_size=target_size, target_bpp=target_bpp, model=model, effort=effort, device=device,
+        seed=seed, progress=progress,
+    )  # fmt: skip
+    items = []
+    for pixels, bodies in zip(pictures, metadata or [{}] * len(pictures), strict=True):
+        header = Header(pixels.shape[1], pixels.shape[0], _mode(pixels), coder.id, coder.model(settings))
+        pack(header, {**bodies, Section.GRIDS: b""})  # what cannot be packed is refused before the slow work
+        items.append(batches.Item(pixels, header, bodies))
+    return batches.encode(items, coder, settings)
 
 
 def decode(data: bytes, *, device: str = "auto", allow_truncated: bool = False) -> NDArray[np.uint8]:

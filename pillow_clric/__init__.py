@@ -11,7 +11,7 @@ coded. Processes that are spawned (not forked) must import it again, in a DataLo
 """
 
 from codec.container import CorruptError, FormatError, LimitError, TruncatedError, UnsupportedError
-from pillow_clric._api import FileInfo, decode, encode, info
+from pillow_clric._api import FileInfo, decode, encode, encode_batch, info
 from pillow_clric._plugin import ClricImageFile, register_clric_opener
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "__version__",
     "decode",
     "encode",
+    "encode_batch",
     "info",
     "register_clric_opener",
 ]

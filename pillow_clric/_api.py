@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from io import BytesIO
@@ -15,7 +15,7 @@ import codec
 from codec.container import Header, Section, UnsupportedError, read_header
 from pillow_clric._metadata import Exif, Icc, Xmp, collect
 
-__all__ = ["FileInfo", "decode", "encode", "info"]
+__all__ = ["FileInfo", "decode", "encode", "encode_batch", "info"]
 
 _MODES = ("RGB", "L")  # coded as they are
 _DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
@@ -25,6 +25,8 @@ def encode(
     image: Image.Image,
     *,
     quality: float = 75,
+    target_size: int | None = None,
+    target_bpp: float | None = None,
     profile: str = "clric",
     model: str = "base",
     effort: int | str = 5,
@@ -40,6 +42,9 @@ def encode(
     Args:
         image: of mode RGB or L, with at least one pixel. Its pixels and EXIF orientation stay as they are.
         quality: 0..100, int or float; the file's size grows with it.
+        target_size: bytes that the file may have, metadata included: it gets the best quality that fits, in place of
+            `quality`, in at most about twice the time.
+        target_bpp: the same in bits per pixel.
         profile: the coding profile, one of `info()["profiles"]`.
         model: in profile `clric`, the autoencoder: its name or hash in the store (`clric-convert models list`), or a
             file or folder. Who reads the file needs the same model.
@@ -53,29 +58,58 @@ def encode(
         progress: called as `progress(done, total)` now and then, in iterations of the fit.
 
     Raises:
-        ValueError: an argument is out of its range, or the image is empty or of another mode.
+        ValueError: an argument is out of its range, the image is empty or of another mode, or the smallest file
+            possible is larger than the target; the message says how large it is.
         TypeError: an argument is of a type other than these.
         RuntimeError: the device is not there, or the file did not decode to what was coded.
         ModelError: there is no such model, or it is damaged; an `OSError` that says what to do.
         ImportError: the model needs an extra that is not installed.
     """
-    _check_codable(image)
-    image.load()
-    metadata = collect(image, exif, icc_profile, xmp)
+    [data] = encode_batch(
+        [image], quality=quality, target_size=target_size, target_bpp=target_bpp, profile=profile, model=model,
+        effort=effort, device=device, seed=seed, exif=exif, icc_profile=icc_profile, xmp=xmp, progress=progress,
+    )  # fmt: skip
+    return data
+
+
+def encode_batch(
+    images: Sequence[Image.Image],
+    *,
+    quality: float = 75,
+    target_size: int | None = None,
+    target_bpp: float | None = None,
+    profile: str = "clric",
+    model: str = "base",
+    effort: int | str = 5,
+    device: str = "auto",
+    seed: int = 0,
+    exif: Exif = "keep",
+    icc_profile: Icc = "keep",
+    xmp: Xmp = "keep",
+    progress: Callable[[int, int], None] | None = None,
+) -> list[bytes]:
+    """Code images of any sizes, as many in one fit as there is memory for: on GPUs much faster than one by one.
+
+    The arguments are those of `encode`, each for all images; of several, `progress` is told in images. A file may
+    differ from that which `encode` gives the same image, as random numbers and roundings do; not in quality.
+
+    Returns:
+        The files, in the order of the images.
+
+    Raises:
+        As `encode`; nothing is coded if one of the images cannot be.
+    """
+    for image in images:
+        _check_codable(image)
+        image.load()
+    metadata = [collect(image, exif, icc_profile, xmp) for image in images]
 
     import numpy as np
 
-    return codec.encode(
-        np.asarray(image),
-        quality=quality,
-        profile=profile,
-        model=model,
-        effort=effort,
-        device=device,
-        seed=seed,
-        metadata=metadata,
-        progress=progress,
-    )
+    return codec.encode_batch(
+        [np.asarray(image) for image in images], quality=quality, target_size=target_size, target_bpp=target_bpp,
+        profile=profile, model=model, effort=effort, device=device, seed=seed, metadata=metadata, progress=progress,
+    )  # fmt: skip
 
 
 def decode(data: bytes, *, device: str = "auto") -> Image.Image:

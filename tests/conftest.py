@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image
 import codec.profiles
 import pillow_clric
 from codec.container import Container, CorruptError, Section, TruncatedError
-from codec.profiles import Coded, Profile, Settings
+from codec.profiles import Profile, Settings
 
 # Pictures in tests are tiny, and threads that wait for each other on a busy machine take 20 times as long. Before torch
 # is imported, and for programs that tests start, too.
@@ -26,17 +27,20 @@ class FastProfile(Profile):
 
     id = 15
     name = "clric"
+    footprint = 1
 
     def __init__(self) -> None:
         self.settings: list[Settings] = []  # of each encode
         self.devices: list[str] = []  # of each decode
 
-    def encode(self, pixels: NDArray[np.uint8], settings: Settings) -> Coded:
+    def encode(
+        self, pictures: Sequence[NDArray[np.uint8]], settings: Settings, room: Sequence[int] | None = None
+    ) -> list[dict[Section, bytes]]:
         self.settings.append(settings)
         for done in range(1, 4):
             if settings.progress:
                 settings.progress(done, 3)
-        return Coded({Section.WEIGHTS: b"w", Section.GRIDS: zlib.compress(pixels.tobytes())})
+        return [{Section.WEIGHTS: b"w", Section.GRIDS: zlib.compress(pixels.tobytes())} for pixels in pictures]
 
     def decode(self, container: Container, device: str) -> NDArray[np.uint8]:
         self.devices.append(device)

@@ -80,7 +80,8 @@ def test_principal_components_that_are_zero_are_left_out() -> None:
 
 def test_steps_grow_with_lambda() -> None:
     picture = to_tensor(photo(96, 128))
-    steps = [sight.suitable_step(base(), picture, lam)[1] for lam in (0.02, 0.1, 0.5, 2.0)]
+    trials = sight.Trials.on(base(), picture)
+    steps = [trials.step(lam) for lam in (0.02, 0.1, 0.5, 2.0)]
     assert (np.diff(steps) > 0).all()
     assert sight.TRIED[0] <= steps[0]
     assert steps[-1] <= sight.TRIED[-1]
@@ -193,7 +194,7 @@ def latents_of(data: bytes) -> Tensor:
 def test_effort_pays() -> None:
     """What a fit lowers is lower in the file, and that spends next to nothing on the function itself."""
     quality = 50
-    lam = Settings(quality=quality).lam(clric.LOG_LAMBDA)
+    lam = np.exp(Settings(quality=quality).log_lambda(clric.LOG_LAMBDA))
     measured = Appearance(base(), to_tensor(photo(128, 192)))
     costs = []
     for effort in (1, 5):

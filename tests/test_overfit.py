@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,14 @@ from PIL import Image
 from torch import Tensor
 
 import codec
+from codec import blocks
 from codec.container import CorruptError, FormatError, LimitError, Section, UnsupportedError, unpack
 from codec.entropy.arm import WEIGHT_BITS, WEIGHT_LIMIT
 from codec.entropy.coder import LIMIT, Encoder
 from codec.entropy.wavefront import waves
-from codec.overfit import arm, bases, bitstream, blocks, fit, initial, synthesis
+from codec.overfit import arm, bases, bitstream, fit, initial, synthesis
 from codec.overfit.bitstream import Origin, QuantisedWeight, QuantisedWeights
+from codec.overfit.extent import Extent
 from codec.overfit.fit import Function, Schedule
 from codec.overfit.function import BICUBIC, Spec
 from codec.overfit.quantise import as_tensors, dequantise, quantise
@@ -129,6 +132,46 @@ def test_a_batch_is_its_parts() -> None:
         one = function.select(torch.tensor([i]))
         torch.testing.assert_close(fit.cost(one, target[i : i + 1], lambdas[i : i + 1]), whole[i : i + 1])
         torch.testing.assert_close(synthesis.synthesise(one.grids, one.weights, SMALL), picture[i : i + 1])
+
+
+UNEQUAL = ((13, 7), (4, 10), (5, 1))  # heights and widths of pictures in one batch, whose shape is 13 x 10
+
+
+def unequal(residuals: int) -> Function:
+    """Random functions in one batch, each for a part of their shape."""
+    spec = Spec(13, 10, 2, features=(1, 2, 1), spatial=8, references=2, hidden=3, residuals=residuals)
+    function = replace(example(spec, len(UNEQUAL)), extent=Extent(torch.tensor(UNEQUAL), (13, 10), 3))
+    return replace(function, grids=function.cut(function.grids))
+
+
+def test_unequal_pictures_in_a_batch_are_its_parts() -> None:
+    """Rate and distortion are those of each alone, and nothing outside of a picture has a gradient."""
+    function, target = unequal(residuals=0), torch.rand(3, 2, 13, 10, dtype=torch.float64)
+    lambdas = torch.tensor((0.1, 0.001, 0.01), dtype=torch.float64)
+    tensors = [t.requires_grad_() for t in (*function.grids, *function.weights.values())]
+    whole = fit.cost(function, target, lambdas)
+    gradients = torch.autograd.grad(whole.sum(), tensors)
+    levels = len(function.grids)
+    for i, (height, width) in enumerate(UNEQUAL):
+        one = function.alone(i)
+        assert (one.spec.height, one.spec.width, one.extent) == (height, width, None)
+        alone = fit.cost(one, target[i : i + 1, :, :height, :width], lambdas[i : i + 1])
+        torch.testing.assert_close(alone, whole[i : i + 1])
+        expected = torch.autograd.grad(alone.sum(), tensors)
+        for got, other in zip(gradients[levels:], expected[levels:], strict=True):
+            torch.testing.assert_close(got[i], other[i])
+        for got, other, (h, w) in zip(gradients, expected, one.spec.sizes, strict=False):
+            torch.testing.assert_close(got[i, :, :h, :w], other[i, :, :h, :w])
+
+
+def test_unequal_pictures_with_residual_layers() -> None:
+    """Only at lower and right edges are outputs those of a larger function."""
+    function = unequal(residuals=1)
+    zero = torch.zeros(3, 2, 13, 10, dtype=torch.float64)
+    whole = fit.distortion(function, zero)
+    for i, (height, width) in enumerate(UNEQUAL):
+        alone = fit.distortion(function.alone(i), zero[i : i + 1, :, :height, :width])
+        torch.testing.assert_close(alone, whole[i : i + 1], rtol=0.2, atol=0)
 
 
 # Synthesis

@@ -100,4 +100,6 @@ def on_device(model: Model, device: torch.device) -> Autoencoder:
 
 def _extend(x: Tensor, height: int, width: int) -> Tensor:
     """Repeat the last row and column up to this size."""
+    if x.shape[2:] == (height, width):
+        return x
     return F.pad(x, (0, width - x.shape[3], 0, height - x.shape[2]), mode="replicate")

@@ -11,9 +11,11 @@ are made together, block by block, with every temporary in the processor's cache
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from codec.blocks import rows_a_block
@@ -27,18 +29,47 @@ FLOOR = 2.0**-16  # probability that no symbol falls below in a fit: bounds the 
 TABLE_FLOOR = 1 / tables.TOTAL  # that of the coder's tables
 
 
-def rate(grids: list[Tensor], weights: dict[str, Tensor], spec: Spec) -> Tensor:
+def rate(grids: list[Tensor], weights: dict[str, Tensor], spec: Spec, inside: list[Tensor] | None = None) -> Tensor:
     """Bits that the grids cost.
 
     Args:
         grids: by level, finest first, (batch, features, height, width), in units of the quantisation step.
         weights: the function's weights, each with the batch axis.
+        inside: by level, (batch, 1, height, width), what a position counts for; grids are 0 where that is 0.
 
     Returns:
         (batch, planes): bits of each plane in coding order, differentiable in grids and weights.
     """
-    shared = [weights[f"arm.{name}"] for name in WEIGHTS]
     bits: list[Tensor] = []
+    for plane, tensors in _planes(grids, weights, spec):
+        told = spec.spatial, torch.is_grad_enabled(), None if inside is None else inside[plane.level].squeeze(1)
+        bits.append(_PlaneRate.apply(*tensors, *told))  # type: ignore[no-untyped-call]
+    return torch.stack(bits, 1)
+
+
+@torch.no_grad()
+def details(grids: list[Tensor], weights: dict[str, Tensor], spec: Spec) -> list[tuple[Tensor, Tensor]]:
+    """What each sample costs, and what is expected of it.
+
+    Returns:
+        By level, shaped as grids: bits, and means of the distributions.
+    """
+    levels: list[list[tuple[Tensor, ...]]] = [[] for _ in grids]
+    for plane, (values, references, *own) in _planes(grids, weights, spec):
+        padded, folded = F.pad(values, (MARGIN, MARGIN, MARGIN, 0)), _folded(own)
+        rows = rows_a_block(values.device, values.shape[0] * plane.width)
+        parts = []
+        for top in range(0, plane.height, rows):
+            cut = padded[:, top : top + rows + MARGIN], references[:, :, top : top + rows]
+            block = _Block(*cut, folded, SPATIAL_CONTEXTS[: spec.spatial])
+            parts.append([x.unflatten(1, block.size) for x in (block.each(), block.output[:, 0])])
+        levels[plane.level].append(tuple(torch.cat(part, 1) for part in zip(*parts, strict=True)))
+    return [tuple(torch.stack(planes, 1) for planes in zip(*level, strict=True)) for level in levels]  # type: ignore[misc]
+
+
+def _planes(grids: list[Tensor], weights: dict[str, Tensor], spec: Spec) -> Iterator[tuple[Plane, list[Tensor]]]:
+    """Planes in coding order, each with its values, its references and the weights of its model."""
+    shared = [weights[f"arm.{name}"] for name in WEIGHTS]
     known: list[tuple[Tensor, Plane]] = []
     for index, plane in enumerate(spec.planes):
         values = grids[plane.level][:, plane.feature]
@@ -46,11 +77,14 @@ def rate(grids: list[Tensor], weights: dict[str, Tensor], spec: Spec) -> Tensor:
         missing = [torch.zeros_like(values)] * (spec.references - len(references))
         known.append((values, plane))
         inputs = torch.stack(references + missing, 1) if spec.references else values.unsqueeze(1)[:, :0]
-        bias = weights["arm.output_bias"][:, :, index]
-        told = spec.spatial, torch.is_grad_enabled()
         own = [w[:, index] for w in shared] if spec.separate else shared
-        bits.append(_PlaneRate.apply(values, inputs, *own, bias, *told))  # type: ignore[no-untyped-call]
-    return torch.stack(bits, 1)
+        yield plane, [values, inputs, *own, weights["arm.output_bias"][:, :, index]]
+
+
+def _folded(weights: list[Tensor]) -> list[Tensor]:
+    """Residual identities in the hidden layers' weights."""
+    identity = torch.eye(weights[0].shape[-1], dtype=weights[0].dtype, device=weights[0].device)
+    return [weights[0] + identity, weights[1], weights[2] + identity, *weights[3:]]
 
 
 def _align(values: Tensor, source: Plane, target: Plane) -> Tensor:
@@ -67,24 +101,24 @@ class _PlaneRate(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, references: Tensor, *rest: Any) -> Tensor:
-        *weights, spatial, with_gradients = rest
+        *weights, spatial, with_gradients, inside = rest
         offsets = SPATIAL_CONTEXTS[:spatial]
-        padded = torch.nn.functional.pad(values, (MARGIN, MARGIN, MARGIN, 0))
+        padded = F.pad(values, (MARGIN, MARGIN, MARGIN, 0))
         tensors = [padded, references, *weights]
         gradients = [torch.zeros_like(t) for t in tensors] if with_gradients else None
         batch, height, width = values.shape
-        identity = torch.eye(weights[0].shape[-1], dtype=values.dtype, device=values.device)
-        folded = [weights[0] + identity, weights[1], weights[2] + identity, *weights[3:]]
+        folded = _folded(weights)
         rows = rows_a_block(values.device, batch * width)
         total = values.new_zeros(batch)
         for top in range(0, height, rows):
             bottom = min(top + rows, height)
-            block = padded[:, top : bottom + MARGIN], references[:, :, top:bottom]
+            worth = None if inside is None else inside[:, top:bottom].flatten(1)
+            block = _Block(padded[:, top : bottom + MARGIN], references[:, :, top:bottom], folded, offsets, worth)
             if gradients is None:
-                total += _Block(*block, folded, offsets).bits()
+                total += block.bits()
                 continue
             cut = [gradients[0][:, top : bottom + MARGIN], gradients[1][:, :, top:bottom], *gradients[2:]]
-            total += _Block(*block, folded, offsets).bits_and_gradients(cut)
+            total += block.bits_and_gradients(cut)
         if gradients is not None:
             gradients[0] = gradients[0][:, MARGIN:, MARGIN:-MARGIN]
             ctx.save_for_backward(*gradients)
@@ -93,15 +127,17 @@ class _PlaneRate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
         scaled = [g * upstream.view(-1, *[1] * (g.dim() - 1)) for g in ctx.saved_tensors]
-        return (*scaled, None, None)
+        return (*scaled, None, None, None)
 
 
 class _Block:
     """The network on some rows of a plane; residual identities are folded into the hidden layers' weights."""
 
-    def __init__(self, padded: Tensor, references: Tensor, weights: list[Tensor], offsets: Any) -> None:
+    def __init__(
+        self, padded: Tensor, references: Tensor, weights: list[Tensor], offsets: Any, worth: Tensor | None = None
+    ) -> None:
         batch, count, height, width = references.shape
-        self.offsets, self.size = offsets, (height, width)
+        self.offsets, self.size, self.worth = offsets, (height, width), worth
         inputs = references.new_empty(batch, len(offsets) + count, height, width)
         for i, window in enumerate(self._windows(padded)):
             inputs[:, i] = window
@@ -122,13 +158,18 @@ class _Block:
         return [padded[:, y : y + height, x : x + width] for y, x in corners]
 
     def bits(self) -> Tensor:
-        return laplace_bits(self.values, self.output[:, 0], self.output[:, 1])
+        return laplace_bits(self.values, self.output[:, 0], self.output[:, 1], self.worth)
+
+    def each(self) -> Tensor:
+        """Bits of each sample, (batch, n)."""
+        return laplace_bits_of_each(self.values, self.output[:, 0], self.output[:, 1])
 
     def bits_and_gradients(self, gradients: list[Tensor]) -> Tensor:
         """Add the gradients of the bits to `gradients` (of padded, references, then weights); return the bits."""
         of_padded, of_references, *of_weights = gradients
         hidden1, _, hidden2, _, output, stabiliser, _ = self.weights
-        bits, of_values, of_output = laplace_bits_and_gradients(self.values, self.output[:, 0], self.output[:, 1])
+        found = laplace_bits_and_gradients(self.values, self.output[:, 0], self.output[:, 1], self.worth)
+        bits, of_values, of_output = found
         at_second = where_positive(output.mT @ of_output, self.second)
         at_first = where_positive(hidden2.mT @ at_second, self.first)
         at_inputs = (stabiliser.mT @ of_output).baddbmm_(hidden1.mT, at_first)
@@ -159,26 +200,36 @@ def _laplace(values: Tensor, mean: Tensor, log_scale: Tensor) -> tuple[Tensor, .
     return offset, inverse, near, low, high, probability
 
 
-def laplace_bits(values: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-    """Bits (batch,) of integer values (batch, n) under Laplace distributions integrated over unit intervals.
+def laplace_bits(values: Tensor, mean: Tensor, log_scale: Tensor, worth: Tensor | None = None) -> Tensor:
+    """Bits (batch,) of what `laplace_bits_of_each` takes; each counts for what it is worth (batch, n), or for 1."""
+    bits = laplace_bits_of_each(values, mean, log_scale)
+    return (bits if worth is None else bits.mul_(worth)).sum(1)
+
+
+def laplace_bits_of_each(values: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+    """Bits of integer values under Laplace distributions integrated over unit intervals, all of one shape.
 
     Means and log-scales are rounded as the coder's tables have them, so this is what the values will cost.
     """
     means = (mean * tables.FRACTIONS).round() / tables.FRACTIONS
     log_scales = (log_scale * tables.LOG_SCALE_FRACTIONS).round() / tables.LOG_SCALE_FRACTIONS
     *_, probability = _laplace(values, means, log_scales)
-    return -torch.log2(probability + TABLE_FLOOR).sum(1)
+    return -torch.log2(probability + TABLE_FLOOR)
 
 
-def laplace_bits_and_gradients(values: Tensor, mean: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def laplace_bits_and_gradients(
+    values: Tensor, mean: Tensor, log_scale: Tensor, worth: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """The same without that rounding, with gradients in values (batch, n), and mean and log-scale (batch, 2, n)."""
     offset, inverse, near, low, high, probability = _laplace(values, mean, log_scale)
     probability += FLOOR
-    bits = -torch.log2(probability).sum(1)
+    bits = -torch.log2(probability)
     factor = inverse.mul_(-0.5 / math.log(2)).div_(probability)  # -1 / (2 b p ln 2)
+    if worth is not None:
+        bits, factor = bits.mul_(worth), factor.mul_(worth)
     of_scale = factor * (low * near - high * (near + 1))
     of_values = (high - low).mul_(factor).mul_(offset.sign())
-    return bits, of_values, torch.stack((-of_values, of_scale), 1)
+    return bits.sum(1), of_values, torch.stack((-of_values, of_scale), 1)
 
 
 def where_positive(gradient: Tensor, activation: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,10 +16,15 @@ from torch import Tensor
 
 from codec.entropy.coder import LIMIT
 from codec.overfit import arm, synthesis
+from codec.overfit.extent import Extent
 from codec.overfit.function import Spec
 
 Weights = dict[str, Tensor]
 Distortion = Callable[["Function", Tensor], Tensor]  # of a function and its target, (batch,), differentiable
+# Functions, lambdas and the part of the annealing that is done, to what functions and lambdas shall be.
+Steer = Callable[["Function", Tensor, float], tuple["Function", Tensor]]
+STEERED = 0.6  # part of an annealing in which it may be steered: after that too little moves
+STOPS = 6  # at which it is
 
 
 @dataclass
@@ -29,20 +34,41 @@ class Function:
     Attributes:
         weights: by name, (batch, ...) as `Spec.weight_shapes`.
         grids: by level, finest first, (batch, features, height, width), in units of the quantisation step.
+        extent: what of the shape each of them is for; all of it by default. Grids are 0 elsewhere.
     """
 
     spec: Spec
     weights: Weights
     grids: list[Tensor]
+    extent: Extent | None = None
+
+    @property
+    def positions(self) -> int | Tensor:
+        """How many sample positions each has, (batch,) where they differ."""
+        return self.spec.height * self.spec.width if self.extent is None else self.extent.positions
 
     def select(self, indices: Tensor) -> Function:
         """The functions at these places of the batch."""
         weights = {name: w[indices] for name, w in self.weights.items()}
-        return Function(self.spec, weights, [g[indices] for g in self.grids])
+        extent = self.extent and self.extent.select(indices)
+        return Function(self.spec, weights, [g[indices] for g in self.grids], extent)
+
+    def alone(self, index: int) -> Function:
+        """One of them, in its own shape."""
+        one = self.select(torch.tensor([index], device=self.grids[0].device))
+        if one.extent is None:
+            return one
+        height, width = one.extent.sizes[0].tolist()
+        spec = replace(self.spec, height=height, width=width)
+        return Function(spec, one.weights, [g[:, :, :h, :w] for g, (h, w) in zip(one.grids, spec.sizes, strict=True)])
 
     def rounded(self) -> Function:
         """The same with whole numbers in the grids, such as can be coded."""
-        return Function(self.spec, self.weights, [g.round().clamp_(-LIMIT, LIMIT) for g in self.grids])
+        return replace(self, grids=[g.round().clamp_(-LIMIT, LIMIT) for g in self.cut(self.grids)])
+
+    def cut(self, grids: list[Tensor]) -> list[Tensor]:
+        """Grids such as it has, with 0 where they are for nothing."""
+        return grids if self.extent is None else [g * m for g, m in zip(grids, self.extent.inside, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -56,6 +82,7 @@ class Schedule:
     weight_rate: float = 5e-3
     settle_rate: float = 1e-3
     damping: float = 4e-3  # Adam's epsilon for the grids, times the number of positions
+    relative: bool = False  # whether that is in units of lambda
     temperature: tuple[float, float] = (0.5, 0.1)  # of soft rounding
     noise: tuple[float, float] = (0.22, 0.12)  # its standard deviation
     drift: float = 2.0  # the weight of `drift` in the cost
@@ -63,6 +90,11 @@ class Schedule:
     @property
     def total(self) -> int:
         return self.warm_up + self.main + self.settle
+
+    @property
+    def again(self) -> int:
+        """Iterations from the end of the part that is steered."""
+        return math.ceil((1 - STEERED) * self.main)
 
     def learning_rates(self, part: float) -> tuple[float, float]:
         """Learning rates of grids and of weights after a part, 0 to 1, of the annealing."""
@@ -89,14 +121,14 @@ PAPER_SCHEDULE = Schedule(
 
 def distortion(function: Function, target: Tensor) -> Tensor:
     """Mean squared error (batch,) of the samples that the function makes."""
-    error = synthesis.squared_error(function.grids, function.weights, function.spec, target)
-    return error / target[0].numel()
+    error = synthesis.squared_error(function.grids, function.weights, function.spec, target, function.extent)
+    return error / (function.spec.outputs * function.positions)
 
 
 def rate(function: Function) -> Tensor:
     """Bits per sample position (batch,) of the grids."""
-    bits = arm.rate(function.grids, function.weights, function.spec).sum(1)
-    return bits / (function.spec.height * function.spec.width)
+    inside = None if function.extent is None else function.extent.inside
+    return arm.rate(function.grids, function.weights, function.spec, inside).sum(1) / function.positions
 
 
 def cost(function: Function, target: Tensor, lambdas: Tensor, measure: Distortion = distortion) -> Tensor:
@@ -119,7 +151,12 @@ def fit(
     progress: Callable[[int], None] = lambda _: None,
     measure: Distortion = distortion,
 ) -> Function:
-    """Fit one function to each target.
+    """Fit one function to each target; see `Fit`."""
+    return Fit(target, lambdas, candidates, schedule, generator, progress, measure).run()
+
+
+class Fit:
+    """A fit of one function to each target.
 
     Args:
         target: (batch, outputs, height, width), or what else `measure` takes.
@@ -127,74 +164,93 @@ def fit(
         candidates: starting points; each holds a batch of functions, one for each target.
         progress: told after each iteration how many are done, of `schedule.total`.
         measure: the distortion.
-
-    Returns:
-        Functions with whole numbers in their grids, at the lowest cost that was seen.
     """
-    run = _Run(target, lambdas, candidates, schedule, generator, progress, measure)
-    run.warm_up()
-    run.anneal()
-    return run.settle()
 
-
-class _Run:
     def __init__(
         self, target: Tensor, lambdas: Tensor, candidates: list[Function], schedule: Schedule,
-        generator: torch.Generator, progress: Callable[[int], None], measure: Distortion,
+        generator: torch.Generator, progress: Callable[[int], None] = lambda _: None, measure: Distortion = distortion,
     ) -> None:  # fmt: skip
         self.target, self.lambdas, self.schedule = target, lambdas, schedule
         self.generator, self.progress, self.measure = generator, progress, measure
         self.done = 0
         self.choices = len(candidates)
-        spec = candidates[0].spec
-        weights = {name: torch.cat([c.weights[name] for c in candidates]) for name in candidates[0].weights}
-        grids = [torch.cat(levels) for levels in zip(*(c.grids for c in candidates), strict=True)]
-        self.function = Function(spec, weights, grids)
-        self.origin = weights
+        self.function = joined(candidates)
+        self.origin = self.function.weights
+        self.kept = self.function
 
-    def warm_up(self) -> None:
+    def run(self, steer: Steer | None = None) -> Function:
+        """All of the fit.
+
+        Args:
+            steer: what may change function and lambdas a few times in the first part of the annealing.
+
+        Returns:
+            Functions with whole numbers in their grids, at the lowest cost that was seen.
+        """
+        self._warm_up()
+        self._descend(self.schedule.main, self.target, first=0.0, last=1.0, steer=steer)
+        return self._settle()
+
+    def again(self, change: Callable[[Function], tuple[Function, Tensor]]) -> Function:
+        """What `run` gives if function and lambdas are changed so at the end of the part that was steered."""
+        self.function, self.lambdas = change(self.kept)
+        self._descend(self.schedule.again, self.target, first=STEERED, last=1.0)
+        return self._settle()
+
+    def _warm_up(self) -> None:
         """Fit all candidates for a while; keep the best for each target."""
         if self.choices == 1:
             self.done = self.schedule.warm_up
             return
-        batch = len(self.target)
-        everything = self.target.repeat(self.choices, 1, 1, 1), self.lambdas.repeat(self.choices)
-        self._descend(self.schedule.warm_up, *everything, first=0.0, last=0.1)
+        batch, lambdas = len(self.target), self.lambdas
+        everything = self.target.repeat(self.choices, 1, 1, 1)
+        self.lambdas = lambdas.repeat(self.choices)
+        self._descend(self.schedule.warm_up, everything, first=0.0, last=0.1)
         with torch.no_grad():
-            found = cost(self.function.rounded(), *everything, self.measure).view(self.choices, batch)
+            found = cost(self.function.rounded(), everything, self.lambdas, self.measure).view(self.choices, batch)
         best = found.argmin(0) * batch + torch.arange(batch, device=found.device)
-        self.function = self.function.select(best)
+        self.function, self.lambdas = self.function.select(best), lambdas
         self.origin = {name: w[best] for name, w in self.origin.items()}
 
-    def anneal(self) -> None:
-        """The main part: less and less noise, smaller and smaller steps."""
-        self._descend(self.schedule.main, self.target, self.lambdas, first=0.0, last=1.0)
-
-    def _descend(self, iterations: int, target: Tensor, lambdas: Tensor, first: float, last: float) -> None:
-        """Some iterations of the annealing, of which `first` and `last` say what part."""
+    def _descend(self, iterations: int, target: Tensor, first: float, last: float, steer: Steer | None = None) -> None:
+        """Less and less noise, smaller and smaller steps; `first` and `last` say what part of the annealing."""
         s, f = self.schedule, self.function
         grids = [g.detach().clone().requires_grad_() for g in f.grids]
         weights = {name: w.detach().clone().requires_grad_(s.weight_rate > 0) for name, w in f.weights.items()}
         groups: list[dict[str, Any]] = [{"params": grids, "eps": s.epsilon(f.spec)}, {"params": list(weights.values())}]
         optimizer = torch.optim.Adam(groups, fused=True)
+        stops = {round(STEERED * iterations * i / STOPS) for i in range(1, STOPS + 1)} if steer else set()
         for i in range(iterations):
             part = first + (last - first) * i / iterations
+            if steer and i in stops:
+                self._steered(steer, replace(f, weights=weights, grids=grids), part)
             for group, learning_rate in zip(optimizer.param_groups, s.learning_rates(part), strict=True):
                 group["lr"] = learning_rate
-            soft = [soften(g, *s.softness(part), self.generator) for g in grids]
+            soft = f.cut([soften(g, *s.softness(part), self.generator) for g in grids])
             optimizer.zero_grad()
-            self._loss(Function(f.spec, weights, soft), target, lambdas).sum().backward()
+            loss = self._loss(replace(f, weights=weights, grids=soft), target)
+            (loss / self.lambdas if s.relative else loss).sum().backward()
             optimizer.step()
             self._tick()
-        self.function = Function(f.spec, {n: w.detach() for n, w in weights.items()}, [g.detach() for g in grids])
+        self.function = replace(f, weights=_detached(weights), grids=[g.detach() for g in grids])
 
-    def _loss(self, function: Function, target: Tensor, lambdas: Tensor) -> Tensor:
+    @torch.no_grad()
+    def _steered(self, steer: Steer, function: Function, part: float) -> None:
+        """Change what is being fitted in place, and keep a copy."""
+        self.kept, self.lambdas = steer(replace(function, weights=_detached(function.weights)), self.lambdas, part)
+        self.kept = replace(self.kept, grids=[g.clone() for g in self.kept.grids])
+        self.kept.weights = {name: w.clone() for name, w in self.kept.weights.items()}
+        for g, changed in zip(function.grids, self.kept.grids, strict=True):
+            g.copy_(changed)
+        for name, w in function.weights.items():
+            w.copy_(self.kept.weights[name])
+
+    def _loss(self, function: Function, target: Tensor) -> Tensor:
         """The cost, and about what the weights will cost as differences to where they started."""
         bits = self.schedule.drift * drift(function.weights, self.origin)
-        positions = function.spec.height * function.spec.width
-        return cost(function, target, lambdas, self.measure) + lambdas * bits / positions
+        return cost(function, target, self.lambdas, self.measure) + self.lambdas * bits / function.positions
 
-    def settle(self) -> Function:
+    def _settle(self) -> Function:
         """Round the grids for good and let the weights adapt to that; return the best state seen."""
         s, f = self.schedule, self.function.rounded()
         best, lowest = f, torch.full_like(self.lambdas, math.inf)
@@ -202,11 +258,11 @@ class _Run:
         optimizer = torch.optim.Adam(weights.values(), lr=s.settle_rate, fused=True)
         for i in range(s.settle):
             optimizer.param_groups[0]["lr"] = s.settle_rate * (1 - i / s.settle)
-            loss = self._loss(Function(f.spec, weights, f.grids), self.target, self.lambdas)
+            loss = self._loss(replace(f, weights=weights), self.target)
             better = loss.detach() < lowest
             lowest = torch.where(better, loss.detach(), lowest)
             kept = {n: choose(better, w.detach(), best.weights[n]) for n, w in weights.items()}
-            best = Function(f.spec, kept, f.grids)
+            best = replace(f, weights=kept)
             optimizer.zero_grad()
             loss.sum().backward()
             optimizer.step()
@@ -216,6 +272,19 @@ class _Run:
     def _tick(self) -> None:
         self.done += 1
         self.progress(self.done)
+
+
+def joined(functions: list[Function]) -> Function:
+    """One batch of the functions of several, all of one shape."""
+    weights = {name: torch.cat([f.weights[name] for f in functions]) for name in functions[0].weights}
+    grids = [torch.cat(levels) for levels in zip(*(f.grids for f in functions), strict=True)]
+    extents = [f.extent for f in functions if f.extent is not None]
+    extent = replace(extents[0], sizes=torch.cat([e.sizes for e in extents])) if extents else None
+    return Function(functions[0].spec, weights, grids, extent)
+
+
+def _detached(weights: Weights) -> Weights:
+    return {name: w.detach() for name, w in weights.items()}
 
 
 def choose(condition: Tensor, yes: Tensor, no: Tensor) -> Tensor:

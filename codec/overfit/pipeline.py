@@ -12,32 +12,39 @@ from codec.device import computing
 from codec.overfit import bitstream, synthesis
 from codec.overfit.bitstream import QuantisedWeights
 from codec.overfit.fit import Function
-from codec.overfit.function import Spec
 from codec.overfit.quantise import dequantise
 
 if TYPE_CHECKING:
     from codec.overfit.universal import Universal
 
 
+def coded(function: Function, weights: QuantisedWeights) -> tuple[bytes, bytes]:
+    """Bodies of a function's sections."""
+    return bitstream.write(function.spec, weights, _integers(function))
+
+
 def write(function: Function, weights: QuantisedWeights) -> tuple[bytes, bytes]:
-    """Bodies of a function's sections.
+    """Bodies of a function's sections, which were read back.
 
     Raises:
         RuntimeError: the bytes did not decode to what was written.
     """
-    grids = [g[0].cpu().numpy().astype(np.int32) for g in function.grids]
-    sections = bitstream.write(function.spec, weights, grids)
-    _verify(sections, function.spec, weights, grids)
+    sections = coded(function, weights)
+    verify(sections, function, weights)
     return sections
 
 
-def _verify(
-    sections: tuple[bytes, bytes],
-    spec: Spec,
-    weights: QuantisedWeights,
-    grids: list[bitstream.Integers],
-) -> None:
-    """Read back what was written; anything else than the same would be a file that shows another picture."""
+def _integers(function: Function) -> list[bitstream.Integers]:
+    return [g[0].cpu().numpy().astype(np.int32) for g in function.grids]
+
+
+def verify(sections: tuple[bytes, bytes], function: Function, weights: QuantisedWeights) -> None:
+    """Read back what was written; anything else than the same would be a file that shows another picture.
+
+    Raises:
+        RuntimeError: it is not the same.
+    """
+    spec, grids = function.spec, _integers(function)
     size = spec.height, spec.width, spec.outputs
     read_spec, read_weights, read_grids = bitstream.read(*sections, *size, weights.origin.universal)
     same = read_spec == spec and all(np.array_equal(a, b) for a, b in zip(grids, read_grids, strict=True))

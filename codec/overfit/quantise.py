@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -59,8 +61,8 @@ class _Search:
         origin: Origin | None,
     ) -> None:
         self.function, self.target, self.lambdas = function, target, lambdas
-        spec = function.spec
-        self.per_bit = lambdas * price / max(spec.height * spec.width, FEWEST_SAMPLES)
+        positions = torch.as_tensor(function.positions, device=lambdas.device).clamp(min=FEWEST_SAMPLES)
+        self.per_bit = lambdas * price / positions
         self.bases, self.origins = _origins(function, origin)
         self.weights = dict(function.weights)  # quantised one after the other
         self.exponents = {name: torch.zeros_like(lambdas) for name in self.weights}
@@ -106,7 +108,7 @@ class _Search:
 
     def _cost(self, name: str, weight: Tensor, bits: Tensor) -> Tensor:
         """The part of the cost that this tensor changes: the probability model's weights leave the picture alone."""
-        changed = Function(self.function.spec, {**self.weights, name: weight}, self.function.grids)
+        changed = replace(self.function, weights={**self.weights, name: weight})
         if name.startswith("arm."):
             return self.lambdas * rate(changed) + self.per_bit * bits
         return distortion(changed, self.target) + self.per_bit * bits

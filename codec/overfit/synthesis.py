@@ -16,6 +16,7 @@ from torch import Tensor
 
 from codec.blocks import rows_a_block
 from codec.overfit.arm import where_positive
+from codec.overfit.extent import Extent
 from codec.overfit.function import Spec
 
 REACH = 2  # samples on either side that upsampling reads
@@ -137,16 +138,20 @@ class _Pointwise(torch.autograd.Function):
         return hidden.mT @ at_hidden, at_hidden @ x.mT, at_hidden.sum(2), *of_output
 
 
-def _inputs(grids: list[Tensor], weights: dict[str, Tensor], spec: Spec) -> list[Tensor]:
+def _inputs(grids: list[Tensor], weights: dict[str, Tensor], spec: Spec, extent: Extent | None = None) -> list[Tensor]:
     """What `_Rows` takes: everything below full resolution is made here, at once."""
+
+    def whole(features: Tensor, level: int) -> Tensor:
+        return features if extent is None else extent.extended(features, level)
+
     inputs = [grids[0]]
     if len(grids) > 1:
         taps = weights["upsampling.taps"]
-        features = grids[-1]
+        features = whole(grids[-1], len(grids) - 1)
         for level in range(len(grids) - 2, 0, -1):
             doubled = _double(_extend(features, REACH), taps[:, level])
             height, width = grids[level].shape[2:]
-            features = torch.cat([grids[level], doubled[:, :, :height, :width]], 1)
+            features = whole(torch.cat([grids[level], doubled[:, :, :height, :width]], 1), level)
         inputs += [_extend(features, REACH), taps[:, 0]]
     return inputs + [weights[name] for name in spec.weight_shapes if name.startswith("synthesis.")]
 
@@ -161,13 +166,17 @@ class _SquaredError(torch.autograd.Function):
     """Sum of squared errors (batch,), with its gradient made block by block along with it."""
 
     @staticmethod
-    def forward(ctx: Any, spec: Spec, with_gradients: bool, target: Tensor, *inputs: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, spec: Spec, with_gradients: bool, target: Tensor, inside: Tensor | None, *inputs: Tensor
+    ) -> Tensor:
         total = target.new_zeros(target.shape[0])
         gradients = [torch.zeros_like(x) for x in inputs] if with_gradients else None
         for rows in _blocks(spec, target.shape[0], target.device):
             parts = [x.detach().requires_grad_(with_gradients) for x in rows.cut(list(inputs))]
             with torch.set_grad_enabled(with_gradients):
                 difference = rows.synthesise(parts) - target[:, :, rows.top : rows.bottom]
+                if inside is not None:
+                    difference = difference * inside[:, :, rows.top : rows.bottom]
                 errors = difference.square().sum((1, 2, 3))
             total += errors.detach()
             if gradients is not None:
@@ -180,20 +189,26 @@ class _SquaredError(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
-        return (None, None, None, *(g * upstream.view(-1, *[1] * (g.dim() - 1)) for g in ctx.saved_tensors))
+        return (None, None, None, None, *(g * upstream.view(-1, *[1] * (g.dim() - 1)) for g in ctx.saved_tensors))
 
 
-def squared_error(grids: list[Tensor], weights: dict[str, Tensor], spec: Spec, target: Tensor) -> Tensor:
-    """Sum of squared differences (batch,) between the function's output and target (batch, outputs, height, width)."""
-    inputs = _inputs(grids, weights, spec)
-    error: Tensor = _SquaredError.apply(spec, torch.is_grad_enabled(), target, *inputs)  # type: ignore[no-untyped-call]
+def squared_error(
+    grids: list[Tensor], weights: dict[str, Tensor], spec: Spec, target: Tensor, extent: Extent | None = None
+) -> Tensor:
+    """Sum of squared differences (batch,) between the function's output and target (batch, outputs, height, width).
+
+    Those outside of `extent` do not count. At its lower and right edge the output is that of a larger function, as far
+    as residual layers reach.
+    """
+    inputs, inside = _inputs(grids, weights, spec, extent), None if extent is None else extent.inside[0]
+    error: Tensor = _SquaredError.apply(spec, torch.is_grad_enabled(), target, inside, *inputs)  # type: ignore[no-untyped-call]
     return error
 
 
-def output(grids: list[Tensor], weights: dict[str, Tensor], spec: Spec) -> Tensor:
+def output(grids: list[Tensor], weights: dict[str, Tensor], spec: Spec, extent: Extent | None = None) -> Tensor:
     """The same as `synthesise`, with gradients and without bounds on memory."""
     rows = _Rows(0, spec.height, spec)
-    return rows.synthesise(rows.cut(_inputs(grids, weights, spec)))
+    return rows.synthesise(rows.cut(_inputs(grids, weights, spec, extent)))
 
 
 @torch.no_grad()

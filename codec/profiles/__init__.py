@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 QUALITIES = (0, 10, 50, 90, 100)  # for which profiles state their lambdas
 PAPER = "paper"  # the effort that is the published recipe
 
-__all__ = ["Coded", "Profile", "Settings", "by_id", "by_name", "names"]
+__all__ = ["Profile", "RoomError", "Settings", "by_id", "by_name", "names"]
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,12 @@ class Settings:
     """What a caller may choose about an encode; checked before any slow work.
 
     Raises:
-        ValueError: quality is outside 0..100, or effort neither 1..9 nor `PAPER`.
+        ValueError: quality is outside 0..100, effort neither 1..9 nor `PAPER`, or a target makes no sense.
     """
 
     quality: float = 75
+    target_size: int | None = None
+    target_bpp: float | None = None
     model: str = "base"
     effort: int | str = 5
     device: str = "auto"
@@ -42,11 +45,28 @@ class Settings:
         if self.effort not in (*range(1, 10), PAPER):
             raise ValueError(f'effort must be a whole number from 1 to 9, or "{PAPER}", not {self.effort!r}')
 
-    def lam(self, logarithms: tuple[float, ...]) -> float:
-        """Lambda for the quality, from its natural logarithms at `QUALITIES`, between which it is log-linear."""
+        targets = [target for target in (self.target_size, self.target_bpp) if target is not None]
+        if len(targets) > 1:
+            raise ValueError("target_size and target_bpp both say how large a file may be: give one of them")
+        if targets and not 0 < targets[0] < math.inf:
+            raise ValueError(f"a target must be more than 0, not {targets[0]!r}")
+        if targets and self.effort == PAPER:
+            raise ValueError(f'effort "{PAPER}" takes a quality, not a target')
+
+    @property
+    def sized(self) -> bool:
+        """Whether files shall have the best quality that fits."""
+        return self.target_size is not None or self.target_bpp is not None
+
+    def size(self, width: int, height: int) -> int | None:
+        """Bytes that the file of a picture may have, if that is asked for."""
+        return self.target_size if self.target_bpp is None else int(self.target_bpp * width * height / 8)
+
+    def log_lambda(self, logarithms: tuple[float, ...]) -> float:
+        """Natural logarithm of lambda for the quality: between those for `QUALITIES`, linear."""
         import numpy as np
 
-        return float(np.exp(np.interp(self.quality, QUALITIES, logarithms)))
+        return float(np.interp(self.quality, QUALITIES, logarithms))
 
     def counting(self, total: int) -> Callable[[int], None]:
         """What tells `progress` of one more iteration of so many, each time that it is called."""
@@ -59,17 +79,17 @@ class Settings:
         return count
 
 
-@dataclass(frozen=True)
-class Coded:
-    """A picture as a profile codes it.
+class RoomError(ValueError):
+    """A picture takes more bytes than there is room for.
 
     Attributes:
-        sections: bodies of the container's sections.
-        model: what the header says of the model, see `codec.container.Header`; b"" if there is none.
+        index: of the picture, in its batch.
+        least: bytes that its sections take at least.
     """
 
-    sections: dict[Section, bytes]
-    model: bytes = b""
+    def __init__(self, index: int, least: int) -> None:
+        super().__init__(f"picture {index} takes {least} bytes at least")
+        self.index, self.least = index, least
 
 
 class Profile(ABC):
@@ -77,10 +97,30 @@ class Profile(ABC):
 
     id: int
     name: str
+    footprint: int  # bytes of memory that a fit takes for each pixel
+
+    def model(self, settings: Settings) -> bytes:
+        """What the header says of the model, see `codec.container.Header`; b"" if there is none."""
+        return b""
+
+    def together(self, settings: Settings) -> bool:
+        """Whether several pictures can be coded in one fit."""
+        return settings.effort != PAPER
 
     @abstractmethod
-    def encode(self, pixels: NDArray[np.uint8], settings: Settings) -> Coded:
-        """Code (height, width) or (height, width, 3) uint8 pixels as sections of the container."""
+    def encode(
+        self, pictures: Sequence[NDArray[np.uint8]], settings: Settings, room: Sequence[int] | None = None
+    ) -> list[dict[Section, bytes]]:
+        """Code pictures as sections of the container, all in one fit.
+
+        Args:
+            pictures: (height, width) or (height, width, 3), uint8, all of the same mode; one, unless `together`.
+            room: bytes that the sections of each may take; the best quality that fits is taken in place of the
+                settings'.
+
+        Raises:
+            RoomError: a picture takes more than that.
+        """
 
     @abstractmethod
     def decode(self, container: Container, device: str) -> NDArray[np.uint8]:

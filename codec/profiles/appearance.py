@@ -6,6 +6,7 @@ compression", with a perceptual term. Value and gradient are made together, tile
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -18,11 +19,10 @@ from codec.autoencoders.autoencoder import OVERLAP, Autoencoder
 from codec.autoencoders.perception import perception
 from codec.autoencoders.tiles import Span, spans
 from codec.device import reduced_precision
-from codec.overfit import synthesis
-from codec.overfit.fit import Function
+from codec.overfit.extent import Extent
 
 TILE = 768  # pixels, at most: a gradient needs more memory than decoding alone
-KEPT = 2**21  # pixels: of larger pictures what is perceived is worked out again each time, as it takes much memory
+KEPT = {"cpu": 2**21}  # pixels: of larger pictures what is perceived is worked out each time, as it takes much memory
 # What counts, against the mean absolute difference of samples: perceptual distance, and that of mean colours of areas,
 # which perceptual distance hardly sees.
 PERCEPTION = 0.2
@@ -38,25 +38,29 @@ class Part:
     size: tuple[int, int]  # of the tile's picture
     core: tuple[slice, slice]  # of that, what counts: cores of all tiles make up the picture
     place: tuple[slice, slice]  # of the core, in the picture
-    seen: list[Tensor] | None = None  # what is perceived in the original, if there is room to keep it
+    seen: list[Tensor] | None = None  # what is perceived in the originals, if there is room to keep it
 
 
 class Appearance:
-    """The appearance of one picture, (1, 3, height, width) in 0..1, coded by an autoencoder."""
+    """The appearance of pictures, (batch, 3, height, width) in 0..1, coded by an autoencoder.
 
-    def __init__(self, autoencoder: Autoencoder, picture: Tensor) -> None:
-        self.autoencoder, self.picture = autoencoder, picture
+    Args:
+        extent: what of their shape the pictures have; all of it by default.
+    """
+
+    def __init__(self, autoencoder: Autoencoder, picture: Tensor, extent: Extent | None = None) -> None:
+        self.autoencoder, self.picture, self.extent = autoencoder, picture, extent
         self._perception = perception(picture.device)
         times = autoencoder.downscale
         tile, overlap = min(TILE, autoencoder.tile) // times, OVERLAP // times
         lengths = zip(picture.shape[2:], autoencoder.latent_size(*picture.shape[2:]), strict=True)
         axes = [[_cut(span, length, times) for span in spans(n, tile, overlap)] for length, n in lengths]
         self.parts = [_part(row, column) for row, column in product(*axes)]
-        if picture[0, 0].numel() <= KEPT:
+        if picture[:, 0].numel() <= KEPT.get(picture.device.type, math.inf):
             self.parts = [replace(part, seen=self._look(part)) for part in self.parts]
 
     def distortion(self, latents: Tensor) -> Tensor:
-        """How far the picture that latents make is from the original, (1,); differentiable."""
+        """How far the pictures that latents make are from the originals, (batch,); differentiable."""
         found: Tensor = _Distance.apply(latents, self, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
         return found
 
@@ -67,31 +71,19 @@ class Appearance:
             return self._perception.embed(self.picture[:, :, *part.place])
 
     def of_part(self, part: Part, latents: Tensor) -> Tensor:
-        """What a tile adds to the distortion (1,), from its latents."""
+        """What a tile adds to the distortion (batch,), from its latents."""
         wanted = self.picture[:, :, *part.place]
         seen = self._look(part) if part.seen is None else part.seen
         with reduced_precision(self.picture.device):
             made = self.autoencoder.decode(latents, *part.size)[:, :, *part.core]
+            if self.extent is not None:
+                made = torch.where(self.extent.inside[0][:, :, *part.place] > 0, made, wanted)
             perceived = self._perception.distance(made, seen)
         error = made - wanted
         colour = F.avg_pool2d(error, AREA, ceil_mode=True, count_include_pad=False)
         distance = error.abs().mean((1, 2, 3)) + COLOUR * colour.abs().mean((1, 2, 3)) + PERCEPTION * perceived
-        return distance * (wanted.numel() / self.picture.numel())
-
-
-class Measure:
-    """The distortion of functions of a picture's latent, for `codec.overfit.fit`.
-
-    Args:
-        step: (1, channels, 1, 1), what the functions' outputs are multiplied by.
-    """
-
-    def __init__(self, appearance: Appearance, step: Tensor) -> None:
-        self.appearance, self.step = appearance, step
-
-    def __call__(self, function: Function, target: Tensor) -> Tensor:
-        latents = synthesis.output(function.grids, function.weights, function.spec) * self.step
-        return self.appearance.distortion(latents)
+        positions = self.picture[0, 0].numel() if self.extent is None else self.extent.positions
+        return distance * (wanted[0, 0].numel() / positions)
 
 
 @dataclass(frozen=True)
@@ -120,18 +112,18 @@ def _part(row: _Cut, column: _Cut) -> Part:
 class _Distance(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, latents: Tensor, appearance: Appearance, with_gradient: bool) -> Tensor:
-        total, gradient = latents.new_zeros(1), torch.zeros_like(latents)
+        total, gradient = latents.new_zeros(len(latents)), torch.zeros_like(latents)
         for part in appearance.parts:
             tile = latents[:, :, *part.latent].detach().requires_grad_(with_gradient)
             with torch.set_grad_enabled(with_gradient):
                 distance = appearance.of_part(part, tile)
             total += distance.detach()
             if with_gradient:
-                gradient[:, :, *part.latent] += torch.autograd.grad(distance, tile)[0]
+                gradient[:, :, *part.latent] += torch.autograd.grad(distance, tile, torch.ones_like(distance))[0]
         ctx.save_for_backward(gradient)
         return total
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
         (gradient,) = ctx.saved_tensors
-        return gradient * upstream, None, None
+        return gradient * upstream.view(-1, 1, 1, 1), None, None

@@ -7,20 +7,22 @@ to what the picture looks like, through the autoencoder's decoder.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from codec.container import Container, CorruptError, Section
-from codec.profiles import PAPER, Coded, Profile, Settings, function_sections
-from codec.profiles.pixels import channels, to_pixels, to_samples
+from codec.profiles import PAPER, Profile, Settings, function_sections
+from codec.profiles.pixels import channels, to_pixels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from torch import Tensor
 
     from codec.autoencoders.autoencoder import Autoencoder
-    from codec.profiles.starts import Start
+    from codec.profiles.latents import LatentFits
+    from codec.profiles.targets import Fitted
 
 # What a bit per pixel may cost, in the distortion of `codec.profiles.appearance`, at `codec.profiles.QUALITIES`.
 LOG_LAMBDA = (1.7, 1.1, -1.17, -3.98, -4.38)
@@ -37,21 +39,32 @@ class Clric(Profile):
 
     id = 1
     name = "clric"
+    footprint = 2000
 
-    def encode(self, pixels: NDArray[np.uint8], settings: Settings) -> Coded:
-        import torch
+    def model(self, settings: Settings) -> bytes:
+        from codec.autoencoders import store
 
+        return store.load(settings.model).prefix
+
+    def together(self, settings: Settings) -> bool:
+        from codec.autoencoders import store
+
+        return super().together(settings) and store.load(settings.model).function is not None
+
+    def encode(
+        self, pictures: Sequence[NDArray[np.uint8]], settings: Settings, room: Sequence[int] | None = None
+    ) -> list[dict[Section, bytes]]:
         from codec.autoencoders import store
         from codec.autoencoders.autoencoder import on_device
         from codec.device import computing, resolve
-        from codec.overfit import pipeline
+        from codec.profiles.targets import encoded
 
-        model, device = store.load(settings.model), resolve(settings.device)
+        device, log_lambda = resolve(settings.device), settings.log_lambda(LOG_LAMBDA)
         with computing(device):
-            picture = torch.from_numpy(to_samples(pixels)).to(device).unsqueeze(0).expand(-1, 3, -1, -1)
-            found = _fit(on_device(model, device), picture, settings)
-            sections = pipeline.write(found.function, found.weights)
-        return Coded(dict(zip((Section.WEIGHTS, Section.GRIDS), sections, strict=True)), model.prefix)
+            autoencoder = on_device(store.load(settings.model), device)
+            if settings.effort == PAPER:
+                return _as_published(autoencoder, pictures[0], log_lambda, settings).sections()
+            return encoded(_fits(autoencoder, pictures, settings, sized=room is not None), log_lambda, room).sections()
 
     def decode(self, container: Container, device: str) -> NDArray[np.uint8]:
         header = container.header
@@ -79,28 +92,32 @@ class Clric(Profile):
         return to_pixels(picture.numpy() if count == 3 else picture.mean(0, keepdim=True).numpy())
 
 
-def _fit(autoencoder: Autoencoder, picture: Tensor, settings: Settings) -> Start:
-    """A function for a picture (1, 3, height, width)."""
+def _fits(
+    autoencoder: Autoencoder, pictures: Sequence[NDArray[np.uint8]], settings: Settings, *, sized: bool
+) -> LatentFits:
+    from codec.profiles.latents import Iterations, OwnFits, UniversalFits
+    from codec.profiles.targets import ROUNDS
+
+    first, second = ITERATIONS[int(settings.effort)]
+    iterations = Iterations(first, second if autoencoder.quick else 0)
+    kind = OwnFits if autoencoder.model.function is None else UniversalFits
+    total = iterations.total(own_weights=kind.own_weights, rounds=ROUNDS * sized)
+    bounds = min(LOG_LAMBDA), max(LOG_LAMBDA)
+    return kind(autoencoder, pictures, iterations, bounds, settings.seed, settings.counting(total))
+
+
+def _as_published(autoencoder: Autoencoder, pixels: NDArray[np.uint8], log_lambda: float, settings: Settings) -> Fitted:
+    """What the paper does: a function of the latent alone, from random beginnings."""
     import torch
 
-    from codec.overfit.fit import PAPER_SCHEDULE, Schedule
-    from codec.profiles import starts
-    from codec.profiles.sight import suitable_step
+    from codec.overfit.fit import PAPER_SCHEDULE
+    from codec.profiles.pixels import to_tensor
+    from codec.profiles.sight import Trials
+    from codec.profiles.starts import from_nothing
+    from codec.profiles.targets import Fitted
 
-    lam = settings.lam(LOG_LAMBDA)
-    generator = torch.Generator(picture.device).manual_seed(settings.seed)
-    latent, universal = autoencoder.encode(picture), starts.universal_of(autoencoder.model)
-    if settings.effort == PAPER:
-        _, step = suitable_step(autoencoder, picture, lam)
-        return starts.from_nothing(latent, step, PAPER_SCHEDULE, generator, settings.counting(PAPER_SCHEDULE.total))
-    first, second = ITERATIONS[int(settings.effort)]
-    second = second if autoencoder.quick else 0
-    if universal.knots:
-        count = settings.counting(second)
-        start = starts.from_universal(universal, latent, lam)
-    else:
-        schedule = Schedule(0, first, first // 5)
-        count = settings.counting(schedule.total + second + starts.settling(second))
-        sight, step = suitable_step(autoencoder, picture, lam)
-        start = starts.from_latent(latent, sight, step, schedule, generator, count)
-    return starts.refined(start, autoencoder, picture, lam, second, generator, count)
+    picture = to_tensor([pixels], autoencoder.device).expand(-1, 3, -1, -1)
+    generator = torch.Generator(autoencoder.device).manual_seed(settings.seed)
+    step, count = Trials.on(autoencoder, picture).step(math.exp(log_lambda)), settings.counting(PAPER_SCHEDULE.total)
+    start = from_nothing(autoencoder.encode(picture), step, PAPER_SCHEDULE, generator, count)
+    return Fitted(start.function, [start.weights])

@@ -5,27 +5,29 @@ The base functions that its weights are differences to come with the format.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from codec.container import Container, Section
-from codec.profiles import PAPER, Coded, Profile, Settings, function_sections
-from codec.profiles.pixels import channels, to_pixels, to_samples
+from codec.profiles import PAPER, Profile, Settings, function_sections
+from codec.profiles.pixels import channels, to_pixels
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
+
+    from codec.profiles.pictures import PictureFits
 
 # Distortion of samples in 0..1 that one bit per pixel may save, at `codec.profiles.QUALITIES`.
 LOG_LAMBDA = (-3.0, -3.91, -6.73, -9.1, -10.5)
 
 # (warm-up, main, settling) iterations by effort.
 ITERATIONS = {
-    1: (5, 60, 20), 2: (10, 150, 40), 3: (20, 300, 60), 4: (30, 600, 100), 5: (40, 1200, 150),
+    1: (5, 60, 20), 2: (10, 150, 40), 3: (20, 300, 60), 4: (30, 600, 100), 5: (30, 1000, 120),
     6: (50, 2000, 250), 7: (60, 3000, 350), 8: (80, 6000, 600), 9: (100, 15000, 1000),
 }  # fmt: skip
-WEIGHTS_BUDGET = 860  # bytes that a function's weights may take
-WEIGHTS_BUDGET_PIXELS = 768 * 512  # for a picture of up to so many pixels; for larger ones, more in proportion
 
 
 class CoolChic(Profile):
@@ -33,35 +35,18 @@ class CoolChic(Profile):
 
     id = 0
     name = "coolchic"
+    footprint = 600
 
-    def encode(self, pixels: NDArray[np.uint8], settings: Settings) -> Coded:
-        import torch
-
+    def encode(
+        self, pictures: Sequence[NDArray[np.uint8]], settings: Settings, room: Sequence[int] | None = None
+    ) -> list[dict[Section, bytes]]:
         from codec.device import computing, resolve
-        from codec.overfit import initial, pipeline
-        from codec.overfit.bases import trained_spec
-        from codec.overfit.fit import PAPER_CANDIDATES, PAPER_SCHEDULE, Schedule, fit
-        from codec.overfit.quantise import quantise
+        from codec.profiles.targets import encoded
 
-        lam = settings.lam(LOG_LAMBDA)
         device = resolve(settings.device)
-        generator = torch.Generator(device).manual_seed(settings.seed)
         with computing(device):
-            target = torch.from_numpy(to_samples(pixels)).unsqueeze(0).to(device)
-            outputs, height, width = target.shape[1:]
-            budget = max(WEIGHTS_BUDGET, WEIGHTS_BUDGET * height * width // WEIGHTS_BUDGET_PIXELS)
-            if settings.effort == PAPER:
-                spec, schedule = trained_spec(height, width, outputs), PAPER_SCHEDULE
-                candidates = [initial.random(spec, generator) for _ in range(PAPER_CANDIDATES)]
-            else:
-                candidates = initial.candidates(target, torch.full((1,), lam, device=device))
-                schedule = Schedule(*ITERATIONS[int(settings.effort)])
-            progress = settings.counting(schedule.total)
-            lambdas = torch.full((1,), lam, device=device)
-            function = fit(target, lambdas, candidates, schedule, generator, progress)
-            [quantised] = quantise(function, target, lambdas, budget)
-            weights, grids = pipeline.write(function, quantised)
-        return Coded({Section.WEIGHTS: weights, Section.GRIDS: grids})
+            fits = _fits(pictures, settings, device, sized=room is not None)
+            return encoded(fits, settings.log_lambda(LOG_LAMBDA), room).sections()
 
     def decode(self, container: Container, device: str) -> NDArray[np.uint8]:
         header = container.header
@@ -72,3 +57,17 @@ class CoolChic(Profile):
 
         output, _ = pipeline.decode(*sections, size, resolve(device), truncated=container.truncated)
         return to_pixels(output[0].cpu().numpy())
+
+
+def _fits(
+    pictures: Sequence[NDArray[np.uint8]], settings: Settings, device: torch.device, *, sized: bool
+) -> PictureFits:
+    from codec.overfit.fit import PAPER_SCHEDULE, Schedule
+    from codec.profiles.pictures import PictureFits
+    from codec.profiles.targets import ROUNDS
+
+    as_published = settings.effort == PAPER
+    schedule = PAPER_SCHEDULE if as_published else Schedule(*ITERATIONS[int(settings.effort)])
+    total = schedule.total + sized * ROUNDS * (schedule.again + schedule.settle)
+    bounds, progress = (min(LOG_LAMBDA), max(LOG_LAMBDA)), settings.counting(total)
+    return PictureFits(pictures, schedule, bounds, settings.seed, progress, device, as_published=as_published)

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
 from codec.container import UnsupportedError
+
+if TYPE_CHECKING:
+    import torch
+
+    from codec.overfit.extent import Extent
 
 CHANNELS = {"L": 1, "RGB": 3}
 
@@ -17,15 +25,47 @@ def channels(mode: str) -> int:
     return CHANNELS[mode]
 
 
-def to_samples(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """(height, width) or (height, width, channels) to (channels, height, width) in 0..1."""
-    planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-    return np.ascontiguousarray(planes, np.float32) / np.float32(255)
+def to_tensor(pictures: Sequence[NDArray[np.uint8]], device: torch.device) -> torch.Tensor:
+    """Pictures (height, width) or (height, width, channels) as one batch of samples in 0..1.
+
+    Returns:
+        (batch, channels, height, width), as high and wide as the highest and the widest; others have their last row
+        and column repeated.
+    """
+    import torch
+
+    height, width = (max(picture.shape[dim] for picture in pictures) for dim in (0, 1))
+    channels = pictures[0].shape[2] if pictures[0].ndim == 3 else 1
+    batch = torch.empty(len(pictures), channels, height, width, device=device)
+    for samples, picture in zip(batch, pictures, strict=True):
+        h, w = picture.shape[:2]
+        samples[:, :h, :w] = torch.from_numpy(np.array(picture)).to(device).view(h, w, channels).permute(2, 0, 1)
+        samples[:, :h, w:] = samples[:, :h, w - 1 : w]
+        samples[:, h:] = samples[:, h - 1 : h]
+    return batch.div_(255)
+
+
+def extent_of(
+    pictures: Sequence[NDArray[np.uint8]], device: torch.device, levels: int = 1, scale: int = 1
+) -> Extent | None:
+    """Where the pictures are in such a batch, in samples of `scale` pixels; None if they are all of one size."""
+    import torch
+
+    from codec.overfit.extent import Extent
+
+    sizes = [tuple(-(-n // scale) for n in picture.shape[:2]) for picture in pictures]
+    if len(set(sizes)) == 1:
+        return None
+    shape = max(h for h, _ in sizes), max(w for _, w in sizes)
+    return Extent(torch.tensor(sizes, device=device), shape, levels)
 
 
 def to_pixels(samples: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """The inverse; one channel gives a picture without an axis for channels."""
-    # Only a file made to do harm has weights that overflow to what is not a number.
-    samples = np.clip(np.nan_to_num(samples), 0, 1)
-    pixels = np.rint(samples * 255).astype(np.uint8).transpose(1, 2, 0)
-    return pixels[:, :, 0] if pixels.shape[2] == 1 else pixels
+    """(channels, height, width) to (height, width, channels); one channel gives a picture without an axis for it."""
+    count, height, width = samples.shape
+    pixels = np.empty((height, width, count), np.uint8)
+    for row in range(height):  # temporaries of a large picture would take more memory than all else
+        # Only a file made to do harm has weights that overflow to what is not a number.
+        bounded = np.clip(np.nan_to_num(samples[:, row]), 0, 1)
+        pixels[row] = np.rint(bounded * 255).T
+    return pixels[:, :, 0] if count == 1 else pixels

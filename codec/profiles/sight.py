@@ -54,30 +54,47 @@ class Sight:
         return replace(function, weights=weights)
 
 
-def suitable_step(autoencoder: Autoencoder, picture: Tensor, lam: float) -> tuple[Sight, float]:
-    """What is seen of a picture's latent, and the quantisation step of what is seen that lambda asks for.
+@dataclass(frozen=True)
+class Trials:
+    """What quantisation steps of what is seen of a picture's latent cost.
 
-    The middle of the picture is tried; between the steps tried, cost is taken for a parabola in their logarithm.
+    Attributes:
+        costs: distortion and bits per pixel, by the steps in `TRIED`.
     """
-    top, left = ((n - min(n, TRIAL)) // 2 for n in picture.shape[2:])
-    part = picture[:, :, top : top + TRIAL, left : left + TRIAL]
-    latent, appearance = autoencoder.encode(part), Appearance(autoencoder, part)
-    sight = Sight.through(autoencoder, latent, *part.shape[2:])
-    with torch.no_grad():
-        costs = [_trial(latent, sight, step, appearance, lam) for step in TRIED]
-    middle = min(max(int(np.argmin(costs)), 1), len(TRIED) - 2)
-    near = slice(middle - 1, middle + 2)
-    bend, slope, _ = np.polyfit(np.log(TRIED[near]), costs[near], 2)
-    lowest = -slope / (2 * bend) if bend > 0 else math.log(TRIED[int(np.argmin(costs))])
-    return sight, float(np.exp(np.clip(lowest, math.log(TRIED[0]), math.log(TRIED[-1]))))
+
+    sight: Sight
+    costs: list[tuple[float, float]]
+
+    @classmethod
+    def on(cls, autoencoder: Autoencoder, picture: Tensor) -> Trials:
+        """Those on the middle of a picture (1, 3, height, width)."""
+        top, left = ((n - min(n, TRIAL)) // 2 for n in picture.shape[2:])
+        part = picture[:, :, top : top + TRIAL, left : left + TRIAL]
+        latent, appearance = autoencoder.encode(part), Appearance(autoencoder, part)
+        sight = Sight.through(autoencoder, latent, *part.shape[2:])
+        with torch.no_grad():
+            return cls(sight, [_trial(latent, sight, step, appearance) for step in TRIED])
+
+    def step(self, lam: float) -> float:
+        """The step that lambda asks for; between those tried, cost is taken for a parabola in their logarithm."""
+        costs = [distortion + lam * bits for distortion, bits in self.costs]
+        middle = min(max(int(np.argmin(costs)), 1), len(TRIED) - 2)
+        near = slice(middle - 1, middle + 2)
+        bend, slope, _ = np.polyfit(np.log(TRIED[near]), costs[near], 2)
+        lowest = -slope / (2 * bend) if bend > 0 else math.log(TRIED[int(np.argmin(costs))])
+        return float(np.exp(np.clip(lowest, math.log(TRIED[0]), math.log(TRIED[-1]))))
+
+    def bits(self, step: float) -> float:
+        """About how many a pixel costs."""
+        return float(np.interp(math.log(step), np.log(TRIED), [bits for _, bits in self.costs]))
 
 
-def _trial(latent: Tensor, sight: Sight, step: float, appearance: Appearance, lam: float) -> float:
-    """About what a picture costs if its latent is quantised with this step."""
+def _trial(latent: Tensor, sight: Sight, step: float, appearance: Appearance) -> tuple[float, float]:
+    """Distortion, and about how many bits a pixel, if a picture's latent is quantised with this step."""
     function = sight.undone(initial.principal(sight.of(latent), step)).rounded()
     made = synthesis.synthesise(function.grids, function.weights, function.spec)
     bits = sum(_entropy(plane) for plane in function.grids[0][0]) / appearance.picture[0, 0].numel()
-    return appearance.distortion(made).item() + lam * bits
+    return appearance.distortion(made).item(), bits
 
 
 def _entropy(plane: Tensor) -> float:

@@ -5,39 +5,33 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from codec.autoencoders.autoencoder import Autoencoder
 from codec.autoencoders.model import FUNCTION, Model, ModelFileError
 from codec.container import CorruptError
 from codec.overfit import initial, synthesis
 from codec.overfit.bases import PLAIN
 from codec.overfit.bitstream import Origin, QuantisedWeight, QuantisedWeights, check_universal
-from codec.overfit.fit import PAPER_CANDIDATES, Function, Schedule, cost, fit
+from codec.overfit.fit import PAPER_CANDIDATES, Function, Schedule, fit
 from codec.overfit.function import Spec
 from codec.overfit.quantise import dequantise, quantise
 from codec.overfit.universal import NONE, Universal
-from codec.profiles.appearance import Appearance, Measure
 from codec.profiles.sight import Sight
 
 WEIGHTS_BUDGET = 2**14  # bytes
 DEAD_ZONE = 0.4  # in steps, by how much lambda is beyond a universal function's, in its logarithm
 FINE = math.log(2) / 6  # at fine steps, what a bit saves of the squared error of a sample, in squared steps
-# Of fits that begin with a good function: what hardly matters to the cost shall stay where it is.
-GENTLE: dict[str, Any] = {"grid_rate": 0.1, "temperature": (0.3, 0.02), "noise": (0.1, 0.0)}
-WEIGHT_RATE = 1e-2
-DAMPING = 6.0  # in lambda
 
 
 @dataclass(frozen=True)
 class Start:
-    """A function of a latent as a file holds it.
+    """A function of a latent, such as fits begin with.
 
     Attributes:
+        function: (1, ...), with weights as they are coded.
         step: (1, channels, 1, 1), what its outputs are multiplied by to be a latent.
         lam: squared error of the latent that a bit per position may save, as its weights were quantised; None if they
             are a universal function's.
@@ -47,6 +41,10 @@ class Start:
     weights: QuantisedWeights
     step: Tensor
     lam: float | None = None
+
+    def quantised(self, function: Function) -> tuple[Function, QuantisedWeights]:
+        """A function that this one became, with weights that can be coded."""
+        return (function, self.weights) if self.lam is None else _quantised(function, self.lam)
 
 
 def from_universal(universal: Universal, latent: Tensor, lam: float) -> Start:
@@ -70,8 +68,7 @@ def from_latent(
     seen = sight.of(latent)
     lam = FINE * step**2 / latent.shape[1]
     lambdas = torch.full((1,), lam, device=latent.device)
-    function = sight.undone(fit(seen, lambdas, [initial.principal(seen, step)], schedule, generator, progress))
-    return _quantised(function, lam)
+    return _start(sight.undone(fit(seen, lambdas, [initial.principal(seen, step)], schedule, generator, progress)), lam)
 
 
 def from_nothing(
@@ -83,49 +80,20 @@ def from_nothing(
     spec = Spec(height, width, channels, features=(1,) * 7, spatial=8, references=0)
     candidates = [initial.random(spec, generator) for _ in range(PAPER_CANDIDATES)]
     lambdas = torch.full((1,), lam, device=latent.device)
-    return _quantised(fit(latent, lambdas, candidates, schedule, generator, progress), lam)
+    return _start(fit(latent, lambdas, candidates, schedule, generator, progress), lam)
 
 
-def _quantised(function: Function, lam: float) -> Start:
+def _start(function: Function, lam: float) -> Start:
+    held, weights = _quantised(function, lam)
+    return Start(held, weights, step_of(weights.origin, held.grids[0].device), lam)
+
+
+def _quantised(function: Function, lam: float) -> tuple[Function, QuantisedWeights]:
     """The function with weights that can be coded, which make about the same latent."""
     latent, origin = synthesis.synthesise(function.grids, function.weights, function.spec), Origin(PLAIN, NONE)
     lambdas = torch.full((1,), lam, device=latent.device)
     [weights] = quantise(function, latent, lambdas, WEIGHTS_BUDGET, origin)
-    held = replace(function, weights=dequantise(function.spec, weights, latent.device))
-    return Start(held, weights, step_of(origin, latent.device), lam)
-
-
-def settling(iterations: int) -> int:
-    """Iterations for a function's own weights alone, after so many for all of it."""
-    return iterations // 4
-
-
-def refined(
-    start: Start, autoencoder: Autoencoder, picture: Tensor, lam: float, iterations: int, generator: torch.Generator,
-    progress: Callable[[int], None],
-) -> Start:  # fmt: skip
-    """The function fitted to appearance: its grids, and its weights unless they are a universal function's.
-
-    Differences to those would cost more than they save.
-
-    Args:
-        picture: (1, 3, height, width) in 0..1.
-        lam: distortion that a bit per pixel may save.
-    """
-    rounded = replace(start, function=start.function.rounded())
-    if not iterations:
-        return rounded
-    spec, measure = start.function.spec, Measure(Appearance(autoencoder, picture), start.step)
-    per_position = lam * spec.height * spec.width / picture[0, 0].numel()
-    lambdas = torch.full((1,), per_position, device=picture.device)
-    schedule = Schedule(0, iterations, 0, weight_rate=0.0, damping=DAMPING * per_position, **GENTLE)
-    if start.lam is not None:
-        schedule = replace(schedule, settle=settling(iterations), weight_rate=WEIGHT_RATE, settle_rate=WEIGHT_RATE)
-    function = fit(picture, lambdas, [start.function], schedule, generator, progress, measure)
-    found = replace(start, function=function) if start.lam is None else _quantised(function, start.lam)
-    with torch.no_grad():
-        costs = [cost(each.function, picture, lambdas, measure).item() for each in (found, rounded)]
-    return found if costs[0] < costs[1] else rounded
+    return replace(function, weights=dequantise(function.spec, weights, latent.device)), weights
 
 
 def step_of(origin: Origin, device: torch.device) -> Tensor:

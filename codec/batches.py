@@ -1,0 +1,122 @@
+"""Many pictures, as many in one fit as there is memory for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from codec.container import Header, Section, pack
+from codec.profiles import Profile, RoomError, Settings
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+FULL = 0.8  # of the largest pictures' area, what pictures in a batch have on average at least
+
+
+@dataclass(frozen=True)
+class Item:
+    """A picture to be coded.
+
+    Attributes:
+        header: but for what follows from the sections.
+        metadata: sections that it brings along.
+    """
+
+    pixels: NDArray[np.uint8]
+    header: Header
+    metadata: Mapping[Section, bytes]
+
+    def overhead(self, size: int) -> int:
+        """Bytes of a file of so many, at most, that are neither weights nor grids."""
+        filled = {Section.WEIGHTS: bytes(128), Section.GRIDS: bytes(min(size, self.pixels.size * 4))}
+        return len(pack(self.header, {**self.metadata, **filled})) - sum(map(len, filled.values()))
+
+
+def encode(items: Sequence[Item], profile: Profile, settings: Settings) -> list[bytes]:
+    """Files of pictures, in their order.
+
+    Args:
+        settings: of several pictures, its `progress` is told in pictures.
+
+    Raises:
+        ValueError: one cannot be coded in as few bytes as are asked for.
+    """
+    from codec.device import pixels_at_once, resolve
+
+    capacity = pixels_at_once(resolve(settings.device), profile.footprint) if profile.together(settings) else 0
+    shapes = [(item.header.mode, item.header.height, item.header.width) for item in items]
+    files: dict[int, bytes] = {}
+    for bucket in buckets(shapes, capacity):
+        told = settings if len(items) == 1 else _in_pictures(settings, len(files), len(bucket), len(items))
+        for part, coded in _fitted(bucket, items, profile, told):
+            files |= zip(part, coded, strict=True)
+    return [files[i] for i in range(len(items))]
+
+
+def _in_pictures(settings: Settings, before: int, count: int, total: int) -> Settings:
+    """Settings for a fit of some of all pictures, of which so many are done before."""
+    told = settings.progress
+    if told is None:
+        return settings
+    return replace(settings, progress=lambda i, iterations: told(before + count * i // iterations, total))
+
+
+def buckets(shapes: Sequence[tuple[str, int, int]], capacity: int) -> list[list[int]]:
+    """Which pictures to fit together, by their places: of one mode and similar size, largest first.
+
+    Args:
+        shapes: mode, height and width of each.
+        capacity: pixels of a batch, in which all pictures are as high as the highest and as wide as the widest; a
+            single picture may have more.
+    """
+    found: list[list[int]] = []
+    for i in sorted(range(len(shapes)), key=lambda i: (-shapes[i][1] * shapes[i][2], shapes[i], i)):
+        for bucket in found:
+            if _suits([shapes[j] for j in (*bucket, i)], capacity):
+                bucket.append(i)
+                break
+        else:
+            found.append([i])
+    return found
+
+
+def _suits(shapes: list[tuple[str, int, int]], capacity: int) -> bool:
+    whole = len(shapes) * max(h for _, h, _ in shapes) * max(w for _, _, w in shapes)
+    used = sum(h * w for _, h, w in shapes)
+    return len({mode for mode, *_ in shapes}) == 1 and FULL * whole <= used and whole <= capacity
+
+
+def _fitted(
+    bucket: list[int], items: Sequence[Item], profile: Profile, settings: Settings
+) -> Iterator[tuple[list[int], list[bytes]]]:
+    """Files of a bucket, together if memory suffices: else half of them at a time, and so on."""
+    from codec.device import is_out_of_memory
+
+    try:
+        yield bucket, _coded([items[i] for i in bucket], profile, settings)
+        return
+    except Exception as error:
+        if len(bucket) == 1 or not is_out_of_memory(error):
+            raise
+    middle = len(bucket) // 2
+    for half in (bucket[:middle], bucket[middle:]):
+        yield from _fitted(half, items, profile, settings)
+
+
+def _coded(items: list[Item], profile: Profile, settings: Settings) -> list[bytes]:
+    """Files of pictures that are fitted together."""
+    sizes = [settings.size(item.header.width, item.header.height) or 0 for item in items]
+    overheads = [item.overhead(size) for item, size in zip(items, sizes, strict=True)]
+    room = [max(1, size - used) for size, used in zip(sizes, overheads, strict=True)] if settings.sized else None
+    try:
+        coded = profile.encode([item.pixels for item in items], settings, room)
+    except RoomError as error:
+        header, least = items[error.index].header, error.least + overheads[error.index]
+        raise ValueError(
+            f"a picture of {header.width} x {header.height} cannot be coded in {sizes[error.index]} bytes: "
+            f"the smallest file possible has {least}, of which {overheads[error.index]} are header and metadata"
+        ) from error
+    return [pack(i.header, {**i.metadata, **sections}) for i, sections in zip(items, coded, strict=True)]

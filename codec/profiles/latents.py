@@ -1,0 +1,197 @@
+"""Fits of functions to what pictures look like through an autoencoder's decoder."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from codec.autoencoders.autoencoder import Autoencoder
+from codec.overfit import fit, synthesis
+from codec.overfit.fit import Fit, Function, Schedule, Steer, cost, joined
+from codec.overfit.universal import Universal
+from codec.profiles import starts
+from codec.profiles.appearance import Appearance
+from codec.profiles.pixels import extent_of, to_tensor
+from codec.profiles.sight import Trials
+from codec.profiles.starts import Start
+from codec.profiles.targets import Fits, Fitted, chosen
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+# Of fits that begin with a good function: what hardly matters to the cost shall stay where it is. Adam's epsilon is in
+# units of lambda, as the rate's gradient is.
+GENTLE: dict[str, Any] = {
+    "grid_rate": 0.1, "temperature": (0.3, 0.02), "noise": (0.1, 0.0), "damping": 6.0, "relative": True,
+}  # fmt: skip
+WEIGHT_RATE = 1e-2
+SHRINKAGE = 0.06  # of sizes while fits anneal, in logarithm, at a lambda of 1; it goes with its square root
+
+
+@dataclass(frozen=True)
+class Iterations:
+    """Of fits: to the latent alone, which is for models without a universal function, and then to appearance."""
+
+    latent: int
+    appearance: int
+
+    def total(self, *, own_weights: bool, rounds: int) -> int:
+        """How many there are in all, if the last part is annealed again in some rounds."""
+        first, second = self.first.total if own_weights else 0, self.second(own_weights=own_weights)
+        return first + second.total + rounds * (second.again + second.settle if second.main else 0)
+
+    @property
+    def first(self) -> Schedule:
+        return Schedule(0, self.latent, self.latent // 5)
+
+    def second(self, *, own_weights: bool) -> Schedule:
+        """The grids alone, or with weights of their own: differences to universal ones cost more than they save."""
+        schedule = Schedule(0, self.appearance, 0, weight_rate=0.0, **GENTLE)
+        if not own_weights:
+            return schedule
+        return replace(schedule, settle=self.appearance // 4, weight_rate=WEIGHT_RATE, settle_rate=WEIGHT_RATE)
+
+
+class LatentFits(Fits):
+    """What fits have in common.
+
+    Args:
+        pictures: (height, width) or (height, width, 3), uint8.
+        bounds: least and greatest logarithm of lambda.
+        progress: told after each iteration.
+    """
+
+    own_weights: bool
+
+    def __init__(
+        self, autoencoder: Autoencoder, pictures: Sequence[NDArray[np.uint8]], iterations: Iterations,
+        bounds: tuple[float, float], seed: int, progress: Callable[[int], None],
+    ) -> None:  # fmt: skip
+        device, self.count = autoencoder.device, len(pictures)
+        self.autoencoder, self.iterations, self.bounds, self.progress = autoencoder, iterations, bounds, progress
+        self.generator = torch.Generator(device).manual_seed(seed)
+        self.picture, self.visible = to_tensor(pictures, device).expand(-1, 3, -1, -1), extent_of(pictures, device)
+        self.latent = autoencoder.encode(self.picture)
+        self.extent = extent_of(pictures, device, scale=autoencoder.downscale)
+        self.pixels = torch.tensor([p.shape[0] * p.shape[1] for p in pictures], device=device)
+
+    @abstractmethod
+    def _begun(self, logs: Tensor) -> list[Start]:
+        """Where fits begin, for each picture."""
+
+    def bits(self, function: Function) -> Tensor:
+        return fit.rate(function.rounded()) * function.positions
+
+    def shrinkage(self, logs: Tensor, part: float) -> Tensor:
+        return SHRINKAGE * (logs / 2).exp()
+
+    def fitted(self, logs: Tensor, steer: Steer | None = None) -> Fitted:
+        begun = self._together(self._begun(logs))
+        rounded = self._coded(begun.rounded())
+        if not self.iterations.appearance:
+            return rounded
+        lambdas, schedule = self._lambdas(logs), self.iterations.second(own_weights=self.own_weights)
+        self._fit = Fit(self.picture, lambdas, [begun], schedule, self.generator, self.progress, self._measure)
+        found = self._coded(self._fit.run(steer))
+        if steer:
+            return found
+        with torch.no_grad():  # where little is to be won, noise may lose it
+            costs = [cost(each.function, self.picture, lambdas, self._measure) for each in (found, rounded)]
+        return chosen(costs[0] < costs[1], found, rounded)
+
+    def changed(self, function: Function, before: Tensor, after: Tensor) -> tuple[Function, Tensor]:
+        return function, self._lambdas(after)
+
+    def again(self, before: Tensor, after: Tensor) -> Fitted:
+        if not self.iterations.appearance:
+            return self.fitted(after)
+        return self._coded(self._fit.again(lambda function: self.changed(function, before, after)))
+
+    def slopes(self, found: Fitted) -> list[Tensor]:
+        grids = [g.detach().requires_grad_() for g in found.function.grids]
+        function = replace(found.function, grids=grids)
+        self._step = torch.cat([starts.step_of(w.origin, self.latent.device) for w in found.weights])
+        if self.iterations.appearance:
+            total = self._measure(function, self.picture)
+        else:  # to look at the picture would take longer than all else
+            total = fit.distortion(function, self.latent / self._step)
+        return list(torch.autograd.grad(total.sum(), grids))
+
+    def _together(self, begun: list[Start]) -> Function:
+        """All beginnings in one batch."""
+        self._starts, self._step = begun, torch.cat([start.step for start in begun])
+        function = replace(joined([start.function for start in begun]), extent=self.extent)
+        return replace(function, grids=function.cut(function.grids))
+
+    def _coded(self, function: Function) -> Fitted:
+        """What became of the beginnings."""
+        return Fitted(function, [start.weights for start in self._starts])
+
+    def _lambdas(self, logs: Tensor) -> Tensor:
+        """Lambdas (batch,) for a bit per position of the latent."""
+        positions = self.latent[0, 0].numel() if self.extent is None else self.extent.positions
+        return logs.exp().to(self.pixels.device, torch.float32) * positions / self.pixels
+
+    def _measure(self, function: Function, _: Tensor) -> Tensor:
+        made = synthesis.output(function.grids, function.weights, function.spec, function.extent)
+        return self._appearance.distortion(made * self._step)
+
+    @cached_property
+    def _appearance(self) -> Appearance:
+        return Appearance(self.autoencoder, self.picture, self.visible)
+
+
+class UniversalFits(LatentFits):
+    """Fits that begin with a model's universal function, for any batch of pictures."""
+
+    own_weights = False
+
+    def guessed(self, logs: Tensor) -> Tensor:
+        return self.bits(self._together(self._begun(logs))).double().cpu()
+
+    def changed(self, function: Function, before: Tensor, after: Tensor) -> tuple[Function, Tensor]:
+        """The same latents, in other steps."""
+        old = torch.cat([start.step for start in self._begun(before)])
+        other = self._together(self._begun(after))
+        grids = [g * (old / self._step) for g in function.grids]
+        return replace(function, weights=other.weights, grids=grids), self._lambdas(after)
+
+    def _begun(self, logs: Tensor) -> list[Start]:
+        latents = zip(self.latent.split(1), logs.exp().tolist(), strict=True)
+        return [starts.from_universal(self._universal, latent, lam) for latent, lam in latents]
+
+    @cached_property
+    def _universal(self) -> Universal:
+        return starts.universal_of(self.autoencoder.model)
+
+
+class OwnFits(LatentFits):
+    """Fits of functions of their own, for one picture and any model: to its latent first."""
+
+    own_weights = True
+
+    def guessed(self, logs: Tensor) -> Tensor:
+        bits = self._trials.bits(self._trials.step(math.exp(logs[0])))
+        return self.pixels.double().cpu() * bits
+
+    def _begun(self, logs: Tensor) -> list[Start]:
+        step = self._trials.step(math.exp(logs[0]))
+        first = self.iterations.first
+        return [starts.from_latent(self.latent, self._trials.sight, step, first, self.generator, self.progress)]
+
+    def _coded(self, function: Function) -> Fitted:
+        [start] = self._starts
+        coded, weights = start.quantised(function)
+        return Fitted(coded, [weights])
+
+    @cached_property
+    def _trials(self) -> Trials:
+        return Trials.on(self.autoencoder, self.picture)

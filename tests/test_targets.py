@@ -1,0 +1,200 @@
+"""Pictures coded together, and files of a size that is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import FastProfile
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+import codec
+import pillow_clric
+from codec import batches
+from codec.container import Section
+from codec.profiles import Profile, Settings
+
+SAMPLES = Path(__file__).parent.parent / "samples"
+PROFILES = [("clric", 1), ("clric", 2), ("coolchic", 1)]
+
+
+def photo(height: int, width: int, left: int = 160) -> NDArray[np.uint8]:
+    """A crop of the astronaut."""
+    with Image.open(SAMPLES / "astronaut.png") as image:
+        return np.asarray(image.convert("RGB"))[40 : 40 + height, left : left + width]
+
+
+def psnr(data: bytes, original: NDArray[np.uint8]) -> float:
+    error = np.float64(codec.decode(data, device="cpu")) - original
+    return float(-10 * np.log10(np.square(error / 255).mean()))
+
+
+# Together
+
+
+@pytest.mark.parametrize(("profile", "effort"), PROFILES)
+def test_together_is_as_good_as_alone(profile: str, effort: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    fits: list[int] = []
+    monkeypatch.setattr("codec.device.pixels_at_once", lambda *_: 2**20)
+    together = batches._coded
+
+    def counted(items: list[batches.Item], profile: Profile, settings: Settings) -> list[bytes]:
+        fits.append(len(items))
+        return together(items, profile, settings)
+
+    monkeypatch.setattr(batches, "_coded", counted)
+    pictures = [photo(96, 128), photo(90, 128, 100), photo(95, 123, 40), photo(96, 128)[:, :, 0]]
+    told: list[tuple[int, int]] = []
+    options = {"profile": profile, "effort": effort, "quality": 40, "device": "cpu"}
+    files = codec.encode_batch(pictures, **options, progress=lambda *count: told.append(count))  # type: ignore[arg-type]
+    assert sorted(fits) == [1, 3]
+    assert all(a[0] <= b[0] for a, b in pairwise(told))
+    assert all(total == len(pictures) for _, total in told)
+    for data, picture in zip(files, pictures, strict=True):
+        alone = codec.encode(picture, **options)  # type: ignore[arg-type]
+        assert psnr(data, picture) > psnr(alone, picture) - 0.5
+        assert len(data) < 1.06 * len(alone)
+
+
+def test_a_batch_of_nothing() -> None:
+    assert codec.encode_batch([]) == []
+    assert pillow_clric.encode_batch([]) == []
+
+
+def test_metadata_go_with_their_images(fast_profile: FastProfile) -> None:
+    images = [Image.new("L", (8, 8), i) for i in range(3)]
+    for i, image in enumerate(images):
+        image.info["xmp"] = b"%d" % i
+    files = pillow_clric.encode_batch(images)
+    assert [Image.open(BytesIO(data)).info["xmp"] for data in files] == [b"0", b"1", b"2"]
+    assert [pillow_clric.decode(data).getpixel((0, 0)) for data in files] == [0, 1, 2]
+
+
+def test_one_bad_image_is_refused_before_the_start(fast_profile: FastProfile) -> None:
+    with pytest.raises(ValueError, match="mode RGBA"):
+        pillow_clric.encode_batch([Image.new("L", (8, 8)), Image.new("RGBA", (8, 8))])
+    assert fast_profile.settings == []
+
+
+shapes = st.lists(st.tuples(st.sampled_from(["L", "RGB"]), st.integers(1, 5000), st.integers(1, 5000)), max_size=40)
+
+
+@given(shapes, st.integers(0, 10**8))
+def test_buckets(shapes: list[tuple[str, int, int]], capacity: int) -> None:
+    found = batches.buckets(shapes, capacity)
+    assert sorted(i for bucket in found for i in bucket) == list(range(len(shapes)))
+    for bucket in found:
+        modes, heights, widths = zip(*(shapes[i] for i in bucket), strict=True)
+        whole = len(bucket) * max(heights) * max(widths)
+        assert len(bucket) == 1 or whole <= capacity
+        assert len(set(modes)) == 1
+        assert whole * batches.FULL <= sum(h * w for h, w in zip(heights, widths, strict=True))
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CPU: can't allocate memory: you tried")])
+def test_out_of_memory_halves_the_batch(
+    error: Exception, fast_profile: FastProfile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    code = FastProfile.encode
+
+    def encode(
+        self: FastProfile, pictures: Sequence[NDArray[np.uint8]], settings: Settings, room: Sequence[int] | None = None
+    ) -> list[dict[Section, bytes]]:
+        sizes.append(len(pictures))
+        if len(pictures) > 2:
+            raise error
+        return code(self, pictures, settings)
+
+    monkeypatch.setattr(FastProfile, "encode", encode)
+    pictures = [np.full((4, 4), i, np.uint8) for i in range(7)]
+    files = codec.encode_batch(pictures)
+    assert sizes == [7, 3, 1, 2, 4, 2, 2]
+    for data, picture in zip(files, pictures, strict=True):
+        assert np.array_equal(codec.decode(data), picture)
+
+
+def test_other_errors_are_errors(fast_profile: FastProfile, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(FastProfile, "encode", fail)
+    with pytest.raises(RuntimeError, match="broken"):
+        codec.encode_batch([np.zeros((4, 4), np.uint8)] * 2)
+
+
+# Of a size
+
+
+@pytest.mark.parametrize(("profile", "effort"), PROFILES)
+def test_target_size(profile: str, effort: int) -> None:
+    """Never over, hardly under, and as good as what has that size anyway."""
+    picture = photo(96, 128)
+    for quality in (30, 60) if profile == "clric" else (50,):
+        plain = codec.encode(picture, profile=profile, quality=quality, effort=effort, device="cpu")
+        for target in (len(plain), int(0.8 * len(plain))):
+            data = codec.encode(picture, profile=profile, target_size=target, effort=effort, device="cpu")
+            assert 0.95 * target <= len(data) <= target
+            if target == len(plain):
+                assert psnr(data, picture) > psnr(plain, picture) - 1
+
+
+def test_target_counts_metadata() -> None:
+    picture, xmp = photo(96, 128), {Section.XMP: bytes(500)}
+    for target in (800, 1000):
+        data = codec.encode(
+            picture, target_bpp=8 * target / picture[:, :, 0].size, effort=1, metadata=xmp, device="cpu"
+        )
+        assert 0.97 * target <= len(data) <= target
+
+
+def test_targets_of_a_batch() -> None:
+    pictures = [photo(96, 128), photo(96, 120, 60), photo(90, 128, 300)]
+    for data in codec.encode_batch(pictures, target_size=400, effort=2, device="cpu"):
+        assert 388 <= len(data) <= 400
+
+
+@pytest.mark.parametrize("profile", ["clric", "coolchic"])
+def test_impossible_target(profile: str) -> None:
+    """The message says what is possible, and that is."""
+    picture = photo(96, 128)
+    with pytest.raises(
+        ValueError, match=r"128 x 96 cannot be coded in 40 bytes: the smallest file possible has"
+    ) as caught:
+        codec.encode(picture, profile=profile, target_size=40, effort=1, device="cpu")
+    least = int(str(caught.value).split("possible has ")[1].split(",")[0])
+    assert len(codec.encode(picture, profile=profile, target_size=least, effort=1, device="cpu")) <= least
+
+
+def test_more_room_than_needed() -> None:
+    picture = photo(64, 64)
+    best = codec.encode(picture, quality=100, effort=1, device="cpu")
+    assert len(codec.encode(picture, target_size=10**9, effort=1, device="cpu")) == len(best)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target_size": 0}, "more than 0"),
+        ({"target_bpp": -1}, "more than 0"),
+        ({"target_bpp": float("nan")}, "more than 0"),
+        ({"target_bpp": 1, "target_size": 1000}, "give one of them"),
+        ({"target_bpp": 1, "effort": "paper"}, "takes a quality"),
+    ],
+)
+def test_targets_that_make_no_sense(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        codec.encode(photo(16, 16), **options)  # type: ignore[arg-type]
+
+
+def test_target_through_pillow() -> None:
+    buffer = BytesIO()
+    Image.fromarray(photo(96, 128)).save(buffer, "CLRIC", target_size=500, effort=1)
+    assert 485 <= len(buffer.getvalue()) <= 500
