@@ -3,55 +3,28 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import click
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from codec.container import MAGIC
-from pillow_clric import __version__, decode, encode
+from pillow_clric import __version__
+from pillow_clric.batches import Job, Options, Result, results_of
 from pillow_clric.models import models
 
 __all__ = ["main"]
 
 # What a folder's images are. Not all that Pillow opens: folders also hold PostScript, HDF5 and films.
 _PHOTO_FORMATS = {"AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP"}
-
-_XMP_KEYWORD = "XML:com.adobe.xmp"  # PNG's name for it
-
-
-@dataclass(frozen=True)
-class Job:
-    """One file to convert.
-
-    Attributes:
-        source: a photo or a `.clric` file.
-        target: the file to write.
-        encoding: whether `source` is the photo.
-    """
-
-    source: Path
-    target: Path
-    encoding: bool
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to convert; see the command's help."""
-
-    quality: float | None
-    effort: int | str
-    profile: str
-    model: str
-    device: str
 
 
 @dataclass(frozen=True)
@@ -82,6 +55,18 @@ class Tally:
         return f"{decimal(self.bytes_in)} -> {decimal(self.bytes_out)} ({ratio}), {bpp:.3f} bpp"
 
 
+def _to_bytes(_context: click.Context, _option: click.Parameter, size: str | None) -> int | None:
+    """A size with or without a unit as a number of bytes."""
+    if size is None:
+        return None
+    units = {"": 1, "k": 10**3, "ki": 2**10, "m": 10**6, "mi": 2**20}
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([km]i?|)b?", size.lower())
+    count = int(float(found[1]) * units[found[2]]) if found else 0
+    if count < 1:
+        raise click.BadParameter(f"{size!r} is no size such as 50000, 200kB, 1.5MB or 64KiB")
+    return count
+
+
 class _Main(click.Command):
     """Converts, unless the first argument is the name of another command."""
 
@@ -108,6 +93,18 @@ class _Main(click.Command):
     help="0 to 100: more is better and larger. Default: 75; 95 for what a .clric file is converted to.",
 )
 @click.option(
+    "--target-size",
+    metavar="SIZE",
+    callback=_to_bytes,
+    help="Bytes of each .clric file, such as 50000, 200kB or 64KiB, instead of a quality.",
+)
+@click.option(
+    "--target-bpp",
+    metavar="BPP",
+    type=click.FloatRange(0, min_open=True),
+    help="Bits per pixel of each .clric file, instead of a quality.",
+)
+@click.option(
     "-e",
     "--effort",
     type=click.Choice([*"123456789", "paper"]),
@@ -119,16 +116,27 @@ class _Main(click.Command):
 @click.option("--profile", metavar="NAME", default="clric", show_default=True, help="Coding profile.")
 @click.option("--model", metavar="NAME", default="base", show_default=True, help="Autoencoder, of profile clric.")
 @click.option("--device", metavar="NAME", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps ...")
+@click.option(
+    "-j",
+    "--jobs",
+    "workers",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Processes that share the files, one thread each; on a GPU, threads that read ahead. Default: one per core.",
+)
 @click.option("--overwrite", is_flag=True, help="Write over existing files; they are skipped otherwise.")
 @click.version_option(__version__)
 def main(
     inputs: tuple[Path, ...],
     output: str | None,
     quality: float | None,
+    target_size: int | None,
+    target_bpp: float | None,
     effort: str,
     profile: str,
     model: str,
     device: str,
+    workers: int | None,
     overwrite: bool,
 ) -> None:
     """Convert photos to .clric files, and .clric files to PNG or other formats. Metadata are kept.
@@ -143,17 +151,17 @@ def main(
 
     Other commands: `clric-convert models` lists, adds, fetches and removes models.
     """
+    if sum(given is not None for given in (quality, target_size, target_bpp)) > 1:
+        raise click.UsageError("give only one of --quality, --target-size and --target-bpp")
+    exertion = int(effort) if effort.isdigit() else effort
+    options = Options(quality, target_size, target_bpp, exertion, profile, model, device)
     try:
         jobs = plan(inputs, output)
         todo = [job for job in jobs if overwrite or not job.target.exists()]
         check_targets(todo, jobs)
         if any(job.encoding for job in todo):
             check_profile(profile, model)
-        failed = convert_all(
-            todo,
-            Options(quality, int(effort) if effort.isdigit() else effort, profile, model, device),
-            skipped=len(jobs) - len(todo),
-        )
+        failed = convert_all(todo, options, workers, skipped=len(jobs) - len(todo))
     except KeyboardInterrupt:
         click.echo("interrupted", err=True)
         sys.exit(130)
@@ -215,21 +223,21 @@ def check_profile(profile: str, model: str) -> None:
         raise click.BadParameter(str(error), param_hint="--model") from error
 
 
-def convert_all(jobs: list[Job], options: Options, skipped: int) -> int:
-    """Convert file after file, tell on stderr how it goes, and return how many failed."""
+def convert_all(jobs: list[Job], options: Options, workers: int | None, skipped: int) -> int:
+    """Convert files, tell on stderr how it goes, and return how many failed."""
     start = time.perf_counter()
     total, failed = Tally(), 0
-    with Reporter(len(jobs)) as reporter:
-        for job in jobs:
-            began = time.perf_counter()
+    with Reporter(len(jobs)) as reporter, closing(results_of(jobs, options, workers, reporter.begin)) as results:
+        for result in results:
+            job = result.job
             try:
-                done = convert(job, options, reporter.begin(job.source.name))
+                done = save(result)
             except Exception as error:  # one bad file does not stop the batch
                 failed += 1
                 reporter.end(f"failed: {job.source}: {str(error) or type(error).__name__}")
             else:
                 total += done
-                reporter.end(f"{job.source} -> {job.target}: {done}, {time.perf_counter() - began:.1f} s")
+                reporter.end(f"{job.source} -> {job.target}: {done}, {result.seconds:.1f} s")
     summary = [f"{total.files} converted" + (f": {total}" if total.files else "")]
     if skipped:
         summary.append(f"{skipped} skipped, as their outputs exist")
@@ -239,31 +247,18 @@ def convert_all(jobs: list[Job], options: Options, skipped: int) -> int:
     return failed
 
 
-def convert(job: Job, options: Options, progress: Callable[[int, int], None]) -> Tally:
-    """Convert one file.
+def save(result: Result) -> Tally:
+    """Write what a file was converted to.
 
     Raises:
-        OSError, ValueError, RuntimeError: it cannot be read, converted or written; no output is left then.
+        RuntimeError, OSError: it could not be converted or written; no output is left then.
     """
+    if result.error:
+        raise RuntimeError(result.error)
+    job, size_out = result.job, len(result.data)
     size_in = job.source.stat().st_size
-    if job.encoding:
-        with Image.open(job.source) as image:
-            data = encode(
-                image,
-                quality=75 if options.quality is None else options.quality,
-                profile=options.profile,
-                model=options.model,
-                effort=options.effort,
-                device=options.device,
-                progress=progress,
-            )
-            pixels = image.width * image.height
-    else:
-        picture = decode(job.source.read_bytes(), device=options.device)
-        data = _to_format(picture, job.target.suffix, 95 if options.quality is None else round(options.quality))
-        pixels = picture.width * picture.height
-    _write(job.target, data)
-    return Tally(1, size_in, len(data), len(data) if job.encoding else size_in, pixels)
+    _write(job.target, result.data)
+    return Tally(1, size_in, size_out, size_out if job.encoding else size_in, result.pixels)
 
 
 class Reporter:
@@ -360,17 +355,6 @@ def _is_clric(path: Path) -> bool:
 def _place(path: Path) -> Path:
     """One name for one place. A link is its own place: `os.replace` replaces it, not what it points to."""
     return path.parent.resolve() / path.name
-
-
-def _to_format(image: Image.Image, suffix: str, quality: int) -> bytes:
-    """The image as a file of the format that goes by `suffix`, with its metadata."""
-    options: dict[str, Any] = {key: image.info[key] for key in ("exif", "icc_profile", "xmp") if key in image.info}
-    if "xmp" in options:  # Pillow's PNG plugin has no argument for it
-        options["pnginfo"] = PngInfo()
-        options["pnginfo"].add_itxt(_XMP_KEYWORD, options["xmp"].decode(errors="replace"))
-    buffer = BytesIO()
-    image.save(buffer, Image.registered_extensions()[suffix.lower()], quality=quality, **options)
-    return buffer.getvalue()
 
 
 def _write(target: Path, data: bytes) -> None:

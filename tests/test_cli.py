@@ -15,11 +15,17 @@ from conftest import FastProfile
 from PIL import Image
 
 import pillow_clric
-from pillow_clric import cli
+from pillow_clric import batches, cli
 
 EXIF = Image.Exif()
 EXIF[0x010F] = "Maker"
 METADATA: dict[str, Any] = {"exif": EXIF.tobytes(), "icc_profile": b"a colour profile", "xmp": b"<x:xmpmeta/>"}
+
+
+@pytest.fixture(autouse=True)
+def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are converted in this process, the only one that knows the fast profile."""
+    monkeypatch.setattr(batches, "cores", lambda: 1)
 
 
 @pytest.fixture
@@ -228,6 +234,12 @@ def test_a_bad_file_does_not_stop_the_batch(folder: Path) -> None:
         ["missing.png"],
         ["a.png", "-q", "101"],
         ["a.png", "-e", "0"],
+        ["a.png", "-j", "0"],
+        ["a.png", "--target-size", "0"],
+        ["a.png", "--target-size", "1 GB"],
+        ["a.png", "--target-bpp", "0"],
+        ["a.png", "--target-bpp", "1", "--target-size", "1kB"],
+        ["a.png", "--target-bpp", "1", "-q", "75"],
         ["a.png", "--profile", "jpeg"],
         ["a.png", "-o", "a.jpg"],
         ["x.clric", "-o", "y.clric"],
@@ -259,12 +271,42 @@ def test_options_arrive(folder: Path, tmp_path: Path, fast_profile: FastProfile)
     assert (settings.quality, settings.effort, settings.device) == (75, 5, "auto")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "quality", "size", "bpp"),
+    [
+        ([], 75, None, None),
+        (["-q", "0"], 0, None, None),
+        (["--target-bpp", "0.25"], 75, None, 0.25),
+        (["--target-size", "5000"], 75, 5000, None),
+        (["--target-size", "200kB"], 75, 200_000, None),
+        (["--target-size", "1.5 MB"], 75, 1_500_000, None),
+        (["--target-size", "64KiB"], 75, 65_536, None),
+        (["--target-size", "0.5m"], 75, 500_000, None),
+    ],
+)
+def test_quality_or_a_target(
+    arguments: list[str],
+    quality: float,
+    size: int | None,
+    bpp: float | None,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def encode(image: Image.Image, **options: Any) -> bytes:
+        assert (options["quality"], options["target_size"], options["target_bpp"]) == (quality, size, bpp)
+        return b"coded"
+
+    monkeypatch.setattr(batches, "encode", encode)
+    result = run(folder / "a.png", *arguments)
+    assert result.exit_code == 0, result.stderr
+
+
 def test_interrupt(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: Any, **__: Any) -> bytes:
         raise KeyboardInterrupt
 
     before = names(folder)
-    monkeypatch.setattr(cli, "encode", interrupt)
+    monkeypatch.setattr(batches, "encode", interrupt)
     assert run(folder).exit_code == 130
     assert names(folder) == before
 
@@ -329,12 +371,12 @@ def test_exit_codes(tmp_path: Path) -> None:
 def test_ctrl_c(folder: Path) -> None:
     script = """
 import signal, time
-from pillow_clric import cli
+from pillow_clric import batches, cli
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background may ignore it
 def slow(*_, **__):
     print("started", flush=True)
     time.sleep(60)
-cli.encode, cli.check_profile = slow, lambda *names: None
+batches.encode, batches.cores, cli.check_profile = slow, lambda: 1, lambda *names: None
 cli.main()
 """
     before = names(folder)

@@ -1,0 +1,327 @@
+"""Ways to convert many files: one after another, side by side in processes, or together on a GPU.
+
+All of them only compute: nothing is written but by who takes the results, so that no process that is ended leaves a
+part of a file.
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from io import BytesIO
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, cast
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from pillow_clric import decode, encode, encode_batch
+
+__all__ = ["Job", "Options", "Result", "results_of"]
+
+Progress = Callable[[int, int], None]
+
+_PIXELS_AT_ONCE = 2**26  # of the photos that a GPU encodes together; as many are read meanwhile
+_XMP_KEYWORD = "XML:com.adobe.xmp"  # PNG's name for it
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file to convert.
+
+    Attributes:
+        source: a photo or a `.clric` file.
+        target: the file to write.
+        encoding: whether `source` is the photo.
+    """
+
+    source: Path
+    target: Path
+    encoding: bool
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to convert; see the command's help."""
+
+    quality: float | None
+    target_size: int | None
+    target_bpp: float | None
+    effort: int | str
+    profile: str
+    model: str
+    device: str
+
+    def of_encode(self) -> dict[str, Any]:
+        """The arguments of `encode`."""
+        return asdict(self) | {"quality": 75 if self.quality is None else self.quality}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a job came to.
+
+    Attributes:
+        job: what was to do.
+        seconds: how long it took; of photos that were encoded together, the share of one.
+        data: what to write to its target.
+        pixels: of the picture.
+        error: what went wrong, if something did; there is nothing to write then.
+    """
+
+    job: Job
+    seconds: float
+    data: bytes = b""
+    pixels: int = 0
+    error: str = ""
+
+
+def results_of(
+    jobs: list[Job], options: Options, workers: int | None, begin: Callable[[str], Progress]
+) -> Generator[Result]:
+    """Convert files, and give each result as soon as there is one.
+
+    Args:
+        jobs: what to convert.
+        options: how.
+        workers: the processes to share the files, of one thread each, or the threads to read photos for a GPU. None:
+            one for each core, but no processes where there is but one file or core.
+        begin: called with the name of what this process converts; returns what is told of its iterations.
+    """
+    photos = [job for job in jobs if job.encoding]
+    if photos and on_gpu(options.device):
+        yield from _together(photos, options, workers or cores(), begin)
+        jobs = [job for job in jobs if not job.encoding]
+    processes = workers or min(cores(), len(jobs))
+    if (workers or processes > 1) and options.device in ("auto", "cpu"):
+        yield from _side_by_side(jobs, options, processes)
+    else:
+        yield from (convert(job, options, begin(job.source.name)) for job in jobs)
+
+
+def on_gpu(device: str) -> bool:
+    """Whether pictures are fitted elsewhere than on the CPU."""
+    if device == "cpu":
+        return False
+
+    from codec.device import resolve
+
+    try:
+        return resolve(device).type != "cpu"
+    except (RuntimeError, ValueError):
+        return False  # coding the first photo says what is wrong
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    if sys.version_info >= (3, 13):
+        return os.process_cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def convert(job: Job, options: Options, progress: Progress | None = None) -> Result:
+    """Convert one file; what goes wrong is part of the result."""
+    start = time.perf_counter()
+    try:
+        data, pixels = (_encoded if job.encoding else _decoded)(job, options, progress)
+    except Exception as error:  # one bad file does not stop the batch
+        return Result(job, time.perf_counter() - start, error=str(error) or type(error).__name__)
+    return Result(job, time.perf_counter() - start, data, pixels)
+
+
+def _encoded(job: Job, options: Options, progress: Progress | None) -> tuple[bytes, int]:
+    """The photo as a `.clric` file, and its number of pixels."""
+    with Image.open(job.source) as image:
+        return encode(image, **options.of_encode(), progress=progress), image.width * image.height
+
+
+def _decoded(job: Job, options: Options, _: Progress | None) -> tuple[bytes, int]:
+    """The `.clric` file as a file of its target's format, and its number of pixels."""
+    image = decode(job.source.read_bytes(), device=options.device)
+    data = _to_format(image, job.target.suffix, 95 if options.quality is None else round(options.quality))
+    return data, image.width * image.height
+
+
+def _to_format(image: Image.Image, suffix: str, quality: int) -> bytes:
+    """The image as a file of the format that goes by `suffix`, with its metadata."""
+    options: dict[str, Any] = {key: image.info[key] for key in ("exif", "icc_profile", "xmp") if key in image.info}
+    if "xmp" in options:  # Pillow's PNG plugin has no argument for it
+        options["pnginfo"] = PngInfo()
+        options["pnginfo"].add_itxt(_XMP_KEYWORD, options["xmp"].decode(errors="replace"))
+    buffer = BytesIO()
+    image.save(buffer, Image.registered_extensions()[suffix.lower()], quality=quality, **options)
+    return buffer.getvalue()
+
+
+# Side by side. Not with ProcessPoolExecutor: it ends all processes when one is killed, does not say which file that one
+# had, waits for ever if it was killed in the middle of a result, and leaves its processes behind when it is killed.
+
+
+def _side_by_side(jobs: list[Job], options: Options, processes: int) -> Generator[Result]:
+    """Convert on the CPU in processes. When one is killed, half as many go on, and the last one without its file."""
+    options = replace(options, device="cpu")
+    waiting, finished = deque(jobs), list[Result]()
+    idle, busy = list[Connection](), dict[Connection, tuple[Job, int]]()
+    try:
+        while waiting or busy:
+            while waiting and len(busy) < processes:
+                connection = idle.pop() if idle else _start(options)
+                job = waiting.popleft()
+                busy[connection] = job, processes
+                with suppress(ConnectionError):  # it was killed, which receiving will tell
+                    connection.send(job)
+            yield from finished  # and is written while the processes work
+            finished = []
+            for connection in cast("list[Connection]", wait(list(busy))):
+                job, at_once = busy.pop(connection)
+                try:
+                    finished.append(connection.recv())
+                except (EOFError, ConnectionError):  # it was killed, most likely for want of memory
+                    if at_once > 1:
+                        waiting.appendleft(job)
+                        processes = min(processes, at_once // 2)
+                    else:
+                        finished.append(Result(job, 0, error="its process was killed: is there enough memory?"))
+                else:
+                    idle.append(connection)
+            while idle and len(busy) + len(idle) > processes:
+                idle.pop().close()
+        yield from finished
+    finally:
+        for process in multiprocessing.active_children():
+            process.terminate()
+            process.join()
+
+
+def _start(options: Options) -> Connection:
+    """A process that converts the jobs that it is sent, with one thread, until the connection is closed."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    threads = os.environ.get("OMP_NUM_THREADS")
+    # Both are inherited. A terminal sends Ctrl-C to all processes, and only this one is to answer.
+    on_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ["OMP_NUM_THREADS"] = "1"  # read when libraries are imported
+    try:
+        context.Process(target=_serve, args=(theirs, options), daemon=True).start()
+    finally:
+        signal.signal(signal.SIGINT, on_interrupt)
+        if threads is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = threads
+    theirs.close()  # so that only that process has it, and its end is noticed
+    return ours
+
+
+def _serve(connection: Connection, options: Options) -> None:
+    """What a process does that `_start` started. It ends, too, when that which started it is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # not inherited on Windows
+
+    import torch
+
+    torch.set_num_threads(1)  # whatever other variables say
+    with suppress(EOFError, ConnectionError):
+        while True:
+            connection.send(convert(connection.recv(), options))
+
+
+# Together on a GPU
+
+
+def _together(jobs: list[Job], options: Options, threads: int, begin: Callable[[str], Progress]) -> Generator[Result]:
+    """Encode photos of one size together; meanwhile the next ones are read, and who takes the results writes them."""
+    stopped = threading.Event()
+    with ThreadPoolExecutor(threads) as readers, ThreadPoolExecutor(1) as gpu:
+        try:
+            batches = _batches(jobs, list(readers.map(_layout, jobs)))
+            reading = [readers.submit(_read, job) for job in batches[0]]
+            finished = list[Result]()
+            for batch, following in itertools.pairwise([*batches, []]):
+                name = batch[0].source.name if len(batch) == 1 else f"{len(batch)} photos"
+                encoding = gpu.submit(_encode_together, batch, reading, options, _until(stopped, begin(name)))
+                reading = [readers.submit(_read, job) for job in following]
+                yield from finished
+                finished = encoding.result()
+            yield from finished
+        finally:
+            stopped.set()
+            readers.shutdown(cancel_futures=True)
+
+
+def _batches(jobs: list[Job], layouts: list[tuple[str, int, int]]) -> list[list[Job]]:
+    """The jobs, photos of similar size beside each other, in parts of `_PIXELS_AT_ONCE` at most."""
+    batches, room = list[list[Job]](), 0
+    for (_, width, height), job in sorted(zip(layouts, jobs, strict=True), key=lambda pair: _order(pair[0])):
+        if not batches or width * height > room:
+            batches.append([])
+            room = _PIXELS_AT_ONCE
+        batches[-1].append(job)
+        room -= width * height
+    return batches
+
+
+def _order(layout: tuple[str, int, int]) -> tuple[str, bool, int]:
+    mode, width, height = layout
+    return mode, width < height, width * height
+
+
+def _layout(job: Job) -> tuple[str, int, int]:
+    """Mode, width and height from the photo's header; nothing of what cannot be opened."""
+    try:
+        with Image.open(job.source) as image:
+            return image.mode, image.width, image.height
+    except Exception:
+        return "", 0, 0
+
+
+def _read(job: Job) -> Image.Image | None:
+    """The photo, if it can be read. Some formats go on to read metadata from the file, so it is not closed here."""
+    try:
+        image = Image.open(job.source)
+        image.load()
+    except Exception:
+        return None
+    return image
+
+
+def _encode_together(
+    jobs: list[Job], reading: list[Future[Image.Image | None]], options: Options, progress: Progress
+) -> list[Result]:
+    """Encode photos at once. Where that fails, and what could not be read, is tried alone, and told what is wrong."""
+    start = time.perf_counter()
+    read = {job: future.result() for job, future in zip(jobs, reading, strict=True)}
+    photos = {job: photo for job, photo in read.items() if photo is not None}
+    try:
+        coded = encode_batch(list(photos.values()), **options.of_encode(), progress=progress) if photos else []
+    except Exception:
+        photos, coded = {}, []
+    seconds = (time.perf_counter() - start) / max(1, len(coded))
+    results = {
+        job: Result(job, seconds, data, photo.width * photo.height)
+        for (job, photo), data in zip(photos.items(), coded, strict=True)
+    }
+    return [results.get(job) or convert(job, options, progress) for job in jobs]
+
+
+def _until(stopped: threading.Event, progress: Progress) -> Progress:
+    """`progress`, which interrupts what calls it when that is to stop."""
+
+    def show(done: int, total: int) -> None:
+        if stopped.is_set():
+            raise KeyboardInterrupt
+        progress(done, total)
+
+    return show

@@ -1,0 +1,307 @@
+"""`clric-convert` with many files: in processes, and together on a GPU."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from conftest import FastProfile
+from numpy.typing import NDArray
+from PIL import Image
+
+import pillow_clric
+from codec.container import Section
+from codec.profiles import Settings
+from pillow_clric import batches, cli
+
+# The command with a profile that takes no time, which processes that it starts import too. Photos that are wider than
+# high take long, those that are higher than wide kill the process that they are in, square black ones only once.
+PROGRAM = """
+import os, signal, time
+from pathlib import Path
+import codec.profiles
+from conftest import FastProfile
+from pillow_clric import cli
+
+class Profile(FastProfile):
+    def encode(self, pictures, settings, room=None):
+        pixels = pictures[0]
+        height, width = pixels.shape
+        once = Path(__file__).with_name("once")
+        if height > width or not (pixels.any() or once.exists()):
+            once.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if width > height:
+            time.sleep(float(os.environ["SECONDS"]))
+        return super().encode(pictures, settings, room)
+
+codec.profiles._profiles = lambda: (Profile(),)
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background may ignore it
+    cli.main()
+"""
+
+Process = subprocess.Popen[str]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "in"
+    path.mkdir()
+    return path
+
+
+def gray(folder: Path, **sizes: tuple[int, int]) -> None:
+    for name, size in sizes.items():
+        Image.new("L", size, 128).save(folder / f"{name}.png")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def start(folder: Path, seconds: float = 0) -> Process:
+    """`PROGRAM` with two processes on a folder, in a process group of its own."""
+    script = folder.parent / "program.py"
+    script.write_text(PROGRAM)
+    tests = str(Path(__file__).parent)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([tests, os.environ.get("PYTHONPATH", "")]),
+        "SECONDS": str(seconds),
+    }
+    command = [sys.executable, str(script), str(folder), "-o", str(folder.parent / "out"), "--jobs", "2"]
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def wait_for(process: Process, text: str) -> None:
+    assert process.stderr is not None
+    assert any(text in line for line in process.stderr)
+
+
+def rest(process: Process) -> str:
+    """What is still said, when all processes that could say something have ended."""
+    _, errors = process.communicate(timeout=60)
+    return errors
+
+
+# In processes
+
+
+def test_same_bytes_with_any_number_of_processes(folder: Path, photo: Image.Image, tmp_path: Path) -> None:
+    for i in range(3):
+        photo.crop((i, 0, i + 24, 16)).save(folder / f"{i}.png")
+    (folder / "bad.png").write_bytes(b"not a photo")
+    for jobs in ("1", "2"):
+        arguments = [str(folder), "-e", "1", "-j", jobs, "-o", str(tmp_path / jobs)]
+        command = [sys.executable, "-m", "pillow_clric.cli", *arguments]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert result.returncode == 1, result.stderr
+        assert f"failed: {folder / 'bad.png'}: cannot identify" in result.stderr
+        assert "3 converted" in result.stderr
+        assert "; 1 failed; " in result.stderr
+    assert contents(tmp_path / "1") == contents(tmp_path / "2")
+    assert contents(tmp_path / "1").keys() == {"0.clric", "1.clric", "2.clric"}
+
+
+def test_killed_processes(folder: Path, tmp_path: Path) -> None:
+    gray(folder, a=(8, 8), c=(8, 9), d=(8, 8), e=(8, 8))
+    Image.new("L", (8, 8)).save(folder / "b.png")
+    with start(folder) as process:
+        errors = rest(process)
+    assert process.returncode == 1
+    assert f"failed: {folder / 'c.png'}: its process was killed" in errors
+    assert "4 converted" in errors
+    assert contents(tmp_path / "out").keys() == {"a.clric", "b.clric", "d.clric", "e.clric"}
+
+
+def test_ctrl_c_and_again(folder: Path, tmp_path: Path) -> None:
+    gray(folder, a=(8, 8), b=(9, 8), c=(9, 8), d=(9, 8))
+    with start(folder, seconds=600) as process:
+        wait_for(process, "a.clric")
+        os.killpg(process.pid, signal.SIGINT)
+        assert rest(process) == "interrupted\n"
+    assert process.returncode == 130
+    assert contents(tmp_path / "out").keys() == {"a.clric"}
+
+    with start(folder) as process:
+        errors = rest(process)
+    assert process.returncode == 0
+    assert "3 converted" in errors
+    assert "1 skipped" in errors
+    assert contents(tmp_path / "out").keys() == {"a.clric", "b.clric", "c.clric", "d.clric"}
+
+
+def test_processes_end_with_the_one_that_started_them(folder: Path, tmp_path: Path) -> None:
+    gray(folder, a=(8, 8), b=(9, 8), c=(9, 8), d=(9, 8))
+    with start(folder, seconds=1) as process:
+        wait_for(process, "a.clric")
+        process.kill()
+        assert rest(process) == ""
+    assert contents(tmp_path / "out").keys() == {"a.clric"}
+
+
+@pytest.mark.parametrize(
+    ("files", "jobs", "cores", "device", "processes"),
+    [
+        (1, None, 8, "auto", []),
+        (3, None, 1, "auto", []),
+        (3, None, 8, "auto", [3]),
+        (9, None, 8, "cpu", [8]),
+        (1, 1, 8, "auto", [1]),
+        (3, 2, 8, "cuda", []),  # which processes would only contend for
+    ],
+)
+def test_number_of_processes(
+    files: int, jobs: int | None, cores: int, device: str, processes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = []
+
+    def side_by_side(jobs: list[batches.Job], options: batches.Options, processes: int) -> list[batches.Result]:
+        used.append(processes)
+        return [batches.Result(job, 0) for job in jobs]
+
+    monkeypatch.setattr(batches, "cores", lambda: cores)
+    monkeypatch.setattr(batches, "_side_by_side", side_by_side)
+    todo = [batches.Job(Path(f"{i}.clric"), Path(f"{i}.png"), encoding=False) for i in range(files)]
+    options = batches.Options(None, None, None, 5, "clric", "base", device)
+    results = batches.results_of(todo, options, jobs, lambda name: lambda done, total: None)
+    assert [result.job for result in results] == todo
+    assert used == processes
+
+
+# Together on a GPU: what matters is that the command believes there is one
+
+
+class Gpu:
+    """Encodes photos together, and notes of which sizes they were."""
+
+    def __init__(self) -> None:
+        self.sizes: list[list[tuple[int, int]]] = []
+
+    def encode_batch(self, images: Sequence[Image.Image], **options: Any) -> list[bytes]:
+        self.sizes.append([image.size for image in images])
+        return [pillow_clric.encode(image, **options) for image in images]
+
+
+@pytest.fixture
+def gpu(fast_profile: FastProfile, monkeypatch: pytest.MonkeyPatch) -> Gpu:
+    made = Gpu()
+    monkeypatch.setattr(batches, "encode_batch", made.encode_batch)
+    monkeypatch.setattr(batches, "on_gpu", lambda device: True)
+    monkeypatch.setattr(batches, "cores", lambda: 1)
+    monkeypatch.setattr(batches, "_PIXELS_AT_ONCE", 128)
+    return made
+
+
+def run(folder: Path, *more: Path) -> Result:
+    arguments = [str(path) for path in (folder, *more, "-o", folder.parent / "out")]
+    return CliRunner().invoke(cli.main, arguments)
+
+
+def test_photos_of_similar_size_are_encoded_together(folder: Path, tmp_path: Path, gpu: Gpu) -> None:
+    gray(folder, a=(8, 8), b=(16, 8), c=(8, 8), d=(16, 16), e=(8, 8))
+    (tmp_path / "x.clric").write_bytes(pillow_clric.encode(Image.new("L", (8, 8))))
+    assert run(folder, tmp_path / "x.clric").exit_code == 0
+    assert gpu.sizes == [[(8, 8), (8, 8)], [(8, 8)], [(16, 8)], [(16, 16)]]
+    assert contents(tmp_path / "out").keys() == {"x.png", *(f"{name}.clric" for name in "abcde")}
+    for name in "abcde":
+        with Image.open(folder / f"{name}.png") as photo, Image.open(tmp_path / "out" / f"{name}.clric") as coded:
+            assert (coded.size, coded.tobytes()) == (photo.size, photo.tobytes())
+
+
+def test_photos_fail_alone(folder: Path, tmp_path: Path, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = FastProfile.encode
+
+    def encode(
+        self: FastProfile, pictures: Sequence[NDArray[np.uint8]], settings: Settings, room: Sequence[int] | None = None
+    ) -> list[dict[Section, bytes]]:
+        if not all(pixels.any() for pixels in pictures):
+            raise RuntimeError("too dark")
+        return code(self, pictures, settings)
+
+    monkeypatch.setattr(FastProfile, "encode", encode)
+    gray(folder, a=(8, 8), c=(8, 8), d=(8, 8), f=(8, 8))
+    Image.new("L", (8, 8)).save(folder / "b.png")
+    (folder / "d.png").write_bytes((folder / "d.png").read_bytes()[:-30])
+    (folder / "e.png").write_bytes(b"not a photo")
+    result = run(folder)
+    assert result.exit_code == 1
+    assert f"failed: {folder / 'b.png'}: too dark" in result.stderr
+    assert f"failed: {folder / 'd.png'}: " in result.stderr
+    assert f"failed: {folder / 'e.png'}: cannot identify" in result.stderr
+    assert contents(tmp_path / "out").keys() == {"a.clric", "c.clric", "f.clric"}
+
+
+def test_reading_and_writing_while_the_gpu_works(
+    folder: Path, tmp_path: Path, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    was_read = {name: threading.Event() for name in "abc"}
+    was_written = {name: threading.Event() for name in "abc"}
+    load, write = batches._read, cli._write
+
+    def read(job: batches.Job) -> Image.Image | None:
+        was_read[job.source.stem].set()
+        return load(job)
+
+    def save(target: Path, data: bytes) -> None:
+        write(target, data)
+        was_written[target.stem].set()
+
+    def encode_batch(images: Sequence[Image.Image], **options: Any) -> list[bytes]:
+        if images[0].width == 8:
+            assert was_read["b"].wait(10)
+            assert not was_read["c"].is_set()  # or all would be in memory
+        if images[0].width == 9:
+            assert was_written["a"].wait(10)
+            assert was_read["c"].wait(10)
+        return gpu.encode_batch(images, **options)
+
+    monkeypatch.setattr(batches, "_read", read)
+    monkeypatch.setattr(cli, "_write", save)
+    monkeypatch.setattr(batches, "encode_batch", encode_batch)
+    gray(folder, a=(8, 8), b=(9, 9), c=(10, 10))
+    assert run(folder).exit_code == 0
+    assert gpu.sizes == [[(8, 8)], [(9, 9)], [(10, 10)]]  # an assertion that fails would have them encoded alone
+    assert contents(tmp_path / "out").keys() == {"a.clric", "b.clric", "c.clric"}
+
+
+def test_interrupt_while_the_gpu_works(folder: Path, tmp_path: Path, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    working, stopped = threading.Event(), threading.Event()
+
+    def encode_batch(images: Sequence[Image.Image], *, progress: batches.Progress, **options: Any) -> list[bytes]:
+        if images[0].width == 8:
+            return gpu.encode_batch(images, **options)
+        working.set()
+        try:
+            while True:
+                progress(1, 2)
+        finally:
+            stopped.set()
+
+    def save(target: Path, data: bytes) -> None:
+        assert working.wait(10)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(batches, "encode_batch", encode_batch)
+    monkeypatch.setattr(cli, "_write", save)
+    gray(folder, a=(8, 8), b=(9, 9))
+    assert run(folder).exit_code == 130
+    assert stopped.is_set()
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_a_gpu() -> None:
+    assert batches.on_gpu("meta")
+    assert not batches.on_gpu("cpu")
+    assert not batches.on_gpu("cpu:0")
+    assert not batches.on_gpu("no device")
