@@ -17,6 +17,7 @@ from PIL import Image
 
 import pillow_clric
 
+SUFFIXES = {".avif", ".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}  # of photos
 OTHERS: dict[str, dict[str, Any]] = {
     "jpeg": {"optimize": True, "progressive": True},
     "webp": {"method": 6},

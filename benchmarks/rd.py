@@ -24,12 +24,10 @@ from typing import Any
 import click
 import metrics
 import torch
-from common import OTHERS, encode, machine, numbers, photo, table, write
+from common import OTHERS, SUFFIXES, encode, machine, numbers, photo, table, write
 from PIL import Image
 
 import pillow_clric  # registers the format, in spawned processes too: they import this module
-
-SUFFIXES = {".avif", ".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 COLUMNS = {
     "bpp": ("bpp", 4),

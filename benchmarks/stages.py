@@ -28,9 +28,9 @@ import pillow_clric
 # Functions that are timed, and the stage that each stands for. What they have in common goes to the innermost.
 ENCODE = {
     "codec.overfit.initial.candidates": "starting point",
-    "codec.overfit.fit._Run.warm_up": "warm-up",
-    "codec.overfit.fit._Run.anneal": "main fit",
-    "codec.overfit.fit._Run.settle": "settling",
+    "codec.overfit.fit.Fit._warm_up": "choice of a beginning",
+    "codec.overfit.fit.Fit._descend": "annealing",
+    "codec.overfit.fit.Fit._settle": "settling",
     "codec.overfit.quantise._Search.run": "quantisation",
     "codec.autoencoders.autoencoder.Autoencoder.encode": "autoencoder's encoder",
     "codec.autoencoders.autoencoder.Autoencoder.decode": "autoencoder's decoder",
