@@ -69,12 +69,12 @@ class Settings:
         return float(np.interp(self.quality, QUALITIES, logarithms))
 
     def counting(self, total: int) -> Callable[[int], None]:
-        """What tells `progress` of one more iteration of so many, each time that it is called."""
+        """What tells `progress` of one more iteration of about so many, each time that it is called."""
         done = itertools.count(1)
 
         def count(_: int) -> None:
             if self.progress:
-                self.progress(next(done), total)
+                self.progress(min(next(done), total), total)
 
         return count
 

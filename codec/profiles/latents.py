@@ -95,7 +95,7 @@ class LatentFits(Fits):
 
     def fitted(self, logs: Tensor, steer: Steer | None = None) -> Fitted:
         begun = self._together(self._begun(logs))
-        rounded = self._coded(begun.rounded())
+        rounded = Fitted(begun.rounded(), [start.weights for start in self._starts])
         if not self.iterations.appearance:
             return rounded
         lambdas, schedule = self._lambdas(logs), self.iterations.second(own_weights=self.own_weights)
@@ -155,7 +155,7 @@ class UniversalFits(LatentFits):
     own_weights = False
 
     def guessed(self, logs: Tensor) -> Tensor:
-        return self.bits(self._together(self._begun(logs))).double().cpu()
+        return self.bits(self._together(self._begun(logs))).cpu().double()
 
     def changed(self, function: Function, before: Tensor, after: Tensor) -> tuple[Function, Tensor]:
         """The same latents, in other steps."""
@@ -180,7 +180,7 @@ class OwnFits(LatentFits):
 
     def guessed(self, logs: Tensor) -> Tensor:
         bits = self._trials.bits(self._trials.step(math.exp(logs[0])))
-        return self.pixels.double().cpu() * bits
+        return self.pixels.cpu().double() * bits
 
     def _begun(self, logs: Tensor) -> list[Start]:
         step = self._trials.step(math.exp(logs[0]))

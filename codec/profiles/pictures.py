@@ -57,7 +57,7 @@ class PictureFits(Fits):
     def _guesses(self) -> NDArray[np.float64]:
         """Logarithms of bits of the guessed grids for each of the base functions, (bases, batch)."""
         each = [self._candidates(torch.full((self.count,), lam, device=self.target.device))[0] for lam in LAMBDAS]
-        return torch.stack([self._of_grids(function) for function in each]).log().double().cpu().numpy()
+        return torch.stack([self._of_grids(function) for function in each]).log().cpu().double().numpy()
 
     def bits(self, function: Function) -> Tensor:
         return self._of_grids(function) + drift(function.weights, self._fit.origin).clamp(max=8 * self.budget)

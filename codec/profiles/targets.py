@@ -110,7 +110,7 @@ class _Steering:
     def __call__(self, function: Function, lambdas: Tensor, part: float) -> tuple[Function, Tensor]:
         before = self.logs
         shrinkage = self.fits.shrinkage(before, part)
-        too_large = (self.fits.bits(function).double().cpu() / 8).log() - shrinkage - self.room
+        too_large = (self.fits.bits(function).cpu().double() / 8).log() - shrinkage - self.room
         sure = 1 / (1 + (shrinkage / DOUBTFUL) ** 2)
         self.logs = (before - 0.75 * sure * too_large / SLOPE).clamp(*self.fits.bounds)
         return self.fits.changed(function, before, self.logs)
