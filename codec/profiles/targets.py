@@ -155,6 +155,7 @@ def of_size(fits: Fits, room: Sequence[int]) -> Fitted:
     return _trimmed(fits, found, wanted)
 
 
+@torch.no_grad()
 def _guess(fits: Fits, wanted: Tensor) -> Tensor:
     """Logarithms of lambdas at which beginnings of fits have the size that is asked for."""
     logs, slope = torch.full_like(wanted, sum(fits.bounds) / 2), torch.full_like(wanted, SLOPE)
