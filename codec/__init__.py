@@ -124,9 +124,9 @@ def encode_batch(
         quality=quality, target_size=target_size, target_bpp=target_bpp, model=model, effort=effort, device=device,
         seed=seed, progress=progress,
     )  # fmt: skip
-    items = []
+    items, model_prefix = [], coder.model(settings)
     for pixels, bodies in zip(pictures, metadata or [{}] * len(pictures), strict=True):
-        header = Header(pixels.shape[1], pixels.shape[0], _mode(pixels), coder.id, coder.model(settings))
+        header = Header(pixels.shape[1], pixels.shape[0], _mode(pixels), coder.id, model_prefix)
         pack(header, {**bodies, Section.GRIDS: b""})  # what cannot be packed is refused before the slow work
         items.append(batches.Item(pixels, header, bodies))
     return batches.encode(items, coder, settings)

@@ -48,14 +48,16 @@ def rate(grids: list[Tensor], weights: dict[str, Tensor], spec: Spec, inside: li
 
 
 @torch.no_grad()
-def details(grids: list[Tensor], weights: dict[str, Tensor], spec: Spec) -> list[tuple[Tensor, Tensor]]:
-    """What each sample costs, and what is expected of it.
+def details(grids: list[Tensor], weights: dict[str, Tensor], spec: Spec, level: int) -> tuple[Tensor, Tensor]:
+    """What each sample of a level costs, and what is expected of it.
 
     Returns:
-        By level, shaped as grids: bits, and means of the distributions.
+        Shaped as the level's grid: bits, and means of the distributions.
     """
-    levels: list[list[tuple[Tensor, ...]]] = [[] for _ in grids]
+    planes: list[tuple[Tensor, ...]] = []
     for plane, (values, references, *own) in _planes(grids, weights, spec):
+        if plane.level != level:
+            continue
         padded, folded = F.pad(values, (MARGIN, MARGIN, MARGIN, 0)), _folded(own)
         rows = rows_a_block(values.device, values.shape[0] * plane.width)
         parts = []
@@ -63,8 +65,9 @@ def details(grids: list[Tensor], weights: dict[str, Tensor], spec: Spec) -> list
             cut = padded[:, top : top + rows + MARGIN], references[:, :, top : top + rows]
             block = _Block(*cut, folded, SPATIAL_CONTEXTS[: spec.spatial])
             parts.append([x.unflatten(1, block.size) for x in (block.each(), block.output[:, 0])])
-        levels[plane.level].append(tuple(torch.cat(part, 1) for part in zip(*parts, strict=True)))
-    return [tuple(torch.stack(planes, 1) for planes in zip(*level, strict=True)) for level in levels]  # type: ignore[misc]
+        planes.append(tuple(torch.cat(part, 1) for part in zip(*parts, strict=True)))
+    bits, means = (torch.stack(each, 1) for each in zip(*planes, strict=True))
+    return bits, means
 
 
 def _planes(grids: list[Tensor], weights: dict[str, Tensor], spec: Spec) -> Iterator[tuple[Plane, list[Tensor]]]:

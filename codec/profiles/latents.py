@@ -107,13 +107,8 @@ class LatentFits(Fits):
             costs = [cost(each.function, self.picture, lambdas, self._measure) for each in (found, rounded)]
         return chosen(costs[0] < costs[1], found, rounded)
 
-    def changed(self, function: Function, before: Tensor, after: Tensor) -> tuple[Function, Tensor]:
-        return function, self._lambdas(after)
-
     def again(self, before: Tensor, after: Tensor) -> Fitted:
-        if not self.iterations.appearance:
-            return self.fitted(after)
-        return self._coded(self._fit.again(lambda function: self.changed(function, before, after)))
+        return super().again(before, after) if self.iterations.appearance else self.fitted(after)
 
     def slopes(self, found: Fitted) -> list[Tensor]:
         grids = [g.detach().requires_grad_() for g in found.function.grids]

@@ -74,12 +74,6 @@ class PictureFits(Fits):
         self._fit = Fit(self.target, lambdas, candidates, self.schedule, self.generator, self.progress)
         return self._coded(self._fit.run(steer))
 
-    def changed(self, function: Function, before: Tensor, after: Tensor) -> tuple[Function, Tensor]:
-        return function, self._lambdas(after)
-
-    def again(self, before: Tensor, after: Tensor) -> Fitted:
-        return self._coded(self._fit.again(lambda function: self.changed(function, before, after)))
-
     def slopes(self, found: Fitted) -> list[Tensor]:
         grids = [g.detach().requires_grad_() for g in found.function.grids]
         total = fit.distortion(replace(found.function, grids=grids), self.target)
@@ -87,9 +81,7 @@ class PictureFits(Fits):
 
     def _candidates(self, lambdas: Tensor) -> list[Function]:
         if self.as_published:
-            found = [
-                fit.joined([initial.random(self.spec, self.generator)] * self.count) for _ in range(PAPER_CANDIDATES)
-            ]
+            found = [initial.random(self.spec, self.generator) for _ in range(PAPER_CANDIDATES)]
         else:
             found = initial.candidates(self.target, lambdas)
         found = [replace(f, extent=self.extent) for f in found]

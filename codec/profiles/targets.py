@@ -21,7 +21,7 @@ from torch import Tensor
 from codec.container import Section
 from codec.overfit import arm, pipeline
 from codec.overfit.bitstream import QuantisedWeights
-from codec.overfit.fit import Function, Steer, choose, rate
+from codec.overfit.fit import Fit, Function, Steer, choose, rate
 from codec.overfit.function import MARGIN
 from codec.profiles import RoomError
 
@@ -71,6 +71,7 @@ class Fits(ABC):
 
     count: int
     bounds: tuple[float, float]
+    _fit: Fit  # the last one
 
     @abstractmethod
     def guessed(self, logs: Tensor) -> Tensor:
@@ -88,13 +89,21 @@ class Fits(ABC):
     def fitted(self, logs: Tensor, steer: Steer | None = None) -> Fitted:
         """The whole fit; `steer` is told and changes what `codec.overfit.fit.Fit` says."""
 
-    @abstractmethod
     def changed(self, function: Function, before: Tensor, after: Tensor) -> tuple[Function, Tensor]:
         """A function for other lambdas, and these (batch,) in the units of the fit."""
+        return function, self._lambdas(after)
 
-    @abstractmethod
     def again(self, before: Tensor, after: Tensor) -> Fitted:
         """The fit from where it was steered last, which left `before`, but for other lambdas."""
+        return self._coded(self._fit.again(lambda function: self.changed(function, before, after)))
+
+    @abstractmethod
+    def _lambdas(self, logs: Tensor) -> Tensor:
+        """Lambdas (batch,) in the units of the fit, on its device."""
+
+    @abstractmethod
+    def _coded(self, function: Function) -> Fitted:
+        """What became of the fit."""
 
     @abstractmethod
     def slopes(self, found: Fitted) -> list[Tensor]:
@@ -219,7 +228,7 @@ def _smaller(function: Function, slopes: list[Tensor], part: Tensor) -> Function
     for y, x in product(range(APART), repeat=2):
         if (needed <= 0).all():
             break
-        bits, means = arm.details(function.grids, function.weights, function.spec)[level]
+        bits, means = arm.details(function.grids, function.weights, function.spec, level)
         grid = function.grids[level]
         move = (means.round() - grid).sign() * _lattice(grid, y, x)
         if function.extent is not None:
@@ -229,7 +238,7 @@ def _smaller(function: Function, slopes: list[Tensor], part: Tensor) -> Function
         there = (best.values > 0).to(grid)
         tried = list(function.grids)
         tried[level] = grid + move * torch.zeros_like(grid).scatter(1, best.indices, there)
-        after, _ = arm.details(tried, function.weights, function.spec)[level]
+        after, _ = arm.details(tried, function.weights, function.spec, level)
         saved = F.avg_pool2d((bits - after).sum(1, keepdim=True), APART, 1, APART // 2) * APART**2
         kept, amount = _best(saved * there, needed)
         tried[level] = torch.where(kept, tried[level], grid)
