@@ -111,10 +111,11 @@ class Schedule:
         return self.damping / (spec.height * spec.width)
 
 
-# What COOL-CHIC and CLRIC do: 15,900 iterations, the first for several random candidates.
+# What COOL-CHIC and CLRIC do: 15,900 iterations, the first for several random candidates. Adam's steps of 0.01 are
+# those of grids in units of 16 quantisation steps, their "encoder gain".
 PAPER_CANDIDATES = 5
 PAPER_SCHEDULE = Schedule(
-    400, 13400, 500, grid_rate=1e-2, weight_rate=1e-2, settle_rate=1e-4, damping=1e-4, temperature=(0.35, 0.08),
+    400, 13400, 500, grid_rate=16 * 1e-2, weight_rate=1e-2, settle_rate=1e-4, damping=1e-4, temperature=(0.35, 0.08),
     noise=(0.22, 0.15), drift=0.0,
 )  # fmt: skip
 
