@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "SCALES",
     "Container",
     "CorruptError",
     "FormatError",
@@ -42,6 +43,9 @@ __all__ = [
     "read_header",
     "unpack",
 ]
+
+
+SCALES = (2, 4, 8)  # by which pictures can be decoded smaller
 
 
 def encode(
@@ -132,21 +136,27 @@ def encode_batch(
     return batches.encode(items, coder, settings)
 
 
-def decode(data: bytes, *, device: str = "auto", allow_truncated: bool = False) -> NDArray[np.uint8]:
+def decode(data: bytes, *, device: str = "auto", allow_truncated: bool = False, scale: int = 1) -> NDArray[np.uint8]:
     """Decode the bytes of a `.clric` file to a picture, shaped as `encode` took it.
 
     Args:
         data: the whole file; with `allow_truncated`, its beginning is enough if it holds the function's
             weights: grids that are missing are taken as zero, which leaves a coarser picture.
         device: where the float part runs; the entropy decoding is the same everywhere.
+        scale: 1, 2, 4 or 8: height and width are divided by it and rounded up. Of a large picture in profile `clric`
+            that is an approximation, which takes about a tenth of the time; else samples are averaged.
 
     Raises:
         FormatError: the file is truncated, damaged, too new or too large; the message says which.
+        ValueError: there is no such scale.
     """
     from codec.profiles import by_id
 
+    if scale not in (1, *SCALES):
+        raise ValueError(f"scale must be 1, 2, 4 or 8, not {scale!r}")
+
     container = unpack(data, allow_truncated=allow_truncated)
-    return by_id(container.header.profile).decode(container, device)
+    return by_id(container.header.profile).decode(container, device, scale)
 
 
 def _mode(pixels: NDArray[np.uint8]) -> str:

@@ -7,6 +7,7 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
 from PIL import Image, ImageFile
 
+from codec import SCALES
 from codec.container import MAGIC, Header, Section, TruncatedError, read_header, unpack
 from pillow_clric._api import encode
 from pillow_clric._metadata import EXIF_PREFIX
@@ -46,7 +47,7 @@ class ClricImageFile(ImageFile.ImageFile):
         self._size = header.width, header.height
         self._mode = header.mode
         self._read_metadata(header, start)
-        self.tile = [ImageFile._Tile("clric", (0, 0, *self.size), start, (header.file_size,))]
+        self.tile = [ImageFile._Tile("clric", (0, 0, *self.size), start, (header.file_size, 1))]
 
     def _read_metadata(self, header: Header, start: int) -> None:
         assert self.fp is not None
@@ -61,6 +62,28 @@ class ClricImageFile(ImageFile.ImageFile):
                 self.info[key] = prefix + body
             elif not ImageFile.LOAD_TRUNCATED_IMAGES:
                 raise TruncatedError(f"file is truncated: it ends in its {section.name} section; get the whole file")
+
+    def draft(
+        self, mode: str | None, size: tuple[int, int] | None
+    ) -> tuple[str, tuple[int, int, float, float]] | None:  # fmt: skip
+        """Make the image 2, 4 or 8 times smaller, but no smaller than `size`, before it is loaded; keep its mode.
+
+        Large ones are decoded much faster so, with a little less precision. `Image.thumbnail` makes use of it.
+
+        Returns:
+            Mode, and what part of the smaller image the whole one takes; None if nothing was changed.
+        """
+        if size is None or len(self.tile) != 1:
+            return None
+        tile = self.tile[0]
+        file_size, before = _arguments(tile)
+        width, height = self.size
+        scale = max((s for s in SCALES if s * size[0] <= width and s * size[1] <= height), default=1)
+        if scale == 1 or before > 1:
+            return None
+        self._size = -(-width // scale), -(-height // scale)
+        self.tile = [tile._replace(extents=(0, 0, *self.size), args=(file_size, scale))]
+        return self.mode, (0, 0, width / scale, height / scale)
 
     def load(self) -> PixelAccess | None:
         if not self.tile:  # loaded, or unpickled
@@ -80,13 +103,13 @@ class ClricImageFile(ImageFile.ImageFile):
         tile = self.tile[0]
         try:
             self.fp.seek(tile.offset)
-            unpack(_read(self.fp, *_arguments(tile)))
+            unpack(_read(self.fp, _arguments(tile)[0]))
         finally:
             super().verify()
 
 
 class ClricDecoder(ImageFile.PyDecoder):
-    """Decodes the one tile of a file. Its arguments are the file's size and, where one was asked for, a device."""
+    """Decodes the one tile of a file. Its arguments are the file's size, a scale and, where one is asked for, a device."""
 
     _pulls_fd = True
 
@@ -94,11 +117,12 @@ class ClricDecoder(ImageFile.PyDecoder):
         import codec
 
         assert self.fd is not None
-        file_size, *device = self.args
+        file_size, scale, *device = self.args
         pixels = codec.decode(
             _read(self.fd, file_size),
             device=device[0] if device else "auto",
             allow_truncated=ImageFile.LOAD_TRUNCATED_IMAGES,
+            scale=scale,
         )
         self.set_as_raw(pixels.tobytes())
         return -1, 0

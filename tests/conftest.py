@@ -42,7 +42,7 @@ class FastProfile(Profile):
                 settings.progress(done, 3)
         return [{Section.WEIGHTS: b"w", Section.GRIDS: zlib.compress(pixels.tobytes())} for pixels in pictures]
 
-    def decode(self, container: Container, device: str) -> NDArray[np.uint8]:
+    def decode(self, container: Container, device: str, scale: int = 1) -> NDArray[np.uint8]:
         self.devices.append(device)
         if container.sections[Section.WEIGHTS] != b"w":
             raise TruncatedError("file is truncated: its weights are missing")
@@ -54,7 +54,7 @@ class FastProfile(Profile):
         except zlib.error as error:
             raise CorruptError("file is damaged: its grids do not decode") from error
         pixels[: len(found)] = np.frombuffer(found, np.uint8)
-        return pixels.reshape(shape)
+        return np.asarray(Image.fromarray(pixels.reshape(shape)).reduce(scale))
 
 
 @pytest.fixture

@@ -123,8 +123,12 @@ class Profile(ABC):
         """
 
     @abstractmethod
-    def decode(self, container: Container, device: str) -> NDArray[np.uint8]:
-        """Decode what `encode` made; raise a `FormatError` where the sections are not valid."""
+    def decode(self, container: Container, device: str, scale: int = 1) -> NDArray[np.uint8]:
+        """Decode what `encode` made; raise a `FormatError` where the sections are not valid.
+
+        Args:
+            scale: 1, 2, 4 or 8: by how much the picture is made smaller, as `codec.decode` says.
+        """
 
 
 @cache

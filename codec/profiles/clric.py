@@ -66,7 +66,7 @@ class Clric(Profile):
                 return _as_published(autoencoder, pictures[0], log_lambda, settings).sections()
             return encoded(_fits(autoencoder, pictures, settings, sized=room is not None), log_lambda, room).sections()
 
-    def decode(self, container: Container, device: str) -> NDArray[np.uint8]:
+    def decode(self, container: Container, device: str, scale: int = 1) -> NDArray[np.uint8]:
         header = container.header
         count = channels(header.mode)
         sections = function_sections(container)
@@ -76,6 +76,7 @@ class Clric(Profile):
 
         from codec.autoencoders import store
         from codec.autoencoders.autoencoder import on_device
+        from codec.autoencoders.sketch import decode
         from codec.device import computing, resolve
         from codec.overfit import pipeline
         from codec.profiles.starts import step_of, universal_of
@@ -88,7 +89,7 @@ class Clric(Profile):
                 *sections, size, place, universal_of(model), truncated=container.truncated
             )
             latents = output * step_of(weights.origin, place)
-            picture = autoencoder.decode(latents, header.height, header.width)[0].cpu()
+            picture = decode(autoencoder, latents, header.height, header.width, scale)[0].cpu()
         return to_pixels(picture.numpy() if count == 3 else picture.mean(0, keepdim=True).numpy())
 
 

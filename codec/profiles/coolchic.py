@@ -48,15 +48,16 @@ class CoolChic(Profile):
             fits = _fits(pictures, settings, device, sized=room is not None)
             return encoded(fits, settings.log_lambda(LOG_LAMBDA), room).sections()
 
-    def decode(self, container: Container, device: str) -> NDArray[np.uint8]:
+    def decode(self, container: Container, device: str, scale: int = 1) -> NDArray[np.uint8]:
         header = container.header
         size = header.height, header.width, channels(header.mode)
         sections = function_sections(container)
+        from codec.blocks import shrunk
         from codec.device import resolve
         from codec.overfit import pipeline
 
         output, _ = pipeline.decode(*sections, size, resolve(device), truncated=container.truncated)
-        return to_pixels(output[0].cpu().numpy())
+        return to_pixels(shrunk(output, scale)[0].cpu().numpy())
 
 
 def _fits(
