@@ -5,7 +5,8 @@ Importing this package imports neither torch nor numpy; they are imported when p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 from codec.container import (
@@ -41,6 +42,7 @@ __all__ = [
     "pack",
     "read_header",
     "unpack",
+    "verify",
 ]
 
 
@@ -61,7 +63,8 @@ def encode(
     """Code one picture as the bytes of a `.clric` file.
 
     Args:
-        pixels: (height, width) for greyscale or (height, width, 3) for RGB, uint8.
+        pixels: uint8, (height, width) for greyscale, (height, width, 3) for RGB; or (height, width, 2) and (height,
+            width, 4) with alpha, which is lossless. Colours that are wholly transparent are not kept.
         quality: 0..100, int or float; the file's size grows with it.
         target_size: bytes that the file may have: it gets the best quality that fits, whatever `quality` says.
         target_bpp: the same in bits per pixel.
@@ -74,6 +77,7 @@ def encode(
         progress: called as `progress(done, total)` now and then, in iterations of the fit.
 
     Raises:
+        TypeError: an argument is of another type.
         ValueError: an argument is out of its range, the picture's shape or dtype is not coded, or it cannot be coded in
             so few bytes; the message says how many it takes.
         RuntimeError: the device is not there, or the file did not decode to what was coded.
@@ -86,7 +90,7 @@ def encode(
 
 
 def encode_batch(
-    pictures: Sequence[NDArray[np.uint8]],
+    pictures: Iterable[NDArray[np.uint8]],
     *,
     quality: float = 75,
     target_size: int | None = None,
@@ -96,7 +100,7 @@ def encode_batch(
     effort: int | str = 5,
     device: str = "auto",
     seed: int = 0,
-    metadata: Sequence[Mapping[Section, bytes]] | None = None,
+    metadata: Iterable[Mapping[Section, bytes]] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[bytes]:
     """Code pictures of any sizes, as many in one fit as there is memory for: on GPUs much faster than one by one.
@@ -104,8 +108,8 @@ def encode_batch(
     A picture's file may differ from that which it gets alone, as random numbers and roundings do; not in quality.
 
     Args:
-        pictures: as `encode` takes each.
-        metadata: for each picture.
+        pictures: as `encode` takes each; gone through once, when all other arguments were found right.
+        metadata: for each picture; gone through at the same time.
         progress: called as `progress(done, total)` now and then, in pictures; of a single one, in iterations.
 
     The others are those of `encode`, and are for all pictures. Targets are for each.
@@ -117,6 +121,7 @@ def encode_batch(
         As `encode`; nothing is coded if one of the pictures cannot be.
     """
     from codec import batches
+    from codec.device import resolve
     from codec.profiles import Settings, by_name
 
     coder = by_name(profile)
@@ -124,11 +129,15 @@ def encode_batch(
         quality=quality, target_size=target_size, target_bpp=target_bpp, model=model, effort=effort, device=device,
         seed=seed, progress=progress,
     )  # fmt: skip
+    resolve(device)
     items, model_prefix = [], coder.model(settings)
-    for pixels, bodies in zip(pictures, metadata or [{}] * len(pictures), strict=True):
-        header = Header(pixels.shape[1], pixels.shape[0], _mode(pixels), coder.id, model_prefix)
-        pack(header, {**bodies, Section.GRIDS: b""})  # what cannot be packed is refused before the slow work
-        items.append(batches.Item(pixels, header, bodies))
+    for pixels, bodies in zip(pictures, metadata or repeat({}), strict=metadata is not None):
+        mode = _mode(pixels)
+        header = Header(pixels.shape[1], pixels.shape[0], mode, coder.id, model_prefix)
+        colours, known = _split(pixels)
+        known |= bodies
+        pack(header, {**known, Section.GRIDS: b""})  # what cannot be packed is refused before the slow work
+        items.append(batches.Item(colours, header, known))
     return batches.encode(items, coder, settings)
 
 
@@ -142,20 +151,56 @@ def decode(data: bytes, *, device: str = "auto", allow_truncated: bool = False) 
 
     Raises:
         FormatError: the file is truncated, damaged, too new or too large; the message says which.
+        MemoryError: there is too little of it on the device.
     """
+    import numpy as np
+
+    from codec import alpha
+    from codec.device import is_out_of_memory
     from codec.profiles import by_id
 
     container = unpack(data, allow_truncated=allow_truncated)
-    return by_id(container.header.profile).decode(container, device)
+    coder, channel = by_id(container.header.profile), alpha.decode(container)
+    try:
+        colours = coder.decode(container, device)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        size = f"{container.header.width} x {container.header.height}"
+        raise MemoryError(f'a picture of {size} is too large for the memory of device "{device}": try "cpu"') from error
+    return colours if channel is None else np.dstack([colours, channel])
+
+
+def verify(data: bytes) -> None:
+    """Check a file's checksums and structure, as far as that shows without computing the picture, and without torch.
+
+    Raises:
+        FormatError: as `decode`; it may yet refuse what passes here, but nothing that was written by `encode`.
+    """
+    from codec import alpha
+    from codec.profiles import by_id
+
+    container = unpack(data)
+    by_id(container.header.profile).check(container)
+    alpha.decode(container)
 
 
 def _mode(pixels: NDArray[np.uint8]) -> str:
     """The container's mode of a picture."""
-    shape = pixels.shape
-    if pixels.dtype == "uint8" and pixels.size:
-        if len(shape) == 2:
-            return "L"
-        if len(shape) == 3 and shape[2] == 3:
-            return "RGB"
-    wanted = "uint8 of shape (height, width) or (height, width, 3), and not empty"
-    raise ValueError(f"pixels must be {wanted}: not {pixels.dtype} {shape}")
+    modes = {(): "L", (2,): "LA", (3,): "RGB", (4,): "RGBA"}
+    channels = pixels.shape[2:]
+    if pixels.dtype == "uint8" and pixels.size and pixels.ndim >= 2 and channels in modes:
+        return modes[channels]
+    wanted = "uint8 of shape (height, width) or (height, width, 2, 3 or 4), and not empty"
+    raise ValueError(f"pixels must be {wanted}: not {pixels.dtype} {pixels.shape}")
+
+
+def _split(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], dict[Section, bytes]]:
+    """Colours as profiles take them, and the section of alpha if there is any."""
+    if pixels.shape[2:] not in ((2,), (4,)):
+        return pixels, {}
+    from codec import alpha
+
+    colours, channel = pixels[:, :, :-1], pixels[:, :, -1]
+    colours = colours[:, :, 0] if colours.shape[2] == 1 else colours
+    return alpha.filled(colours, channel), {Section.ALPHA: alpha.encode(channel)}

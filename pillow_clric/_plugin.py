@@ -7,7 +7,8 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
 from PIL import Image, ImageFile
 
-from codec.container import MAGIC, Header, Section, TruncatedError, read_header, unpack
+import codec
+from codec.container import MAGIC, Header, Section, TruncatedError, read_header
 from pillow_clric._api import encode
 from pillow_clric._metadata import EXIF_PREFIX
 
@@ -74,13 +75,13 @@ class ClricImageFile(ImageFile.ImageFile):
         self.fp.seek(pos)
 
     def verify(self) -> None:
-        """Check the file's checksums and structure, without decoding; directly after opening it."""
+        """Check the file's checksums and structure, without computing the picture; directly after opening it."""
         if self.fp is None or not self.tile:
             raise RuntimeError("verify must be called directly after open")
         tile = self.tile[0]
         try:
             self.fp.seek(tile.offset)
-            unpack(_read(self.fp, *_arguments(tile)))
+            codec.verify(_read(self.fp, *_arguments(tile)))
         finally:
             super().verify()
 
@@ -91,8 +92,6 @@ class ClricDecoder(ImageFile.PyDecoder):
     _pulls_fd = True
 
     def decode(self, buffer: Image.DecoderInput) -> tuple[int, int]:
-        import codec
-
         assert self.fd is not None
         file_size, *device = self.args
         pixels = codec.decode(

@@ -42,12 +42,15 @@ class FastProfile(Profile):
                 settings.progress(done, 3)
         return [{Section.WEIGHTS: b"w", Section.GRIDS: zlib.compress(pixels.tobytes())} for pixels in pictures]
 
+    def check(self, container: Container) -> None:
+        pass
+
     def decode(self, container: Container, device: str) -> NDArray[np.uint8]:
         self.devices.append(device)
         if container.sections[Section.WEIGHTS] != b"w":
             raise TruncatedError("file is truncated: its weights are missing")
         header = container.header
-        shape = (header.height, header.width) + ((3,) if header.mode == "RGB" else ())
+        shape = (header.height, header.width) + ((3,) if header.channels == 3 else ())
         pixels = np.zeros(np.prod(shape), np.uint8)
         try:
             found = zlib.decompressobj().decompress(container.sections[Section.GRIDS], pixels.size)
