@@ -167,7 +167,9 @@ def decode(data: bytes, *, device: str = "auto", allow_truncated: bool = False) 
         if not is_out_of_memory(error):
             raise
         size = f"{container.header.width} x {container.header.height}"
-        raise MemoryError(f'a picture of {size} is too large for the memory of device "{device}": try "cpu"') from error
+        raise MemoryError(
+            f'a picture of {size} takes more memory than there is on device "{device}": free some, or name another one'
+        ) from error
     return colours if channel is None else np.dstack([colours, channel])
 
 

@@ -16,15 +16,19 @@ def resolve(name: str) -> torch.device:
     """The device of this name; "auto" is the first GPU, or else the CPU.
 
     Raises:
+        TypeError: it is no name.
         ValueError: there is no such kind of device.
         RuntimeError: there is, but not on this machine.
     """
+    wrong = f'device must be "auto", "cpu", "cuda", "cuda:1" or "mps", not {name!r}'
+    if not isinstance(name, str):
+        raise TypeError(wrong)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ValueError(f'device must be "auto", "cpu", "cuda", "cuda:1" or "mps", not {name!r}') from error
+        raise ValueError(wrong) from error
     try:
         torch.empty(1, device=device).cpu()  # of "meta" there is nothing to be had
     except (RuntimeError, AssertionError, ImportError) as error:  # AssertionError: torch was built without CUDA

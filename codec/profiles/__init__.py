@@ -57,7 +57,6 @@ class Settings:
         _check_type("effort", self.effort, (Real, str), f'a whole number from 1 to 9, or "{PAPER}"')
         _check_type("seed", self.seed, int, "a whole number from 0 to 2**64 - 1")
         _check_type("model", self.model, (str, PathLike), "a name, or a file or folder")
-        _check_type("device", self.device, str, 'a name such as "auto" or "cpu"')
         if not (self.progress is None or callable(self.progress)):
             raise TypeError(f"progress must be a function of two numbers, not {self.progress!r}")
         if not 0 <= self.quality <= 100:  # also refuses NaN
