@@ -63,7 +63,6 @@ class Settings:
             raise ValueError(f"quality must be from 0 to 100, not {self.quality!r}")
         if self.effort not in (*range(1, 10), PAPER):
             raise ValueError(f'effort must be a whole number from 1 to 9, or "{PAPER}", not {self.effort!r}')
-
         if not 0 <= self.seed < 2**64:
             raise ValueError(f"seed must be from 0 to 2**64 - 1, not {self.seed}")
 
