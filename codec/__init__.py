@@ -5,7 +5,8 @@ Importing this package imports neither torch nor numpy; they are imported when p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 from codec.container import (
@@ -42,6 +43,7 @@ __all__ = [
     "pack",
     "read_header",
     "unpack",
+    "verify",
 ]
 
 
@@ -65,7 +67,8 @@ def encode(
     """Code one picture as the bytes of a `.clric` file.
 
     Args:
-        pixels: (height, width) for greyscale or (height, width, 3) for RGB, uint8.
+        pixels: uint8, (height, width) for greyscale, (height, width, 3) for RGB; or (height, width, 2) and (height,
+            width, 4) with alpha, which is lossless. Colours that are wholly transparent are not kept.
         quality: 0..100, int or float; the file's size grows with it.
         target_size: bytes that the file may have: it gets the best quality that fits, whatever `quality` says.
         target_bpp: the same in bits per pixel.
@@ -78,6 +81,7 @@ def encode(
         progress: called as `progress(done, total)` now and then, in iterations of the fit.
 
     Raises:
+        TypeError: an argument is of another type.
         ValueError: an argument is out of its range, the picture's shape or dtype is not coded, or it cannot be coded in
             so few bytes; the message says how many it takes.
         RuntimeError: the device is not there, or the file did not decode to what was coded.
@@ -90,7 +94,7 @@ def encode(
 
 
 def encode_batch(
-    pictures: Sequence[NDArray[np.uint8]],
+    pictures: Iterable[NDArray[np.uint8]],
     *,
     quality: float = 75,
     target_size: int | None = None,
@@ -100,7 +104,7 @@ def encode_batch(
     effort: int | str = 5,
     device: str = "auto",
     seed: int = 0,
-    metadata: Sequence[Mapping[Section, bytes]] | None = None,
+    metadata: Iterable[Mapping[Section, bytes]] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[bytes]:
     """Code pictures of any sizes, as many in one fit as there is memory for: on GPUs much faster than one by one.
@@ -108,8 +112,8 @@ def encode_batch(
     A picture's file may differ from that which it gets alone, as random numbers and roundings do; not in quality.
 
     Args:
-        pictures: as `encode` takes each.
-        metadata: for each picture.
+        pictures: as `encode` takes each; gone through once, when all other arguments were found right.
+        metadata: for each picture; gone through at the same time.
         progress: called as `progress(done, total)` now and then, in pictures; of a single one, in iterations.
 
     The others are those of `encode`, and are for all pictures. Targets are for each.
@@ -121,6 +125,7 @@ def encode_batch(
         As `encode`; nothing is coded if one of the pictures cannot be.
     """
     from codec import batches
+    from codec.device import resolve
     from codec.profiles import Settings, by_name
 
     coder = by_name(profile)
@@ -128,11 +133,15 @@ def encode_batch(
         quality=quality, target_size=target_size, target_bpp=target_bpp, model=model, effort=effort, device=device,
         seed=seed, progress=progress,
     )  # fmt: skip
+    resolve(device)
     items, model_prefix = [], coder.model(settings)
-    for pixels, bodies in zip(pictures, metadata or [{}] * len(pictures), strict=True):
-        header = Header(pixels.shape[1], pixels.shape[0], _mode(pixels), coder.id, model_prefix)
-        pack(header, {**bodies, Section.GRIDS: b""})  # what cannot be packed is refused before the slow work
-        items.append(batches.Item(pixels, header, bodies))
+    for pixels, bodies in zip(pictures, metadata or repeat({}), strict=metadata is not None):
+        mode = _mode(pixels)
+        header = Header(pixels.shape[1], pixels.shape[0], mode, coder.id, model_prefix)
+        colours, known = _split(pixels)
+        known |= bodies
+        pack(header, {**known, Section.GRIDS: b""})  # what cannot be packed is refused before the slow work
+        items.append(batches.Item(colours, header, known))
     return batches.encode(items, coder, settings)
 
 
@@ -149,23 +158,67 @@ def decode(data: bytes, *, device: str = "auto", allow_truncated: bool = False, 
     Raises:
         FormatError: the file is truncated, damaged, too new or too large; the message says which.
         ValueError: there is no such scale.
+        MemoryError: there is too little of it on the device.
     """
+    import numpy as np
+    import torch
+
+    from codec import alpha
+    from codec.blocks import shrunk
+    from codec.device import is_out_of_memory
     from codec.profiles import by_id
+    from codec.profiles.pixels import to_pixels, to_tensor
 
     if scale not in (1, *SCALES):
         raise ValueError(f"scale must be 1, 2, 4 or 8, not {scale!r}")
 
     container = unpack(data, allow_truncated=allow_truncated)
-    return by_id(container.header.profile).decode(container, device, scale)
+    coder, channel = by_id(container.header.profile), alpha.decode(container)
+    try:
+        colours = coder.decode(container, device, scale)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        size = f"{container.header.width} x {container.header.height}"
+        raise MemoryError(
+            f'a picture of {size} takes more memory than there is on device "{device}": free some, or name another one'
+        ) from error
+    if channel is None:
+        return colours
+    small = channel if scale == 1 else to_pixels(shrunk(to_tensor([channel], torch.device("cpu")), scale)[0].numpy())
+    return np.dstack([colours, small])
+
+
+def verify(data: bytes) -> None:
+    """Check a file's checksums and structure, as far as that shows without computing the picture, and without torch.
+
+    Raises:
+        FormatError: as `decode`; it may yet refuse what passes here, but nothing that was written by `encode`.
+    """
+    from codec import alpha
+    from codec.profiles import by_id
+
+    container = unpack(data)
+    by_id(container.header.profile).check(container)
+    alpha.decode(container)
 
 
 def _mode(pixels: NDArray[np.uint8]) -> str:
     """The container's mode of a picture."""
-    shape = pixels.shape
-    if pixels.dtype == "uint8" and pixels.size:
-        if len(shape) == 2:
-            return "L"
-        if len(shape) == 3 and shape[2] == 3:
-            return "RGB"
-    wanted = "uint8 of shape (height, width) or (height, width, 3), and not empty"
-    raise ValueError(f"pixels must be {wanted}: not {pixels.dtype} {shape}")
+    modes = {(): "L", (2,): "LA", (3,): "RGB", (4,): "RGBA"}
+    channels = pixels.shape[2:]
+    if pixels.dtype == "uint8" and pixels.size and pixels.ndim >= 2 and channels in modes:
+        return modes[channels]
+    wanted = "uint8 of shape (height, width) or (height, width, 2, 3 or 4), and not empty"
+    raise ValueError(f"pixels must be {wanted}: not {pixels.dtype} {pixels.shape}")
+
+
+def _split(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], dict[Section, bytes]]:
+    """Colours as profiles take them, and the section of alpha if there is any."""
+    if pixels.shape[2:] not in ((2,), (4,)):
+        return pixels, {}
+    from codec import alpha
+
+    colours, channel = pixels[:, :, :-1], pixels[:, :, -1]
+    colours = colours[:, :, 0] if colours.shape[2] == 1 else colours
+    return alpha.filled(colours, channel), {Section.ALPHA: alpha.encode(channel)}

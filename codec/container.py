@@ -146,6 +146,16 @@ class Header:
             raise ValueError(f"model must be empty or {MODEL_BYTES} bytes, not {len(self.model)}")
 
     @property
+    def channels(self) -> int:
+        """Of colour, without alpha."""
+        return 3 if self.mode.startswith("RGB") else 1
+
+    @property
+    def has_alpha(self) -> bool:
+        """Whether the picture has an alpha channel."""
+        return self.mode.endswith("A")
+
+    @property
     def size(self) -> int:
         """Bytes from the magic to the header's checksum: where the first section's body begins."""
         return len(_header_bytes(self))

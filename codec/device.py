@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -15,17 +16,21 @@ def resolve(name: str) -> torch.device:
     """The device of this name; "auto" is the first GPU, or else the CPU.
 
     Raises:
+        TypeError: it is no name.
         ValueError: there is no such kind of device.
         RuntimeError: there is, but not on this machine.
     """
+    wrong = f'device must be "auto", "cpu", "cuda", "cuda:1" or "mps", not {name!r}'
+    if not isinstance(name, str):
+        raise TypeError(wrong)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ValueError(f'device must be "auto", "cpu", "cuda", "cuda:1" or "mps", not {name!r}') from error
+        raise ValueError(wrong) from error
     try:
-        torch.empty(1, device=device)
+        torch.empty(1, device=device).cpu()  # of "meta" there is nothing to be had
     except (RuntimeError, AssertionError, ImportError) as error:  # AssertionError: torch was built without CUDA
         raise RuntimeError(f'device {name!r} is not available on this machine: use "auto" or "cpu"') from error
     return device
@@ -73,10 +78,30 @@ def _cpu_has_bfloat16() -> bool:
 @contextmanager
 def computing(device: torch.device) -> Iterator[None]:
     """Compute in float32 with gradients allowed, whatever the caller's defaults are; they are not changed for good."""
-    dtype = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    try:
-        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        torch.set_default_dtype(dtype)
+    with (
+        _float32, torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False)
+    ):  # fmt: skip
+        yield
+
+
+class _Float32:
+    """Makes float32 the default dtype. All threads share that: the first that comes sets it, the last sets it back."""
+
+    def __init__(self) -> None:
+        self._lock, self._users, self._before = threading.Lock(), 0, torch.float32
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._users:
+                self._before = torch.get_default_dtype()
+                torch.set_default_dtype(torch.float32)
+            self._users += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                torch.set_default_dtype(self._before)
+
+
+_float32 = _Float32()

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from io import BytesIO
+from itertools import tee
 from os import PathLike
-from typing import BinaryIO, overload
+from typing import TYPE_CHECKING, BinaryIO, overload
 
 from PIL import Image
 
 import codec
 from codec.container import Header, Section, UnsupportedError, read_header
-from pillow_clric._metadata import Exif, Icc, Xmp, collect
+from pillow_clric import _metadata, _modes
+from pillow_clric._metadata import Exif, Icc, Xmp
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = ["FileInfo", "decode", "encode", "encode_batch", "info"]
-
-_MODES = ("RGB", "L")  # coded as they are
-_DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 
 
 def encode(
@@ -40,10 +43,12 @@ def encode(
     """Code an image as the bytes of a `.clric` file. `image.save(fp, "CLRIC", ...)` takes the same arguments.
 
     Args:
-        image: of mode RGB or L, with at least one pixel. Its pixels and EXIF orientation stay as they are.
+        image: of 8 bits a sample, with at least one pixel. Modes L, LA, RGB and RGBA are kept; others are converted to
+            one of them as Pillow does, with transparency of whatever kind as alpha. Alpha is lossless; colours that
+            are wholly transparent are not kept. The EXIF orientation stays as it is, and so do the pixels.
         quality: 0..100, int or float; the file's size grows with it.
-        target_size: bytes that the file may have, metadata included: it gets the best quality that fits, in place of
-            `quality`, in at most about twice the time.
+        target_size: bytes that the file may have, alpha and metadata included: it gets the best quality that fits, in
+            place of `quality`, in at most about twice the time.
         target_bpp: the same in bits per pixel.
         profile: the coding profile, one of `info()["profiles"]`.
         model: in profile `clric`, the autoencoder: its name or hash in the store (`clric-convert models list`), or a
@@ -53,13 +58,14 @@ def encode(
         seed: of every random number drawn; same arguments and machine, same bytes.
         exif: bytes or `Image.Exif`; "keep" takes the image's own with what was changed in `image.getexif()`, None or
             b"" none.
-        icc_profile: bytes; "keep", None or b"" as above.
+        icc_profile: bytes; "keep", None or b"" as above. What was for other colours than the mode that is coded (such
+            as CMYK) is not kept.
         xmp: bytes or str; "keep", None or b"" as above.
         progress: called as `progress(done, total)` now and then, in iterations of the fit.
 
     Raises:
-        ValueError: an argument is out of its range, the image is empty or of another mode, or the smallest file
-            possible is larger than the target; the message says how large it is.
+        ValueError: an argument is out of its range, the image is empty, too large or of more than 8 bits a sample, or
+            the smallest file possible is larger than the target; the message says how large it is.
         TypeError: an argument is of a type other than these.
         RuntimeError: the device is not there, or the file did not decode to what was coded.
         ModelError: there is no such model, or it is damaged; an `OSError` that says what to do.
@@ -100,15 +106,12 @@ def encode_batch(
         As `encode`; nothing is coded if one of the images cannot be.
     """
     for image in images:
-        _check_codable(image)
-        image.load()
-    metadata = [collect(image, exif, icc_profile, xmp) for image in images]
-
-    import numpy as np
-
+        _modes.check(image)
+    _metadata.check(exif, icc_profile, xmp)
+    one, other = tee(_coded_forms(images, exif, icc_profile, xmp))
     return codec.encode_batch(
-        [np.asarray(image) for image in images], quality=quality, target_size=target_size, target_bpp=target_bpp,
-        profile=profile, model=model, effort=effort, device=device, seed=seed, metadata=metadata, progress=progress,
+        (pixels for pixels, _ in one), quality=quality, target_size=target_size, target_bpp=target_bpp, profile=profile,
+        model=model, effort=effort, device=device, seed=seed, metadata=(held for _, held in other), progress=progress,
     )  # fmt: skip
 
 
@@ -122,6 +125,7 @@ def decode(data: bytes, *, device: str = "auto") -> Image.Image:
     Raises:
         FormatError: the file is truncated, damaged, too new or too large; the message says which.
         RuntimeError: the device is not there.
+        MemoryError: there is too little of it on the device.
         Image.DecompressionBombError: the image has more pixels than twice `Image.MAX_IMAGE_PIXELS`.
     """
     read_header(BytesIO(data))  # says more about what is no `.clric` file than `Image.open` does
@@ -190,15 +194,15 @@ def info(source: str | PathLike[str] | bytes | BinaryIO | None = None) -> FileIn
     return _file_info(read_header(source))
 
 
-def _check_codable(image: Image.Image) -> None:
-    """Refuse, before any slow work, an image that cannot be coded."""
-    if 0 in image.size:
-        raise ValueError(f"an image without pixels cannot be coded: its size is {image.width} x {image.height}")
-    if image.mode in _DEEP_MODES:
-        raise ValueError(f"mode {image.mode} is not supported: scale it to 0..255 and convert to L first")
-    if image.mode not in _MODES:
-        instead = "L" if image.mode in ("1", "LA", "La") else "RGB"
-        raise ValueError(f"mode {image.mode} is not supported yet: convert to {instead} first")
+def _coded_forms(
+    images: Sequence[Image.Image], exif: Exif, icc_profile: Icc, xmp: Xmp
+) -> Iterator[tuple[NDArray[np.uint8], dict[Section, bytes]]]:
+    """Pixels and metadata as they are coded: no image is loaded before it is asked for."""
+    import numpy as np
+
+    for image in images:
+        converted = _modes.converted(image)
+        yield np.asarray(converted), _metadata.collect(image, converted.mode, exif, icc_profile, xmp)
 
 
 def _file_info(header: Header) -> FileInfo:

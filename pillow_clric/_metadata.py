@@ -8,7 +8,7 @@ from PIL import Image
 
 from codec.container import Section
 
-__all__ = ["EXIF_PREFIX", "Exif", "Icc", "Xmp", "collect"]
+__all__ = ["EXIF_PREFIX", "Exif", "Icc", "Xmp", "check", "collect"]
 
 Exif = bytes | Image.Exif | Literal["keep"] | None
 Icc = bytes | Literal["keep"] | None
@@ -25,38 +25,66 @@ _TIFF_LAYOUT = frozenset(
 )
 
 
-def collect(image: Image.Image, exif: Exif, icc_profile: Icc, xmp: Xmp) -> dict[Section, bytes]:
+# Where an ICC profile says that it is one, and of which colours.
+_ICC_SIGNATURE, _ICC_COLOURS = slice(36, 40), slice(16, 20)
+
+
+def check(exif: Exif, icc_profile: Icc, xmp: Xmp) -> None:
+    """Refuse what is neither "keep" nor None nor bytes, or what else there may be.
+
+    Raises:
+        TypeError: says which.
+    """
+    named = ("exif", exif, (bytes, Image.Exif)), ("icc_profile", icc_profile, bytes), ("xmp", xmp, (bytes, str))
+    for name, value, kinds in named:
+        if not (value is None or isinstance(value, kinds) or (isinstance(value, str) and value == "keep")):
+            raise TypeError(f"{name} must be bytes, None or 'keep', not {type(value).__name__}")
+
+
+def collect(image: Image.Image, mode: str, exif: Exif, icc_profile: Icc, xmp: Xmp) -> dict[Section, bytes]:
     """The metadata that go into a file, without those that are empty.
 
     Args:
         image: gives what is "keep"; must be loaded, as some formats hold metadata after the pixels.
-        exif, icc_profile, xmp: "keep", None or b"" for none, or what to write.
+        mode: in which it is coded; its own ICC profile is left out if it is for other colours.
+        exif, icc_profile, xmp: what `check` let pass.
 
     Raises:
-        TypeError: one is of another type.
+        ValueError: the ICC profile that was given is for other colours than those of the mode.
     """
     if isinstance(exif, Image.Exif):
         exif = exif.tobytes() if exif else b""
     elif exif == "keep":
         exif = _own_exif(image)
     if icc_profile == "keep":
-        icc_profile = image.info.get("icc_profile")
+        own = _own(image, "icc_profile")
+        icc_profile = own if _fits(own, mode) else b""
+    elif not _fits(icc_profile or b"", mode):
+        colours = (icc_profile or b"")[_ICC_COLOURS].decode(errors="replace").strip()
+        raise ValueError(f"icc_profile is for {colours} colours, but the image is coded as {mode}: leave it out")
     if xmp == "keep":
-        xmp = image.info.get("xmp")
+        xmp = _own(image, "xmp")
     if isinstance(xmp, str):
         xmp = xmp.encode()
-
-    named = {"exif": exif, "icc_profile": icc_profile, "xmp": xmp}
-    for name, value in named.items():
-        if value is not None and not isinstance(value, bytes):
-            raise TypeError(f"{name} must be bytes, None or 'keep', not {type(value).__name__}")
     sections = {Section.ICC: icc_profile, Section.EXIF: (exif or b"").removeprefix(EXIF_PREFIX), Section.XMP: xmp}
-    return {section: bytes(body) for section, body in sections.items() if body}
+    return {section: body for section, body in sections.items() if body}
+
+
+def _own(image: Image.Image, key: str) -> bytes:
+    """Bytes in the image's `info`; what is there of another type is of no known meaning."""
+    value = image.info.get(key)
+    return value if isinstance(value, bytes) else b""
+
+
+def _fits(icc_profile: bytes, mode: str) -> bool:
+    """Whether a profile is for the colours of this mode; bytes that are no ICC profile are taken as they are."""
+    colours = b"RGB " if mode.startswith("RGB") else b"GRAY"
+    return icc_profile[_ICC_SIGNATURE] != b"acsp" or icc_profile[_ICC_COLOURS] == colours
 
 
 def _own_exif(image: Image.Image) -> bytes:
     """The image's EXIF: the bytes it came with, unless `image.getexif()` was changed since."""
-    stored: bytes = image.info.get("exif") or b""
+    stored = _own(image, "exif")
     pristine = Image.new("1", (1, 1))
     pristine.info = image.info
     try:

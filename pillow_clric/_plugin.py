@@ -7,8 +7,8 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
 from PIL import Image, ImageFile
 
-from codec import SCALES
-from codec.container import MAGIC, Header, Section, TruncatedError, read_header, unpack
+import codec
+from codec.container import MAGIC, Header, Section, TruncatedError, read_header
 from pillow_clric._api import encode
 from pillow_clric._metadata import EXIF_PREFIX
 
@@ -78,7 +78,7 @@ class ClricImageFile(ImageFile.ImageFile):
         tile = self.tile[0]
         file_size, before = _arguments(tile)
         width, height = self.size
-        scale = max((s for s in SCALES if s * size[0] <= width and s * size[1] <= height), default=1)
+        scale = max((s for s in codec.SCALES if s * size[0] <= width and s * size[1] <= height), default=1)
         if scale == 1 or before > 1:
             return None
         self._size = -(-width // scale), -(-height // scale)
@@ -97,25 +97,23 @@ class ClricImageFile(ImageFile.ImageFile):
         self.fp.seek(pos)
 
     def verify(self) -> None:
-        """Check the file's checksums and structure, without decoding; directly after opening it."""
+        """Check the file's checksums and structure, without computing the picture; directly after opening it."""
         if self.fp is None or not self.tile:
             raise RuntimeError("verify must be called directly after open")
         tile = self.tile[0]
         try:
             self.fp.seek(tile.offset)
-            unpack(_read(self.fp, _arguments(tile)[0]))
+            codec.verify(_read(self.fp, _arguments(tile)[0]))
         finally:
             super().verify()
 
 
 class ClricDecoder(ImageFile.PyDecoder):
-    """Decodes the one tile of a file. Its arguments are the file's size, a scale and, where one is asked for, a device."""
+    """Decodes the one tile of a file. Its arguments are the file's size, a scale and, where one was named, a device."""
 
     _pulls_fd = True
 
     def decode(self, buffer: Image.DecoderInput) -> tuple[int, int]:
-        import codec
-
         assert self.fd is not None
         file_size, scale, *device = self.args
         pixels = codec.decode(

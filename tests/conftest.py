@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import struct
 import zlib
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFile
 
 import codec.profiles
 import pillow_clric
@@ -20,6 +23,58 @@ from codec.profiles import Profile, Settings
 # Pictures in tests are tiny, and threads that wait for each other on a busy machine take 20 times as long. Before torch
 # is imported, and for programs that tests start, too.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+EXIF = Image.Exif()
+EXIF[0x010F] = "Maker"
+EXIF[0x0112] = 6  # orientation
+EXIF.get_ifd(0x8769)[0x829A] = 0.5  # exposure time
+METADATA: dict[str, Any] = {"exif": EXIF.tobytes(), "icc_profile": b"a colour profile", "xmp": b"<x:xmpmeta/>"}
+
+
+def opened(data: bytes) -> ImageFile.ImageFile:
+    return Image.open(BytesIO(data))
+
+
+def saved(image: Image.Image, **options: Any) -> ImageFile.ImageFile:
+    buffer = BytesIO()
+    image.save(buffer, "CLRIC", **options)
+    return opened(buffer.getvalue())
+
+
+def same(image: Image.Image, other: Image.Image) -> bool:
+    return image.mode == other.mode and image.size == other.size and image.tobytes() == other.tobytes()
+
+
+def icc_profile(colours: bytes, kind: bytes, tags: dict[bytes, bytes]) -> bytes:
+    """An ICC profile of version 2: a header, a table of tags, and these."""
+    start = 128 + 4 + 12 * len(tags)
+    table, body = struct.pack(">I", len(tags)), b""
+    for name, tag in tags.items():
+        table += name + struct.pack(">II", start + len(body), len(tag))
+        body += tag + bytes(-len(tag) % 4)
+    illuminant = struct.pack(">3i", 0xF6D6, 0x10000, 0xD32D)
+    head = struct.pack(">I4xI4s4s4s12x4s28x", start + len(body), 0x2400000, kind, colours, b"XYZ ", b"acsp")
+    return head.replace(b"XYZ ", b"Lab " if colours == b"CMYK" else b"XYZ ") + illuminant + bytes(48) + table + body
+
+
+def display_p3() -> bytes:
+    """A profile of RGB with wider primaries than sRGB's."""
+    columns = {b"r": (0.5151, 0.2412, -0.0011), b"g": (0.2920, 0.6922, 0.0419), b"b": (0.1571, 0.0666, 0.7841)}
+    white = b"XYZ " + struct.pack(">4x3i", 0xF6D6, 0x10000, 0xD32D)
+    tags = {b"wtpt": white, **{c + b"TRC": b"curv" + struct.pack(">4xIH", 1, 0x233) for c in columns}}
+    for name, column in columns.items():
+        tags[name + b"XYZ"] = b"XYZ " + struct.pack(">4x3i", *(round(65536 * v) for v in column))
+    return icc_profile(b"RGB ", b"mntr", tags)
+
+
+def cmyk_profile() -> bytes:
+    """A profile of CMYK in which all inks are grey."""
+    identity, levels = bytes(range(256)), range(16)
+    colours = b"".join(bytes([255 - 60 * level.bit_count(), 128, 128]) for level in levels)
+    matrix = struct.pack(">9i", *(65536 * (i % 4 == 0) for i in range(9)))
+    table = b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + matrix + identity * 4 + colours + identity * 3
+    return icc_profile(b"CMYK", b"prtr", {b"A2B0": table})
 
 
 class FastProfile(Profile):
@@ -42,12 +97,15 @@ class FastProfile(Profile):
                 settings.progress(done, 3)
         return [{Section.WEIGHTS: b"w", Section.GRIDS: zlib.compress(pixels.tobytes())} for pixels in pictures]
 
+    def check(self, container: Container) -> None:
+        pass
+
     def decode(self, container: Container, device: str, scale: int = 1) -> NDArray[np.uint8]:
         self.devices.append(device)
         if container.sections[Section.WEIGHTS] != b"w":
             raise TruncatedError("file is truncated: its weights are missing")
         header = container.header
-        shape = (header.height, header.width) + ((3,) if header.mode == "RGB" else ())
+        shape = (header.height, header.width) + ((3,) if header.channels == 3 else ())
         pixels = np.zeros(np.prod(shape), np.uint8)
         try:
             found = zlib.decompressobj().decompress(container.sections[Section.GRIDS], pixels.size)

@@ -6,6 +6,7 @@ What it reads is what the format says, so the tests hold the codec's reader agai
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -418,3 +419,28 @@ def double(x: Floats, taps: Floats, axis: int) -> Floats:
     left = sum(taps[k] * x[..., k : k + n] for k in range(4))
     right = sum(taps[k] * x[..., 4 - k : 4 - k + n] for k in range(4))
     return np.moveaxis(np.stack([left, right], -1).reshape(*x.shape[:2], -1), -1, axis)
+
+
+# Alpha
+
+
+def alpha(body: bytes, height: int, width: int) -> Grid:
+    """The samples of an alpha channel, by rows."""
+    if not body:
+        return [[255] * width for _ in range(height)]
+    if body[0] > 3:
+        raise UnknownError
+    stream = zlib.decompressobj(-15)
+    data = stream.decompress(body[1:], height * width + 1)
+    if len(data) != height * width or not stream.eof or stream.unused_data:
+        raise DamagedError
+    d = [list(data[y * width : (y + 1) * width]) for y in range(height)]
+    for y in range(height):
+        for x in range(width):
+            if body[0] & 1 and x:
+                d[y][x] = (d[y][x] + d[y][x - 1]) % 256
+    for y in range(1, height):
+        for x in range(width):
+            if body[0] & 2:
+                d[y][x] = (d[y][x] + d[y - 1][x]) % 256
+    return d

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from conftest import FastProfile
 from numpy.typing import NDArray
@@ -300,8 +301,8 @@ def test_interrupt_while_the_gpu_works(folder: Path, tmp_path: Path, gpu: Gpu, m
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_a_gpu() -> None:
-    assert batches.on_gpu("meta")
-    assert not batches.on_gpu("cpu")
-    assert not batches.on_gpu("cpu:0")
-    assert not batches.on_gpu("no device")
+def test_what_is_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("cpu", "cpu:0", "meta", "no device"):
+        assert not batches.on_gpu(name)
+    monkeypatch.setattr("codec.device.resolve", torch.device)  # as if there were one
+    assert batches.on_gpu("cuda:1")

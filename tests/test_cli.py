@@ -217,12 +217,12 @@ def test_metadata_are_kept(folder: Path, photo: Image.Image) -> None:
 def test_a_bad_file_does_not_stop_the_batch(folder: Path) -> None:
     (folder / "0.png").write_bytes(b"not a photo")
     (folder / "1.clric").write_bytes(b"not a file of ours")
-    Image.new("RGBA", (4, 4)).save(folder / "2.png")
+    Image.new("I;16", (4, 4)).save(folder / "2.png")
     result = run(folder, folder / "1.clric")
     assert result.exit_code == 1
     assert "2 converted" in result.stderr
     assert "3 failed" in result.stderr
-    assert "convert to RGB first" in result.stderr
+    assert "convert to L first" in result.stderr
     assert "not a .clric file" in result.stderr
     assert not (folder / "0.clric").exists()
 

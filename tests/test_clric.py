@@ -22,6 +22,7 @@ from codec.autoencoders import model as files
 from codec.autoencoders import store
 from codec.autoencoders.autoencoder import Autoencoder
 from codec.autoencoders.model import ModelFileError
+from codec.autoencoders.networks.base import Base
 from codec.autoencoders.perception import perception
 from codec.container import Section, unpack
 from codec.overfit import arm, bitstream, initial, pipeline, synthesis
@@ -281,3 +282,36 @@ def test_universal_functions_whose_tensors_do_not_fit(change: Callable[[str, Ten
     tensors = {name: found for name, t in model.tensors.items() if (found := change(name, t)) is not None}
     with pytest.raises(ModelFileError, match="base is damaged"):
         starts.universal_of(replace(model, tensors=tensors))
+
+
+# Too little memory
+
+
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Positions of the latent for which the decoder has memory."""
+    room, decode_tile = [2**30], Base.decode_tile
+
+    def bounded(self: Base, features: Tensor) -> Tensor:
+        if features[0, 0].numel() > room[0]:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return decode_tile(self, features)
+
+    monkeypatch.setattr(Base, "decode_tile", bounded)
+    return room
+
+
+def test_decoding_takes_smaller_tiles_where_memory_is_short(memory: list[int]) -> None:
+    data = encode(photo(300, 330), quality=30, effort=1)
+    expected = codec.decode(data, device="cpu").astype(float)
+    memory[0] = 32 * 32
+    decoded = codec.decode(data, device="cpu")
+    assert np.abs(decoded - expected).max() > 0
+    assert np.abs(decoded - expected).mean() < 1
+
+
+def test_decoding_without_enough_memory(memory: list[int]) -> None:
+    data = encode(photo(32, 40), quality=30, effort=1)
+    memory[0] = 3
+    with pytest.raises(MemoryError, match=r'40 x 32 takes more memory.*device "cpu": free some'):
+        codec.decode(data, device="cpu")

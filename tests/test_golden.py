@@ -30,6 +30,7 @@ import codec
 from codec import Container, Section, unpack
 from codec.autoencoders import perception, store
 from codec.autoencoders.autoencoder import Autoencoder
+from codec.container import MODES
 from codec.overfit import bases, bitstream, initial, pipeline
 from codec.overfit.universal import Universal
 from codec.profiles.starts import step_of, universal_of
@@ -39,7 +40,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:TF32 acceleration")  # torch's, 
 FOLDER = Path(__file__).parent / "golden"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.clric"))
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-OUTPUTS = {"L": 1, "RGB": 3}
 FORMAT_MD, MODELS_MD = (FOLDER.parents[1] / "docs" / name for name in ("FORMAT.md", "MODELS.md"))
 
 
@@ -65,7 +65,7 @@ def function_of(container: Container) -> tuple[bytes, bytes, int, int, int, Univ
     header, sections = container.header, container.sections
     bodies = sections[Section.WEIGHTS], sections[Section.GRIDS]
     if not header.model:
-        return *bodies, header.height, header.width, OUTPUTS[header.mode], None
+        return *bodies, header.height, header.width, header.channels, None
     autoencoder = autoencoder_of(header.model)
     size = autoencoder.latent_size(header.height, header.width)
     return *bodies, *size, autoencoder.channels, universal_of(autoencoder.model)
@@ -128,10 +128,11 @@ def default_dtype(request: pytest.FixtureRequest) -> Iterator[None]:
 
 def test_there_are_golden_files() -> None:
     contents = [golden(name)[0] for name in NAMES]
+    assert {unpack(data).header.mode for data in contents} == set(MODES)
     for profile in (0, 1):
         of_profile = [data for data in contents if unpack(data).header.profile == profile]
         assert len(of_profile) >= 4
-        assert {unpack(data).header.mode for data in of_profile} == set(OUTPUTS)
+        assert {unpack(data).header.mode for data in of_profile} > {"L", "RGB"}
         found = {symbols(data).number for data in of_profile}
         assert bases.PLAIN in found
         assert len(found) > 1
@@ -169,6 +170,8 @@ def test_golden_files(name: str, device: str) -> None:
     decoded = codec.decode(data, device=device)
     assert (decoded.shape, decoded.dtype) == (picture.shape, picture.dtype)
     assert np.abs(decoded.astype(float) - picture).mean() <= 1
+    if unpack(data).header.has_alpha:
+        assert np.array_equal(decoded[:, :, -1], picture[:, :, -1])
 
 
 def read_by_another(container: Container) -> reader.Function:
@@ -189,8 +192,12 @@ def test_another_reader(name: str) -> None:
     samples = function.output()
     if model:
         made = autoencoder_of(model).decode(torch.from_numpy(samples)[None], *picture.shape[:2])[0].numpy()
-        samples = made.mean(0, keepdims=True) if picture.ndim == 2 else made
+        samples = made.mean(0, keepdims=True) if container.header.channels == 1 else made
     pixels = np.rint(np.clip(samples, 0, 1) * 255).transpose(1, 2, 0)
+    if container.header.has_alpha:
+        alpha = np.array(reader.alpha(container.sections[Section.ALPHA], *picture.shape[:2]))
+        assert np.array_equal(alpha, picture[:, :, -1])
+        pixels = np.dstack([pixels, alpha])
     assert np.abs(pixels.reshape(picture.shape) - picture).mean() <= 1
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from codec.autoencoders.model import Model
 from codec.autoencoders.networks import ARCHITECTURES, build
 from codec.autoencoders.tiles import tiled
-from codec.device import reduced_precision, to_device
+from codec.device import is_out_of_memory, reduced_precision, to_device
 
 OVERLAP = 128  # pixels that neighbouring tiles share: about as far as convolutions see
 LEAST = 64  # pixels to which smaller pictures are extended: models know photos, not single samples
@@ -81,8 +81,15 @@ class Autoencoder:
     def _tiled(
         self, function: Callable[[Tensor], Tensor], source: Tensor, channels: int, scales: tuple[int, int]
     ) -> Tensor:
-        tile, overlap = self.tile // self.downscale, OVERLAP // self.downscale
-        return tiled(function, source, channels, scales, tile, overlap)
+        """Tile by tile; with smaller tiles where memory does not suffice, unless a fit needs them all at once."""
+        tile, overlap = self.tile, OVERLAP // self.downscale
+        while True:
+            try:
+                return tiled(function, source, channels, scales, tile // self.downscale, overlap)
+            except Exception as error:
+                if torch.is_grad_enabled() or tile < 4 * OVERLAP or not is_out_of_memory(error):
+                    raise
+            tile //= 2
 
     @property
     def _least(self) -> int:

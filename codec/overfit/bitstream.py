@@ -127,14 +127,22 @@ def read(
         CorruptError: the sections hold no function.
         LimitError: the function is too large.
     """
-    header = Decoder(weights_section)
+    spec, weights, empty = read_weights(weights_section, height, width, outputs, universal)
+    read_planes = _read_beginning if truncated else _read_whole
+    return spec, weights, _by_level(spec, read_planes(grids_section, spec, weights.whole(spec), empty))
+
+
+def read_weights(
+    section: bytes, height: int, width: int, outputs: int, universal: Universal | None = None
+) -> tuple[Spec, QuantisedWeights, list[bool]]:
+    """The first part of `read`: a function's shape and weights, and which of its planes are all zero."""
+    header = Decoder(section)
     spec, origin = _code_head(header, None, Origin(PLAIN, universal), (height, width, outputs))
     weights = _code_differences(header, spec, origin, None)
     empty = [_code_bit(header, False) for _ in spec.planes]
     if not header.exhausted:
         raise CorruptError("the function's weights do not end where their section does: the file is damaged")
-    read_planes = _read_beginning if truncated else _read_whole
-    return spec, weights, _by_level(spec, read_planes(grids_section, spec, weights.whole(spec), empty))
+    return spec, weights, empty
 
 
 def _read_whole(section: bytes, spec: Spec, whole: WholeWeights, empty: list[bool]) -> list[Integers]:

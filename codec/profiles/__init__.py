@@ -8,6 +8,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from numbers import Integral, Real
+from os import PathLike
+from types import NoneType
 from typing import TYPE_CHECKING
 
 from codec.container import Container, CorruptError, Section, TruncatedError, UnsupportedError
@@ -22,12 +25,20 @@ PAPER = "paper"  # the effort that is the published recipe
 __all__ = ["Profile", "RoomError", "Settings", "by_id", "by_name", "names"]
 
 
+def _check_type(name: str, value: object, wanted: type | tuple[type, ...], what: str) -> None:
+    """Refuse what is no number, say, where one is asked for; a bool is none."""
+    if isinstance(value, bool) or not isinstance(value, wanted):
+        raise TypeError(f"{name} must be {what}, not {value!r}")
+
+
 @dataclass(frozen=True)
 class Settings:
     """What a caller may choose about an encode; checked before any slow work.
 
     Raises:
-        ValueError: quality is outside 0..100, effort neither 1..9 nor `PAPER`, or a target makes no sense.
+        TypeError: one is of another type, such as a text for a number.
+        ValueError: quality is outside 0..100, effort neither 1..9 nor `PAPER`, seed outside 0..2^64 - 1, or a target
+            makes no sense.
     """
 
     quality: float = 75
@@ -40,10 +51,20 @@ class Settings:
     progress: Callable[[int, int], None] | None = None
 
     def __post_init__(self) -> None:
+        _check_type("quality", self.quality, Real, "a number from 0 to 100")
+        _check_type("target_size", self.target_size, (Integral, NoneType), "a whole number of bytes")
+        _check_type("target_bpp", self.target_bpp, (Real, NoneType), "a number of bits per pixel")
+        _check_type("effort", self.effort, (Real, str), f'a whole number from 1 to 9, or "{PAPER}"')
+        _check_type("seed", self.seed, int, "a whole number from 0 to 2**64 - 1")
+        _check_type("model", self.model, (str, PathLike), "a name, or a file or folder")
+        if not (self.progress is None or callable(self.progress)):
+            raise TypeError(f"progress must be a function of two numbers, not {self.progress!r}")
         if not 0 <= self.quality <= 100:  # also refuses NaN
             raise ValueError(f"quality must be from 0 to 100, not {self.quality!r}")
         if self.effort not in (*range(1, 10), PAPER):
             raise ValueError(f'effort must be a whole number from 1 to 9, or "{PAPER}", not {self.effort!r}')
+        if not 0 <= self.seed < 2**64:
+            raise ValueError(f"seed must be from 0 to 2**64 - 1, not {self.seed}")
 
         targets = [target for target in (self.target_size, self.target_bpp) if target is not None]
         if len(targets) > 1:
@@ -121,6 +142,10 @@ class Profile(ABC):
         Raises:
             RoomError: a picture takes more than that.
         """
+
+    @abstractmethod
+    def check(self, container: Container) -> None:
+        """Raise a `FormatError` where the sections are not valid, as far as that shows without a network and torch."""
 
     @abstractmethod
     def decode(self, container: Container, device: str, scale: int = 1) -> NDArray[np.uint8]:

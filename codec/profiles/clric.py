@@ -15,7 +15,7 @@ import numpy as np
 
 from codec.container import Container, CorruptError, Section
 from codec.profiles import PAPER, Profile, Settings, function_sections
-from codec.profiles.pixels import channels, to_pixels
+from codec.profiles.pixels import to_pixels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,7 +35,7 @@ ITERATIONS = {
 
 
 class Clric(Profile):
-    """Greyscale and RGB."""
+    """Pictures of any mode; alpha is coded apart."""
 
     id = 1
     name = "clric"
@@ -66,12 +66,14 @@ class Clric(Profile):
                 return _as_published(autoencoder, pictures[0], log_lambda, settings).sections()
             return encoded(_fits(autoencoder, pictures, settings, sized=room is not None), log_lambda, room).sections()
 
-    def decode(self, container: Container, device: str, scale: int = 1) -> NDArray[np.uint8]:
-        header = container.header
-        count = channels(header.mode)
-        sections = function_sections(container)
-        if not header.model:
+    def check(self, container: Container) -> None:
+        function_sections(container)
+        if not container.header.model:
             raise CorruptError("file names no model: it is no picture of this profile")
+
+    def decode(self, container: Container, device: str, scale: int = 1) -> NDArray[np.uint8]:
+        self.check(container)
+        header, sections = container.header, function_sections(container)
         import torch
 
         from codec.autoencoders import store
@@ -90,7 +92,7 @@ class Clric(Profile):
             )
             latents = output * step_of(weights.origin, place)
             picture = decode(autoencoder, latents, header.height, header.width, scale)[0].cpu()
-        return to_pixels(picture.numpy() if count == 3 else picture.mean(0, keepdim=True).numpy())
+        return to_pixels(picture.numpy() if header.channels == 3 else picture.mean(0, keepdim=True).numpy())
 
 
 def _fits(

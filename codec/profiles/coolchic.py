@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from codec.container import Container, Section
+from codec.container import Container, Header, Section
 from codec.profiles import PAPER, Profile, Settings, function_sections
-from codec.profiles.pixels import channels, to_pixels
+from codec.profiles.pixels import to_pixels
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +31,7 @@ ITERATIONS = {
 
 
 class CoolChic(Profile):
-    """Greyscale and RGB."""
+    """Pictures of any mode; alpha is coded apart."""
 
     id = 0
     name = "coolchic"
@@ -48,16 +48,24 @@ class CoolChic(Profile):
             fits = _fits(pictures, settings, device, sized=room is not None)
             return encoded(fits, settings.log_lambda(LOG_LAMBDA), room).sections()
 
+    def check(self, container: Container) -> None:
+        from codec.overfit import bitstream
+
+        bitstream.read_weights(function_sections(container)[0], *_size(container.header))
+
     def decode(self, container: Container, device: str, scale: int = 1) -> NDArray[np.uint8]:
-        header = container.header
-        size = header.height, header.width, channels(header.mode)
         sections = function_sections(container)
         from codec.blocks import shrunk
         from codec.device import resolve
         from codec.overfit import pipeline
 
-        output, _ = pipeline.decode(*sections, size, resolve(device), truncated=container.truncated)
+        output, _ = pipeline.decode(*sections, _size(container.header), resolve(device), truncated=container.truncated)
         return to_pixels(shrunk(output, scale)[0].cpu().numpy())
+
+
+def _size(header: Header) -> tuple[int, int, int]:
+    """Height, width and channels of the function's output."""
+    return header.height, header.width, header.channels
 
 
 def _fits(

@@ -1,4 +1,4 @@
-"""Pictures of the modes that profiles code, as samples and back."""
+"""Pictures as samples and back."""
 
 from __future__ import annotations
 
@@ -8,21 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.container import UnsupportedError
-
 if TYPE_CHECKING:
     import torch
 
     from codec.overfit.extent import Extent
-
-CHANNELS = {"L": 1, "RGB": 3}
-
-
-def channels(mode: str) -> int:
-    """Of a picture of this mode; `UnsupportedError` if it is not coded."""
-    if mode not in CHANNELS:
-        raise UnsupportedError(f"mode {mode} is not known in this profile: please update pillow-clric")
-    return CHANNELS[mode]
 
 
 def to_tensor(pictures: Sequence[NDArray[np.uint8]], device: torch.device) -> torch.Tensor:

@@ -91,14 +91,24 @@ def encoded(name: str, box: tuple[int, int, int, int], mode: str, **options: Any
     return lambda: codec.encode(crop(name, box, mode), **options, device="cpu")
 
 
+def with_alpha(name: str, box: tuple[int, int, int, int], mode: str, **options: Any) -> Callable[[], bytes]:
+    """A photo behind a soft disc."""
+    colours = crop(name, box, mode)
+    y, x = np.mgrid[: colours.shape[0], : colours.shape[1]]
+    disc = np.clip(40 * (20 - np.hypot(y - 18, x - 22)), 0, 255).astype(np.uint8)
+    return lambda: codec.encode(np.dstack([colours, disc]), **options, device="cpu")
+
+
 FACE, CUP, COLUMN = (180, 60, 244, 108), (360, 150, 417, 183), (300, 50, 301, 200)
 FILES: dict[str, Callable[[], bytes]] = {
     "rgb": encoded("astronaut.png", FACE, "RGB", profile="coolchic", effort=2),
     "grey": encoded("coffee.png", CUP, "L", profile="coolchic", quality=40, effort=1),
     "tall": encoded("rocket.jpg", COLUMN, "RGB", profile="coolchic", quality=95, effort=1),
+    "alpha": with_alpha("coffee.png", CUP, "L", profile="coolchic", quality=40, effort=1),
     "unusual": unusual,
     "clric-rgb": encoded("astronaut.png", FACE, "RGB", effort=2),
     "clric-grey": encoded("coffee.png", CUP, "L", quality=40, effort=1),
+    "clric-alpha": with_alpha("astronaut.png", FACE, "RGB", effort=2),
     "clric-differences": clric_differences,
     "clric-unusual": clric_unusual,
 }

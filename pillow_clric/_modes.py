@@ -1,0 +1,72 @@
+"""What images can be coded, and as what: L, LA, RGB and RGBA are kept, others are converted as Pillow does."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from io import BytesIO
+
+from PIL import Image
+
+from codec.container import MAX_PIXELS, MAX_SIDE, MODES
+
+__all__ = ["check", "converted"]
+
+_GREY_MODES = ("1", "L", "LA", "La")
+
+
+def check(image: Image.Image) -> None:
+    """Refuse what cannot be coded; the image need not be loaded.
+
+    Raises:
+        TypeError: it is no image.
+        ValueError: it has no pixels, too many, or more than 8 bits a sample.
+    """
+    if not isinstance(image, Image.Image):
+        raise TypeError(f"image must be a PIL.Image.Image, not {type(image).__name__}")
+    size = f"{image.width} x {image.height}"
+    if 0 in image.size:
+        raise ValueError(f"an image without pixels cannot be coded: its size is {size}")
+    if max(image.size) > MAX_SIDE or image.width * image.height > MAX_PIXELS:
+        raise ValueError(
+            f"an image of {size} cannot be coded: the format has at most {MAX_PIXELS} pixels, and {MAX_SIDE} a side"
+        )
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        raise ValueError(f"mode {image.mode} is not supported: scale it to 0..255 and convert to L first")
+
+
+def converted(image: Image.Image) -> Image.Image:
+    """The image, loaded, in the mode in which it is coded.
+
+    Transparency of whatever kind becomes alpha. What has a palette of greys alone becomes grey. CMYK is converted with
+    the help of its ICC profile, if it has one, and Pillow has `ImageCms`.
+
+    Raises:
+        ValueError: as `check`, of what loading it shows.
+    """
+    image.load()
+    check(image)
+    if image.mode == "CMYK":
+        return _from_cmyk(image)
+    alpha = image.has_transparency_data
+    if image.mode in MODES and alpha == image.mode.endswith("A"):
+        return image
+    grey, colour = ("LA", "RGBA") if alpha else ("L", "RGB")
+    made = image.convert(grey if image.mode in _GREY_MODES else colour)
+    return made.convert(grey) if image.mode in ("P", "PA") and _is_grey(made) else made
+
+
+def _is_grey(image: Image.Image) -> bool:
+    red, green, blue = (image.getchannel(band).tobytes() for band in "RGB")
+    return red == green == blue
+
+
+def _from_cmyk(image: Image.Image) -> Image.Image:
+    if image.info.get("icc_profile"):
+        from PIL import ImageCms
+
+        with suppress(ImportError, ImageCms.PyCMSError):  # Pillow was built without it, or it is no profile of CMYK
+            profile, srgb = BytesIO(image.info["icc_profile"]), ImageCms.createProfile("sRGB")
+            managed = ImageCms.profileToProfile(image, profile, srgb, outputMode="RGB")
+            assert managed is not None
+            return managed
+    return image.convert("RGB")

@@ -1,0 +1,172 @@
+"""EXIF, ICC profiles and XMP: kept, given, stripped, from and to other formats."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import EXIF, METADATA, FastProfile, cmyk_profile, display_p3, icc_profile, opened, same, saved
+from PIL import Image, ImageCms
+from PIL.PngImagePlugin import PngInfo
+
+import pillow_clric
+
+EXIF_BYTES: bytes = METADATA["exif"]
+SAMPLES = Path(__file__).parent.parent / "samples"
+
+
+def test_metadata_given(photo: Image.Image, fast_profile: FastProfile) -> None:
+    image = saved(photo, **METADATA)
+    assert image.info == METADATA
+    assert image.getexif()[0x0112] == 6
+    assert same(image, photo)
+    assert image.info == METADATA
+
+
+def test_metadata_kept(photo: Image.Image, fast_profile: FastProfile) -> None:
+    first = saved(photo, **METADATA)
+    assert saved(first).info == METADATA
+    assert saved(first.resize((8, 8))).info == METADATA
+
+
+@pytest.mark.parametrize("none", [None, b""])
+def test_metadata_stripped(none: bytes | None, photo: Image.Image, fast_profile: FastProfile) -> None:
+    image = saved(photo, **METADATA)
+    assert saved(image, exif=none, icc_profile=none, xmp=none).info == {}
+    assert saved(image, exif=none).info == {key: METADATA[key] for key in ("icc_profile", "xmp")}
+
+
+def test_exif_forms(photo: Image.Image, fast_profile: FastProfile) -> None:
+    for form in (EXIF, EXIF_BYTES, EXIF_BYTES.removeprefix(b"Exif\0\0")):
+        assert saved(photo, exif=form).info["exif"] == EXIF_BYTES
+    assert "exif" not in saved(photo, exif=Image.Exif()).info
+
+
+def test_xmp_as_text(photo: Image.Image, fast_profile: FastProfile) -> None:
+    assert saved(photo, xmp="<x>é</x>").info["xmp"] == "<x>é</x>".encode()
+
+
+@pytest.mark.parametrize("name", ["exif", "icc_profile", "xmp"])
+def test_metadata_of_wrong_type(name: str, photo: Image.Image, fast_profile: FastProfile) -> None:
+    with pytest.raises(TypeError, match=name):
+        saved(photo, **{name: 5})
+
+
+def test_changed_exif_is_saved(photo: Image.Image, fast_profile: FastProfile) -> None:
+    image = saved(photo, **METADATA)
+    image.getexif()[0x0112] = 1
+    image.getexif().get_ifd(0x8769)[0x829A] = 0.25
+    exif = saved(image).getexif()
+    assert exif[0x0112] == 1
+    assert exif.get_ifd(0x8769)[0x829A] == 0.25
+
+    photo.getexif()[0x0112] = 8
+    assert saved(photo).getexif()[0x0112] == 8
+
+    for tag in list(image.getexif()):
+        del image.getexif()[tag]
+    assert "exif" not in saved(image).info
+
+
+def test_unparsable_exif_is_kept(photo: Image.Image, fast_profile: FastProfile) -> None:
+    photo.info["exif"] = b"Exif\0\0no TIFF header"
+    assert saved(photo).info["exif"] == photo.info["exif"]
+
+
+@pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+def test_metadata_from_and_to_other_formats(name: str, photo: Image.Image, fast_profile: FastProfile) -> None:
+    buffer = BytesIO()
+    photo.save(buffer, name, **METADATA)
+    image = saved(opened(buffer.getvalue()))
+    exif = image.getexif()
+    assert exif[0x010F] == "Maker"
+    assert exif.get_ifd(0x8769)[0x829A] == 0.5
+    assert 0x0111 not in exif  # where a TIFF file has its pixels
+    assert image.info["icc_profile"] == METADATA["icc_profile"]
+
+    buffer = BytesIO()
+    image.save(buffer, name, exif=image.info["exif"])
+    assert opened(buffer.getvalue()).getexif()[0x010F] == "Maker"
+
+
+XMP = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><é/></x:xmpmeta>'
+
+
+def source(name: str, photo: Image.Image) -> Image.Image:
+    """A photo of another format with XMP, as programs write it."""
+    buffer, options = BytesIO(), dict[str, Any]()
+    if name == "PNG":
+        options["pnginfo"] = PngInfo()
+        options["pnginfo"].add_itxt("XML:com.adobe.xmp", XMP)
+    elif name == "TIFF":
+        options["tiffinfo"] = {700: XMP.encode()}
+    else:
+        options["xmp"] = XMP.encode()
+    photo.save(buffer, name, **options)
+    return opened(buffer.getvalue())
+
+
+@pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+def test_xmp_of_other_formats(name: str, photo: Image.Image, fast_profile: FastProfile) -> None:
+    image = saved(source(name, photo))
+    assert image.info["xmp"] == XMP.encode()
+    assert "xmpmeta" in image.getxmp()
+    assert "exif" not in image.info
+
+
+def test_orientation_is_left_alone(photo: Image.Image, fast_profile: FastProfile) -> None:
+    for orientation in range(1, 9):
+        photo.getexif()[0x0112] = orientation
+        image = saved(photo)
+        assert same(image, photo)
+        assert image.getexif()[0x0112] == orientation
+
+
+def test_what_is_no_metadata_is_left_out(photo: Image.Image, fast_profile: FastProfile) -> None:
+    """Other plugins may put anything there; it is no reason to fail."""
+    photo.info.update(exif="text", icc_profile=["list"], xmp={"a": "dict"})
+    assert saved(photo).info == {}
+
+
+# ICC profiles
+
+GREY_PROFILE = icc_profile(b"GRAY", b"mntr", {})
+
+
+def test_the_profiles_of_these_tests_are_such() -> None:
+    for data, space in ((display_p3(), "RGB"), (cmyk_profile(), "CMYK"), (GREY_PROFILE, "GRAY")):
+        assert ImageCms.ImageCmsProfile(BytesIO(data)).profile.xcolor_space.strip() == space
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "CMYK", "1", "P"])
+@pytest.mark.parametrize("space", ["GRAY", "RGB", "CMYK"])
+def test_only_fitting_profiles_are_kept(mode: str, space: str, photo: Image.Image, fast_profile: FastProfile) -> None:
+    profile = {"GRAY": GREY_PROFILE, "RGB": display_p3(), "CMYK": cmyk_profile()}[space]
+    image = photo.convert(mode)
+    image.info["icc_profile"] = profile
+    fits = space == ("GRAY" if mode in ("1", "L", "LA") else "RGB")
+    assert saved(image).info.get("icc_profile") == (profile if fits else None)
+
+    image.info.clear()
+    if fits:
+        assert saved(image, icc_profile=profile).info["icc_profile"] == profile
+    else:
+        with pytest.raises(ValueError, match=f"icc_profile is for {space} colours, .*: leave it out"):
+            saved(image, icc_profile=profile)
+
+
+def test_wide_gamut(tmp_path: Path) -> None:
+    """Samples are coded as they are, and mean what the profile says that they mean."""
+    with Image.open(SAMPLES / "coffee.png") as image:
+        picture = image.convert("RGB").crop((150, 100, 246, 164))
+    picture.save(tmp_path / "p3.jpg", icc_profile=display_p3(), quality=95)
+    with Image.open(tmp_path / "p3.jpg") as photo:
+        coded = opened(pillow_clric.encode(photo, quality=90, effort=1, device="cpu"))
+        assert coded.info["icc_profile"] == display_p3()
+        assert np.abs(np.asarray(coded).astype(float) - np.asarray(photo)).mean() < 8
+        to_srgb = ImageCms.profileToProfile(coded, BytesIO(display_p3()), ImageCms.createProfile("sRGB"))
+    assert to_srgb is not None
+    assert not same(to_srgb, coded)

@@ -1,0 +1,122 @@
+"""Threads, forked and spawned processes, and that nothing is left behind."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import FastProfile, opened
+from PIL import Image
+
+import pillow_clric
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def in_threads(work: Callable[[], object], count: int = 8) -> list[object]:
+    """What calls at the same time return, or raise."""
+    start, found = threading.Barrier(count), list[object]()
+
+    def run() -> None:
+        start.wait()
+        try:
+            found.append(work())
+        except Exception as error:
+            found.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+
+def test_threads_share_one_image(clric: bytes, photo: Image.Image, fast_profile: FastProfile) -> None:
+    for _ in range(100):
+        image = opened(clric)
+
+        def pixels(image: Image.Image = image) -> bytes:
+            image.load()
+            return image.tobytes()
+
+        assert in_threads(pixels) == [photo.tobytes()] * 8
+    assert len(fast_profile.devices) == 100
+
+
+@pytest.mark.parametrize("name", ["clric-rgb", "rgb"])
+def test_threads_decode_at_once(name: str) -> None:
+    """Also where the default dtype, which all threads share, is another one: it is that again when all are done."""
+    data = (GOLDEN / f"{name}.clric").read_bytes()
+    pixels = pillow_clric.decode(data, device="cpu").tobytes()
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        for _ in range(3):
+            assert in_threads(lambda: pillow_clric.decode(data, device="cpu").tobytes()) == [pixels] * 8
+            assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(before)
+
+
+LOADER = f"""
+import sys
+from pathlib import Path
+
+import torch
+
+import pillow_clric
+
+
+class Photos(torch.utils.data.Dataset):
+    def __init__(self, paths):
+        self.paths = paths
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, index):
+        import pillow_clric
+
+        return pillow_clric.decode(self.paths[index].read_bytes(), device="cpu").tobytes()
+
+
+if __name__ == "__main__":
+    paths = [Path({str(GOLDEN)!r}, name + ".clric") for name in ("clric-rgb", "rgb", "clric-grey")]
+    expected = [pillow_clric.decode(path.read_bytes()).tobytes() for path in paths]
+    photos = Photos(paths)
+    for way in ("fork", "spawn"):
+        loader = torch.utils.data.DataLoader(
+            photos, batch_size=None, num_workers=1, multiprocessing_context=way, timeout=100
+        )
+        assert list(loader) == expected, way
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
+def test_data_loaders(tmp_path: Path) -> None:
+    """Their workers are forked or spawned, after torch has computed here."""
+    script = tmp_path / "loader.py"
+    script.write_text(LOADER)
+    subprocess.run([sys.executable, script], check=True, timeout=300)
+
+
+def resident() -> int:
+    """Bytes of memory that this process has."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux tells")
+def test_memory_is_given_back(photo: Image.Image) -> None:
+    photo.putalpha(photo.convert("L"))
+    used = []
+    for _ in range(3):
+        for _ in range(15):
+            pillow_clric.decode(pillow_clric.encode(photo, effort=1, device="cpu"), device="cpu")
+        used.append(resident())
+    assert used[2] - used[1] < 2**22
