@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -75,13 +76,35 @@ def _cpu_has_bfloat16() -> bool:
     return any(known.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
+_forked = False
+
+
+def _note_fork() -> None:
+    global _forked
+    _forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
+
+
 @contextmanager
 def computing(device: torch.device) -> Iterator[None]:
-    """Compute in float32 with gradients allowed, whatever the caller's defaults are; they are not changed for good."""
-    with (
-        _float32, torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False)
-    ):  # fmt: skip
-        yield
+    """Compute in float32 with gradients allowed, whatever the caller's defaults are; they are not changed for good.
+
+    A forked process computes with one thread: the others are gone, and torch would wait for them for ever.
+    """
+    threads = torch.get_num_threads()
+    if _forked:
+        torch.set_num_threads(1)
+    try:
+        with (
+            _float32, torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False)
+        ):  # fmt: skip
+            yield
+    finally:
+        if _forked:
+            torch.set_num_threads(threads)
 
 
 class _Float32:

@@ -20,6 +20,7 @@ from codec.container import MAGIC
 from pillow_clric import __version__
 from pillow_clric.batches import Job, Options, Result, results_of
 from pillow_clric.models import models
+from pillow_clric.thumbnail import thumbnail
 
 __all__ = ["main"]
 
@@ -70,7 +71,7 @@ def _to_bytes(_context: click.Context, _option: click.Parameter, size: str | Non
 class _Main(click.Command):
     """Converts, unless the first argument is the name of another command."""
 
-    others = MappingProxyType({"models": models})
+    others = MappingProxyType({"models": models, "thumbnail": thumbnail})
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
@@ -149,7 +150,8 @@ def main(
     Each output is written whole or not at all, and never over an input. Exit status: 0 if all went well, 1 if a file
     could not be converted, 2 if the command is wrong, 130 if it was interrupted.
 
-    Other commands: `clric-convert models` lists, adds, fetches and removes models.
+    Other commands: `clric-convert models` lists, adds, fetches and removes models; `clric-convert thumbnail` makes a
+    small PNG file.
     """
     if sum(given is not None for given in (quality, target_size, target_bpp)) > 1:
         raise click.UsageError("give only one of --quality, --target-size and --target-bpp")

@@ -159,6 +159,22 @@ def test_readers_agree_on_any_bytes(data: bytes, run: tuple[list[int], list[int]
     assert decoder.exhausted != left
 
 
+def test_long_runs_take_little_memory() -> None:
+    """Tables of all numbers of this run at once would take 256 MB. It is longer than a block, and has escapes."""
+    values = np.full(2**16, 3, np.int32)
+    values[::5000] = 9000
+    mean, scale = np.zeros(len(values), np.int64), np.full(len(values), tables.SCALES - 1)
+    tables.counts(len(tables.HALF_WIDTHS) - 1)
+    tracemalloc.start()
+    encoder = Encoder()
+    code_laplace(encoder, values, mean, scale)
+    decoded = code_laplace(Decoder(encoder.finish()), None, mean, scale)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_array_equal(decoded, values)
+    assert peak < 2**26
+
+
 def test_carries_and_long_streams() -> None:
     """Probable symbols for long, then improbable ones: the coder's interval straddles many words."""
     generator = np.random.default_rng(0)

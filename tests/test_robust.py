@@ -7,6 +7,7 @@ import random
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,10 @@ def test_truncated_files_on_request() -> None:
 # Malice: checksums match, bodies are garbage
 
 
+def header(width: int, height: int, mode: str = "RGB") -> Header:
+    return replace(unpack(coded()).header, width=width, height=height, mode=mode)
+
+
 def check_harmless(weights: bytes, grids: bytes, header: Header, allow_truncated: bool = False) -> None:
     """The file is a picture of its size, or it is refused with a message; nothing is warned of."""
     data = pack(header, {Section.WEIGHTS: weights, Section.GRIDS: grids})
@@ -144,7 +149,7 @@ def test_mutated_bodies(data: st.DataObject) -> None:
 @settings(deadline=None, max_examples=60)
 @given(st.binary(max_size=60), st.binary(max_size=60), st.sampled_from(("L", "RGB")), st.booleans())
 def test_garbage_bodies(weights: bytes, grids: bytes, mode: str, truncated: bool) -> None:
-    check_harmless(weights, grids, Header(width=24, height=16, mode=mode, profile=0), truncated)
+    check_harmless(weights, grids, header(24, 16, mode), truncated)
 
 
 @pytest.mark.parametrize("weights", [b"", b"\0" * 100, b"\xff" * 100, b"\x7f" * 1000, bytes(range(256)) * 4])
@@ -152,12 +157,12 @@ def test_garbage_bodies(weights: bytes, grids: bytes, mode: str, truncated: bool
 def test_special_bodies(weights: bytes, grids: bytes) -> None:
     for size in ((24, 16), (1, 1), (1, 300), (300, 1)):
         for truncated in (False, True):
-            check_harmless(weights, grids, Header(*size, mode="RGB", profile=0), truncated)
+            check_harmless(weights, grids, header(*size), truncated)
 
 
 def test_tall_pictures_ask_for_no_more_than_their_pixels() -> None:
     """Bodies of zeros claim one level, and its plane is not empty or is; neither may cost height squared."""
-    check_harmless(b"", b"", Header(width=1, height=2**15, mode="L", profile=0))
+    check_harmless(b"", b"", header(1, 2**15, "L"))
 
 
 @pytest.mark.parametrize("missing", [Section.WEIGHTS, Section.GRIDS])

@@ -84,6 +84,7 @@ class Decoder:
 
 
 LIMIT = (1 << 14) - 1  # of a symbol's absolute value
+_BLOCK = 1 << 12  # symbols whose tables, of up to 4 KB each, are in memory at a time
 
 
 def code_laplace(
@@ -102,11 +103,13 @@ def code_laplace(
     width = int(tables.half_width_index()[scale.max()])
     k = tables.HALF_WIDTHS[width]
     centre = (mean + 8) >> 4
-    counts = tables.counts(width)[scale, mean - 16 * centre + 8]
+    counts, fraction = tables.counts(width), mean - 16 * centre + 8
     residual = None if values is None else values - centre
     escape = 2 * k + 1
     symbols = None if residual is None else np.where(np.abs(residual) <= k, residual + k, escape).astype(np.int32)
-    symbols = coder.run(symbols, counts)
+    blocks = [slice(i, i + _BLOCK) for i in range(0, len(mean), _BLOCK)]
+    runs = [coder.run(None if symbols is None else symbols[b], counts[scale[b], fraction[b]]) for b in blocks]
+    symbols = np.concatenate(runs)
     decoded = symbols - k
     for i in np.flatnonzero(symbols == escape):
         decoded[i] = _code_escape(coder, 0 if residual is None else int(residual[i]), k)

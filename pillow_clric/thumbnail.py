@@ -1,0 +1,22 @@
+"""The command `clric-convert thumbnail`, which file managers call."""
+
+from __future__ import annotations
+
+import click
+from PIL import Image, ImageOps
+
+__all__ = ["thumbnail"]
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("source", metavar="INPUT", type=click.Path(exists=True, dir_okay=False))
+@click.argument("target", metavar="OUTPUT", type=click.Path(dir_okay=False))
+@click.option("-s", "--size", type=click.IntRange(1), default=256, show_default=True, help="Pixels of its longer side.")
+def thumbnail(source: str, target: str, size: int) -> None:
+    """Write a small copy of INPUT, upright, to OUTPUT. It is a PNG file, whatever the name."""
+    try:
+        with Image.open(source) as image:
+            image.thumbnail((size, size))
+            ImageOps.exif_transpose(image).save(target, "PNG")
+    except (OSError, Image.DecompressionBombError) as error:
+        raise click.ClickException(str(error)) from error

@@ -1,0 +1,117 @@
+"""What must hold of any bytes: they are a picture, or an `OSError` says why not. And edits that checksums don't find.
+
+Each target takes bytes and raises, other than by an assertion, only what is a finding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from io import BytesIO
+from zlib import crc32
+
+import numpy as np
+from PIL import Image, ImageFile
+
+import pillow_clric
+from codec.autoencoders import store
+from codec.container import FormatError, Section, pack, read_header, unpack
+from codec.overfit import bitstream
+from codec.overfit.universal import Universal
+from codec.profiles.starts import universal_of
+
+# Of pictures that are decoded. The time that a file may ask for grows with the size it claims, as in any format.
+SIDE = 256
+OUTPUTS = {"L": 1, "RGB": 3}
+DOWNSCALE, CHANNELS = 8, 16  # of the model `base`
+
+Edit = Callable[[bytes], bytes]
+
+
+def container(data: bytes) -> None:
+    """The header alone, and the sections of a whole file or of the beginning of one."""
+    file = BytesIO(data)
+    with suppress(FormatError):
+        header = read_header(file)
+        assert file.tell() == header.size
+    for truncated in (False, True):
+        with suppress(FormatError):
+            sections = unpack(data, allow_truncated=truncated).sections
+            assert sum(map(len, sections.values())) <= len(data)
+
+
+def function(data: bytes) -> None:
+    """The weights and grids of a function, without networks that run in floats."""
+    with suppress(FormatError):
+        weights, grids, size, universal = function_of(data)
+        for truncated in (False, True):
+            with suppress(FormatError):
+                spec, _, planes = bitstream.read(weights, grids, *size, universal, truncated=truncated)
+                assert [g.shape[1:] for g in planes] == list(spec.sizes)
+                assert all(np.abs(g).max() < 2**14 for g in planes)
+
+
+def function_of(data: bytes) -> tuple[bytes, bytes, tuple[int, int, int], Universal | None]:
+    """Bodies of a function, its size, and the universal function of the file's model, which is taken to be `base`.
+
+    Raises:
+        FormatError: there is none, or it is larger than what is decoded here.
+    """
+    unpacked = unpack(data, allow_truncated=True)
+    header, sections = unpacked.header, unpacked.sections
+    if max(header.width, header.height) > SIDE or not {Section.WEIGHTS, Section.GRIDS} <= sections.keys():
+        raise FormatError("no function, or a large one")
+    if header.model:
+        size = -(-header.height // DOWNSCALE), -(-header.width // DOWNSCALE), CHANNELS
+        return sections[Section.WEIGHTS], sections[Section.GRIDS], size, universal_of(store.load("base"))
+    size = header.height, header.width, OUTPUTS.get(header.mode, 1)
+    return sections[Section.WEIGHTS], sections[Section.GRIDS], size, None
+
+
+def plugin(data: bytes) -> None:
+    """All of it, as Pillow's users see it: of truncated files what there is."""
+    with suppress(OSError, Image.DecompressionBombError), opened(data) as image:
+        image.verify()
+    with suppress(OSError, Image.DecompressionBombError), opened(data) as image, _truncated_images():
+        if max(image.size) <= SIDE:
+            image.load()
+            assert len(image.tobytes()) == image.width * image.height * len(image.mode)
+
+
+def opened(data: bytes) -> ImageFile.ImageFile:
+    """Raises UnidentifiedImageError, an `OSError`, of what is no `.clric` file."""
+    return Image.open(BytesIO(data), formats=[pillow_clric.ClricImageFile.format])
+
+
+@contextmanager
+def _truncated_images() -> Iterator[None]:
+    before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, True
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+
+def edited(data: bytes, section: Section | None, edit: Edit) -> bytes:
+    """A file of which the body of a section, or else the header, was edited, with lengths and checksums that match.
+
+    Raises:
+        FormatError: it is no valid file before that.
+        KeyError: it has no such section.
+    """
+    header = read_header(BytesIO(data))
+    if section is None:
+        bodies = data[header.size : header.file_size]
+        head = edit(data[: header.size - 8]) + crc32(bodies).to_bytes(4, "little")
+        return head + crc32(head).to_bytes(4, "little") + bodies
+    sections = unpack(data).sections
+    return pack(header, {**sections, section: edit(sections[section])})
+
+
+# By name: the target, and the parts of a file that are worth editing for it.
+TARGETS: dict[str, tuple[Callable[[bytes], None], tuple[Section | None, ...]]] = {
+    "container": (container, (None, Section.EXIF)),
+    "weights": (function, (Section.WEIGHTS,)),
+    "wavefront": (function, (Section.GRIDS,)),
+    "plugin": (plugin, (None, Section.WEIGHTS, Section.GRIDS)),
+}
