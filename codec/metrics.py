@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import reduce
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -81,7 +82,11 @@ def _similarity(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _blurred(x: Tensor) -> Tensor:
-    """Weighted means where the whole window is in the picture."""
-    offsets = torch.arange(_WINDOW, dtype=x.dtype) - _WINDOW // 2
-    window = torch.softmax(-(offsets**2) / (2 * _DEVIATION**2), 0)
-    return F.conv2d(F.conv2d(x, window.view(1, 1, -1, 1)), window.view(1, 1, 1, -1))
+    """Weighted means where the whole window is in the picture. Faster than convolutions of a single channel."""
+    offsets = torch.arange(_WINDOW) - _WINDOW // 2
+    window = torch.softmax(-(offsets**2) / (2 * _DEVIATION**2), 0).tolist()
+    for axis in (2, 3):
+        length = x.shape[axis] - _WINDOW + 1
+        parts = (weight * x.narrow(axis, i, length) for i, weight in enumerate(window))
+        x = reduce(torch.add, parts)
+    return x
