@@ -1,38 +1,29 @@
-"""How near two pictures are: PSNR, MS-SSIM and LPIPS."""
+"""How near two images are: PSNR, MS-SSIM and LPIPS."""
 
 from __future__ import annotations
 
-import math
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from pytorch_msssim import ms_ssim
 from torch import Tensor
 
+from codec import metrics
 from codec.training import photos
 from codec.training.lpips import Lpips
-
-SMALLEST = 161  # side of a picture that MS-SSIM is defined for: its five scales need as much
 
 
 def measure(a: Image.Image, b: Image.Image, weights: Path | None) -> dict[str, float]:
     """PSNR; MS-SSIM unless the pictures are too small for it; LPIPS if there are weights for it."""
-    x, y = to_tensor(a), to_tensor(b)
-    found = {"psnr": psnr(a, b)}
-    if min(a.size) >= SMALLEST:
-        found["msssim"] = float(ms_ssim(x, y, data_range=1))
-    if weights:
-        found["lpips"] = lpips(weights, a, b)
-    return found
+    x, y = (np.asarray(image.convert("RGB")) for image in (a, b))
+    return metrics.measure(x, y, _lpips(weights) if weights else None)
 
 
 def psnr(a: Image.Image, b: Image.Image) -> float:
     """Over all samples, in dB; no more than 100, which stands for no difference at all."""
-    error = np.square(np.asarray(a, np.float64) - np.asarray(b, np.float64)).mean() / 255**2
-    return -10 * math.log10(max(float(error), 1e-10))
+    return metrics.psnr(np.asarray(a), np.asarray(b))
 
 
 @torch.inference_mode()

@@ -19,6 +19,7 @@ from PIL import Image
 from codec.container import MAGIC
 from pillow_clric import __version__
 from pillow_clric.batches import Job, Options, Result, results_of
+from pillow_clric.compare import compare
 from pillow_clric.models import models
 from pillow_clric.thumbnail import thumbnail
 
@@ -71,7 +72,7 @@ def _to_bytes(_context: click.Context, _option: click.Parameter, size: str | Non
 class _Main(click.Command):
     """Converts, unless the first argument is the name of another command."""
 
-    others = MappingProxyType({"models": models, "thumbnail": thumbnail})
+    others = MappingProxyType({"compare": compare, "models": models, "thumbnail": thumbnail})
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any

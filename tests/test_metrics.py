@@ -1,0 +1,55 @@
+"""Metrics, against another implementation and where their values are known."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from codec.metrics import SMALLEST, measure, ms_ssim, psnr
+
+SAMPLES = Path(__file__).parent.parent / "samples"
+
+
+def original(name: str, width: int, height: int) -> Image.Image:
+    with Image.open(SAMPLES / name) as image:
+        return image.convert("RGB").crop((100, 50, 100 + width, 50 + height))
+
+
+def as_jpeg(image: Image.Image, quality: int) -> NDArray[np.uint8]:
+    buffer = BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    with Image.open(buffer) as coded:
+        return np.asarray(coded)
+
+
+@pytest.mark.parametrize(("name", "width", "height"), [("coffee.png", 300, 299), ("rocket.jpg", SMALLEST, 202)])
+@pytest.mark.parametrize("quality", [2, 30, 95])
+def test_ms_ssim_is_that_of_others(name: str, width: int, height: int, quality: int) -> None:
+    pytorch_msssim = pytest.importorskip("pytorch_msssim")
+    image = original(name, width, height)
+    a, b = np.array(image), as_jpeg(image, quality)
+    x, y = (torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() for pixels in (a, b))
+    assert ms_ssim(a, b) == pytest.approx(float(pytorch_msssim.ms_ssim(x, y, data_range=255)), abs=1e-4)
+
+
+def test_known_values() -> None:
+    a = np.array(original("coffee.png", 170, 170))
+    assert psnr(a, a) == 100
+    assert ms_ssim(a, a) == pytest.approx(1)
+    assert ms_ssim(a, 255 - a) == 0  # nowhere alike
+    grey = np.full((2, 3, 3), 100, np.uint8)
+    assert psnr(grey, grey + 51) == pytest.approx(20 * np.log10(5))
+    assert psnr(grey + 51, grey) == psnr(grey, grey + 51)  # no sample wraps around
+
+
+def test_small_pictures_have_no_ms_ssim() -> None:
+    a = np.zeros((SMALLEST - 1, 400, 3), np.uint8)
+    assert set(measure(a, a)) == {"psnr"}
+    with pytest.raises(ValueError, match="161 x 161 at least, not 400 x 160"):
+        ms_ssim(a, a)
