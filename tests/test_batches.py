@@ -21,7 +21,8 @@ from PIL import Image
 import pillow_clric
 from codec.container import Section
 from codec.profiles import Settings
-from pillow_clric import batches, cli
+from pillow_clric import batches, cli, outputs
+from pillow_clric.planning import Job
 
 # The command with a profile that takes no time, which processes that it starts import too. Photos that are wider than
 # high take long, those that are higher than wide kill the process that they are in, square black ones only once.
@@ -166,14 +167,14 @@ def test_number_of_processes(
 ) -> None:
     used = []
 
-    def side_by_side(jobs: list[batches.Job], options: batches.Options, processes: int) -> list[batches.Result]:
+    def side_by_side(jobs: list[Job], options: batches.Options, processes: int) -> list[batches.Result]:
         used.append(processes)
         return [batches.Result(job, 0) for job in jobs]
 
     monkeypatch.setattr(batches, "cores", lambda: cores)
     monkeypatch.setattr(batches, "_side_by_side", side_by_side)
-    todo = [batches.Job(Path(f"{i}.clric"), Path(f"{i}.png"), encoding=False) for i in range(files)]
-    options = batches.Options(None, None, None, 5, "clric", "base", device)
+    todo = [Job(Path(f"{i}.clric"), Path(f"{i}.png"), encoding=False) for i in range(files)]
+    options = batches.Options(None, None, None, 5, "clric", "base", device, strip=False)
     results = batches.results_of(todo, options, jobs, lambda name: lambda done, total: None)
     assert [result.job for result in results] == todo
     assert used == processes
@@ -247,14 +248,14 @@ def test_reading_and_writing_while_the_gpu_works(
 ) -> None:
     was_read = {name: threading.Event() for name in "abc"}
     was_written = {name: threading.Event() for name in "abc"}
-    load, write = batches._read, cli._write
+    load, write = batches._read, outputs.write
 
-    def read(job: batches.Job) -> Image.Image | None:
+    def read(job: Job, options: batches.Options) -> tuple[Image.Image, int] | None:
         was_read[job.source.stem].set()
-        return load(job)
+        return load(job, options)
 
-    def save(target: Path, data: bytes) -> None:
-        write(target, data)
+    def save(target: Path, data: bytes, **how: Any) -> None:
+        write(target, data, **how)
         was_written[target.stem].set()
 
     def encode_batch(images: Sequence[Image.Image], **options: Any) -> list[bytes]:
@@ -267,7 +268,7 @@ def test_reading_and_writing_while_the_gpu_works(
         return gpu.encode_batch(images, **options)
 
     monkeypatch.setattr(batches, "_read", read)
-    monkeypatch.setattr(cli, "_write", save)
+    monkeypatch.setattr(outputs, "write", save)
     monkeypatch.setattr(batches, "encode_batch", encode_batch)
     gray(folder, a=(8, 8), b=(9, 9), c=(10, 10))
     assert run(folder).exit_code == 0
@@ -288,12 +289,12 @@ def test_interrupt_while_the_gpu_works(folder: Path, tmp_path: Path, gpu: Gpu, m
         finally:
             stopped.set()
 
-    def save(target: Path, data: bytes) -> None:
+    def save(target: Path, data: bytes, **how: Any) -> None:
         assert working.wait(10)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(batches, "encode_batch", encode_batch)
-    monkeypatch.setattr(cli, "_write", save)
+    monkeypatch.setattr(outputs, "write", save)
     gray(folder, a=(8, 8), b=(9, 9))
     assert run(folder).exit_code == 130
     assert stopped.is_set()
