@@ -125,13 +125,20 @@ def test_killed_processes(folder: Path, tmp_path: Path) -> None:
     assert contents(tmp_path / "out").keys() == {"a.clric", "b.clric", "d.clric", "e.clric"}
 
 
-def test_ctrl_c_and_again(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "status", "told"), [(signal.SIGINT, 130, "interrupted\n"), (signal.SIGKILL, -9, "")]
+)
+def test_ended_and_again(number: signal.Signals, status: int, told: str, folder: Path, tmp_path: Path) -> None:
     gray(folder, a=(8, 8), b=(9, 8), c=(9, 8), d=(9, 8))
+    inputs = contents(folder)
     with start(folder, seconds=600) as process:
         wait_for(process, "a.clric")
-        os.killpg(process.pid, signal.SIGINT)
-        assert rest(process) == "interrupted\n"
-    assert process.returncode == 130
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)  # as a terminal does
+        else:
+            process.kill()
+        assert rest(process) == told  # the processes that it started have ended, too
+    assert process.returncode == status
     assert contents(tmp_path / "out").keys() == {"a.clric"}
 
     with start(folder) as process:
@@ -140,15 +147,10 @@ def test_ctrl_c_and_again(folder: Path, tmp_path: Path) -> None:
     assert "3 converted" in errors
     assert "1 skipped" in errors
     assert contents(tmp_path / "out").keys() == {"a.clric", "b.clric", "c.clric", "d.clric"}
-
-
-def test_processes_end_with_the_one_that_started_them(folder: Path, tmp_path: Path) -> None:
-    gray(folder, a=(8, 8), b=(9, 8), c=(9, 8), d=(9, 8))
-    with start(folder, seconds=1) as process:
-        wait_for(process, "a.clric")
-        process.kill()
-        assert rest(process) == ""
-    assert contents(tmp_path / "out").keys() == {"a.clric"}
+    assert contents(folder) == inputs
+    for path in (tmp_path / "out").iterdir():
+        with Image.open(path) as image:
+            image.verify()
 
 
 @pytest.mark.parametrize(
