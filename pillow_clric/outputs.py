@@ -47,7 +47,7 @@ def write(target: Path | None, data: bytes, *, overwrite: bool = False, like: Pa
             if sys.platform == "win32":
                 file.close()  # or it could not be renamed
             if not overwrite and os.path.lexists(target):
-                raise FileExistsError(f"{target} was written by something else meanwhile, and left as it is")
+                raise FileExistsError("something else wrote it meanwhile, and it was left as it is")
             os.replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
