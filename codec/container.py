@@ -109,7 +109,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says before its sections. `pack` fills in the last two attributes, callers the others.
+    """What a file says before its sections. `pack` fills in the last three attributes, callers the others.
 
     Attributes:
         width: 1..`MAX_SIDE`; width times height is at most `MAX_PIXELS`.
@@ -119,6 +119,7 @@ class Header:
         model: first `MODEL_BYTES` bytes of the SHA-256 of the model's weights, or b"" if none is needed.
         directory: the sections in the order of their bodies, types unique.
         body_crc: CRC-32 of all bodies together.
+        version: of the format, (major, minor), as the file has it.
 
     Raises:
         ValueError: an attribute is out of its range.
@@ -131,6 +132,7 @@ class Header:
     model: bytes = b""
     directory: tuple[Entry, ...] = ()
     body_crc: int = 0
+    version: tuple[int, int] = VERSION
 
     def __post_init__(self) -> None:
         for name, side in (("width", self.width), ("height", self.height)):
@@ -194,7 +196,7 @@ def pack(header: Header, sections: Mapping[Section, bytes]) -> bytes:
     """Make a file of a header and the bodies of its sections.
 
     Args:
-        header: its `directory` and `body_crc` are ignored: they follow from the sections.
+        header: its `directory` and `body_crc` are ignored: they follow from the sections; so is its `version`.
         sections: at least one; each body of at most `MAX_SECTION` bytes. Their order does not matter.
 
     Raises:
@@ -250,7 +252,7 @@ def read_header(fp: BinaryIO) -> Header:
         FormatError: as `unpack`, but for what the sections' bodies hold.
     """
     reader = _Reader(fp)
-    _read_signature(reader)
+    version = _read_signature(reader)
     (kind,) = reader.take(1)
     width, height = reader.varint(), reader.varint()
     model = reader.take(MODEL_BYTES) if kind & _MODEL_FLAG else b""
@@ -266,7 +268,7 @@ def read_header(fp: BinaryIO) -> Header:
     mode = kind >> 4 & 7
     if mode >= len(MODES):
         raise UnsupportedError(f"picture mode {mode} is not known to this version: update pillow-clric")
-    return Header(width, height, MODES[mode], kind & 15, model, directory, body_crc)
+    return Header(width, height, MODES[mode], kind & 15, model, directory, body_crc, version)
 
 
 class _Reader:
@@ -305,8 +307,8 @@ class _Reader:
         raise _corrupt("a number does not end")
 
 
-def _read_signature(reader: _Reader) -> None:
-    """Refuse what is not a `.clric` file of this major version."""
+def _read_signature(reader: _Reader) -> tuple[int, int]:
+    """The format's version; what is not a `.clric` file of this major version is refused."""
     magic = reader.up_to(len(MAGIC))
     if not MAGIC.startswith(magic):
         raise FormatError("not a .clric file: it does not begin with the format's signature")
@@ -320,6 +322,7 @@ def _read_signature(reader: _Reader) -> None:
         )
     if major < VERSION[0]:
         raise _corrupt(f"there is no format version {major}.{minor}")
+    return major, minor
 
 
 def _read_directory(reader: _Reader) -> tuple[Entry, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from io import BytesIO
 from itertools import tee
 from os import PathLike
@@ -143,6 +142,9 @@ class FileInfo:
         width, height: in pixels.
         mode: Pillow's name for it, as `Image.open` would give.
         profile: name of the coding profile.
+        model: hash of the autoencoder that reads the file, in hex, as `clric-convert models list` shows it; "" if it
+            takes none.
+        version: of the format, (major, minor).
         sections: bytes of each part of the file, by name: "header", "weights", "grids", "icc", "exif", "xmp" ...
     """
 
@@ -150,6 +152,8 @@ class FileInfo:
     height: int
     mode: str
     profile: str
+    model: str
+    version: tuple[int, int]
     sections: dict[str, int]
 
     @property
@@ -214,10 +218,20 @@ def _file_info(header: Header) -> FileInfo:
         profile = f"unknown ({header.profile})"
     known = {int(section): section.name.lower() for section in Section}
     sections = {known.get(entry.section, f"section {entry.section}"): entry.length for entry in header.directory}
-    return FileInfo(header.width, header.height, header.mode, profile, {"header": header.size, **sections})
+    return FileInfo(
+        header.width,
+        header.height,
+        header.mode,
+        profile,
+        header.model.hex(),
+        header.version,
+        {"header": header.size, **sections},
+    )
 
 
 def _installation() -> dict[str, str | list[str]]:
+    from importlib.metadata import version
+
     import torch
 
     from codec.profiles import names

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Literal
 
 from PIL import Image
 
 from codec.container import Section
 
-__all__ = ["EXIF_PREFIX", "Exif", "Icc", "Xmp", "check", "collect"]
+__all__ = ["EXIF_PREFIX", "Exif", "Icc", "Xmp", "check", "collect", "for_tiff"]
 
 Exif = bytes | Image.Exif | Literal["keep"] | None
 Icc = bytes | Literal["keep"] | None
@@ -23,6 +24,8 @@ _TIFF_LAYOUT = frozenset(
     {254, 255, 256, 257, 258, 259, 262, 263, 266, 273, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 330, 338}
     | {339, 347, 512, 513, 514, 529, 530, 532, 700, 33723, 34377, 34675}
 )
+
+_TIFF_XMP = 700
 
 
 # Where an ICC profile says that it is one, and of which colours.
@@ -82,6 +85,18 @@ def _fits(icc_profile: bytes, mode: str) -> bool:
     return icc_profile[_ICC_SIGNATURE] != b"acsp" or icc_profile[_ICC_COLOURS] == colours
 
 
+def for_tiff(exif: bytes | None, xmp: bytes | None) -> Image.Exif:
+    """Metadata as a TIFF file has them: its tags are the EXIF, but for those that say where its pixels are."""
+    tags = Image.Exif()
+    with suppress(Exception):  # EXIF that Pillow cannot parse
+        tags.load(exif or b"")
+    for tag in _TIFF_LAYOUT.intersection(tags):
+        del tags[tag]
+    if xmp:
+        tags[_TIFF_XMP] = xmp
+    return tags
+
+
 def _own_exif(image: Image.Image) -> bytes:
     """The image's EXIF: the bytes it came with, unless `image.getexif()` was changed since."""
     stored = _own(image, "exif")
@@ -92,10 +107,7 @@ def _own_exif(image: Image.Image) -> bytes:
         # Writing EXIF anew can break what it points to (maker notes), so that is not done without need.
         if stored and current == pristine.getexif().tobytes():
             return stored
-        tags = Image.Exif()
-        tags.load(current)
-        for tag in _TIFF_LAYOUT.intersection(tags):
-            del tags[tag]
+        tags = for_tiff(current, None)
         return tags.tobytes() if tags else b""
     except Exception:  # EXIF that Pillow cannot parse was not changed either
         return stored

@@ -20,35 +20,24 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from io import BytesIO
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from typing import Any, cast
 
-from PIL import Image
+from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from pillow_clric import decode, encode, encode_batch
+from pillow_clric._metadata import for_tiff
+from pillow_clric.planning import Job
+from pillow_clric.report import message
 
-__all__ = ["Job", "Options", "Result", "results_of"]
+__all__ = ["Options", "Result", "results_of", "to_format"]
 
 Progress = Callable[[int, int], None]
 
 _PIXELS_AT_ONCE = 2**26  # of the photos that a GPU encodes together; as many are read meanwhile
 _XMP_KEYWORD = "XML:com.adobe.xmp"  # PNG's name for it
-
-
-@dataclass(frozen=True)
-class Job:
-    """One file to convert.
-
-    Attributes:
-        source: a photo or a `.clric` file.
-        target: the file to write.
-        encoding: whether `source` is the photo.
-    """
-
-    source: Path
-    target: Path
-    encoding: bool
+_METADATA = ("exif", "icc_profile", "xmp")
+_WITH_ALPHA = {"AVIF", "ICO", "JPEG2000", "PNG", "TGA", "TIFF", "WEBP"}  # formats that keep all of it
 
 
 @dataclass(frozen=True)
@@ -62,10 +51,12 @@ class Options:
     profile: str
     model: str
     device: str
+    strip: bool
 
     def of_encode(self) -> dict[str, Any]:
         """The arguments of `encode`."""
-        return asdict(self) | {"quality": 75 if self.quality is None else self.quality}
+        arguments = asdict(self) | {"quality": 75 if self.quality is None else self.quality}
+        return arguments | dict.fromkeys(_METADATA if arguments.pop("strip") else ())
 
 
 @dataclass(frozen=True)
@@ -76,14 +67,16 @@ class Result:
         job: what was to do.
         seconds: how long it took; of photos that were encoded together, the share of one.
         data: what to write to its target.
-        pixels: of the picture.
+        bytes_in: of its source.
+        size: width and height of the picture.
         error: what went wrong, if something did; there is nothing to write then.
     """
 
     job: Job
     seconds: float
     data: bytes = b""
-    pixels: int = 0
+    bytes_in: int = 0
+    size: tuple[int, int] = (0, 0)
     error: str = ""
 
 
@@ -136,33 +129,67 @@ def convert(job: Job, options: Options, progress: Progress | None = None) -> Res
     """Convert one file; what goes wrong is part of the result."""
     start = time.perf_counter()
     try:
-        data, pixels = (_encoded if job.encoding else _decoded)(job, options, progress)
+        source = job.read()
+        data, size = (_encoded if job.encoding else _decoded)(source, job, options, progress)
     except Exception as error:  # one bad file does not stop the batch
-        return Result(job, time.perf_counter() - start, error=str(error) or type(error).__name__)
-    return Result(job, time.perf_counter() - start, data, pixels)
+        return Result(job, time.perf_counter() - start, error=message(error, job.source))
+    return Result(job, time.perf_counter() - start, data, len(source), size)
 
 
-def _encoded(job: Job, options: Options, progress: Progress | None) -> tuple[bytes, int]:
-    """The photo as a `.clric` file, and its number of pixels."""
-    with Image.open(job.source) as image:
-        return encode(image, **options.of_encode(), progress=progress), image.width * image.height
+def _encoded(source: bytes, _: Job, options: Options, progress: Progress | None) -> tuple[bytes, tuple[int, int]]:
+    """The photo as a `.clric` file, and its size."""
+    image = _photo(source, options)
+    return encode(image, **options.of_encode(), progress=progress), image.size
 
 
-def _decoded(job: Job, options: Options, _: Progress | None) -> tuple[bytes, int]:
-    """The `.clric` file as a file of its target's format, and its number of pixels."""
-    image = decode(job.source.read_bytes(), device=options.device)
-    data = _to_format(image, job.target.suffix, 95 if options.quality is None else round(options.quality))
-    return data, image.width * image.height
+def _photo(source: bytes, options: Options) -> Image.Image:
+    """The photo that a file holds."""
+    try:
+        image = Image.open(BytesIO(source))
+    except UnidentifiedImageError as error:
+        raise ValueError("cannot identify its format: it is no image that Pillow can open, or damaged") from error
+    return _upright(image) if options.strip else image
 
 
-def _to_format(image: Image.Image, suffix: str, quality: int) -> bytes:
-    """The image as a file of the format that goes by `suffix`, with its metadata."""
-    options: dict[str, Any] = {key: image.info[key] for key in ("exif", "icc_profile", "xmp") if key in image.info}
-    if "xmp" in options:  # Pillow's PNG plugin has no argument for it
+def _upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF says, to look the same without."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # EXIF that Pillow cannot parse
+        return image
+
+
+def _decoded(source: bytes, job: Job, options: Options, _: Progress | None) -> tuple[bytes, tuple[int, int]]:
+    """The `.clric` file as a file of its target's format, and its size."""
+    image = decode(source, device=options.device)
+    if options.strip:
+        image = _upright(image)
+        image.info.clear()
+    return to_format(image, job.suffix, 95 if options.quality is None else round(options.quality)), image.size
+
+
+def to_format(image: Image.Image, suffix: str, quality: int) -> bytes:
+    """The image as a file of another format, with its metadata.
+
+    Args:
+        image: where the format has no alpha channel, what is transparent becomes white.
+        suffix: what names of files in this format end with.
+        quality: 0..100, where the format has it.
+    """
+    name = Image.registered_extensions()[suffix]
+    options: dict[str, Any] = {key: image.info[key] for key in _METADATA if key in image.info}
+    # What Pillow's plugins have no argument for
+    if name == "PNG" and "xmp" in options:
         options["pnginfo"] = PngInfo()
         options["pnginfo"].add_itxt(_XMP_KEYWORD, options["xmp"].decode(errors="replace"))
+    if name == "TIFF":
+        options["exif"] = for_tiff(options.get("exif"), options.get("xmp"))
+    if image.mode in ("LA", "RGBA") and name not in _WITH_ALPHA:
+        flat = Image.new("RGBA", image.size, "white")
+        flat.alpha_composite(image.convert("RGBA"))
+        image = flat.convert(image.mode.removesuffix("A"))
     buffer = BytesIO()
-    image.save(buffer, Image.registered_extensions()[suffix.lower()], quality=quality, **options)
+    image.save(buffer, name, quality=quality, **options)
     return buffer.getvalue()
 
 
@@ -227,8 +254,9 @@ def _start(options: Options) -> Connection:
 
 
 def _serve(connection: Connection, options: Options) -> None:
-    """What a process does that `_start` started. It ends, too, when that which started it is gone."""
+    """What a process does that `_start` started."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # not inherited on Windows
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
     import torch
 
@@ -236,6 +264,14 @@ def _serve(connection: Connection, options: Options) -> None:
     with suppress(EOFError, ConnectionError):
         while True:
             connection.send(convert(connection.recv(), options))
+
+
+def _end_with_parent() -> None:
+    """End this process, whatever it does, as soon as that which started it is gone."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 # Together on a GPU
@@ -247,12 +283,12 @@ def _together(jobs: list[Job], options: Options, threads: int, begin: Callable[[
     with ThreadPoolExecutor(threads) as readers, ThreadPoolExecutor(1) as gpu:
         try:
             batches = _batches(jobs, list(readers.map(_layout, jobs)))
-            reading = [readers.submit(_read, job) for job in batches[0]]
+            reading = [readers.submit(_read, job, options) for job in batches[0]]
             finished = list[Result]()
             for batch, following in itertools.pairwise([*batches, []]):
                 name = batch[0].source.name if len(batch) == 1 else f"{len(batch)} photos"
                 encoding = gpu.submit(_encode_together, batch, reading, options, _until(stopped, begin(name)))
-                reading = [readers.submit(_read, job) for job in following]
+                reading = [readers.submit(_read, job, options) for job in following]
                 yield from finished
                 finished = encoding.result()
             yield from finished
@@ -281,37 +317,38 @@ def _order(layout: tuple[str, int, int]) -> tuple[str, bool, int]:
 def _layout(job: Job) -> tuple[str, int, int]:
     """Mode, width and height from the photo's header; nothing of what cannot be opened."""
     try:
-        with Image.open(job.source) as image:
+        with Image.open(job.source if job.data is None else BytesIO(job.data)) as image:
             return image.mode, image.width, image.height
     except Exception:
         return "", 0, 0
 
 
-def _read(job: Job) -> Image.Image | None:
-    """The photo, if it can be read. Some formats go on to read metadata from the file, so it is not closed here."""
+def _read(job: Job, options: Options) -> tuple[Image.Image, int] | None:
+    """The photo and the bytes of its file, if it can be read."""
     try:
-        image = Image.open(job.source)
+        source = job.read()
+        image = _photo(source, options)
         image.load()
     except Exception:
         return None
-    return image
+    return image, len(source)
 
 
 def _encode_together(
-    jobs: list[Job], reading: list[Future[Image.Image | None]], options: Options, progress: Progress
+    jobs: list[Job], reading: list[Future[tuple[Image.Image, int] | None]], options: Options, progress: Progress
 ) -> list[Result]:
     """Encode photos at once. Where that fails, and what could not be read, is tried alone, and told what is wrong."""
     start = time.perf_counter()
-    read = {job: future.result() for job, future in zip(jobs, reading, strict=True)}
-    photos = {job: photo for job, photo in read.items() if photo is not None}
+    read = {job: photo for job, future in zip(jobs, reading, strict=True) if (photo := future.result())}
     try:
-        coded = encode_batch(list(photos.values()), **options.of_encode(), progress=progress) if photos else []
+        photos = [photo for photo, _ in read.values()]
+        coded = encode_batch(photos, **options.of_encode(), progress=progress) if photos else []
     except Exception:
-        photos, coded = {}, []
+        read, coded = {}, []
     seconds = (time.perf_counter() - start) / max(1, len(coded))
     results = {
-        job: Result(job, seconds, data, photo.width * photo.height)
-        for (job, photo), data in zip(photos.items(), coded, strict=True)
+        job: Result(job, seconds, data, bytes_in, photo.size)
+        for (job, (photo, bytes_in)), data in zip(read.items(), coded, strict=True)
     }
     return [results.get(job) or convert(job, options, progress) for job in jobs]
 

@@ -12,7 +12,7 @@ import click
 __all__ = ["models"]
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group()
 def models() -> None:
     """List, add, fetch and remove models: the autoencoders that files are coded with.
 
@@ -89,11 +89,8 @@ def remove(name: str) -> None:
 
 @contextmanager
 def _errors() -> Iterator[None]:
-    """Say what went wrong in a line, and leave with status 1; 130 if it was interrupted."""
+    """Say what went wrong in a line, and leave with status 1."""
     try:
         yield
     except (ImportError, OSError) as error:
         raise click.ClickException(str(error)) from error
-    except KeyboardInterrupt:
-        click.echo("interrupted", err=True)
-        sys.exit(130)

@@ -24,7 +24,8 @@ from codec import blocks
 from codec.autoencoders import foreign, store
 from codec.autoencoders import model as files
 from codec.autoencoders.autoencoder import Autoencoder
-from codec.autoencoders.model import Model, ModelFileError
+from codec.autoencoders.errors import ModelFileError
+from codec.autoencoders.model import Model
 from codec.autoencoders.networks import ARCHITECTURES, build
 from codec.autoencoders.perception import perception
 from codec.autoencoders.tiles import ramp, spans, tiled

@@ -22,7 +22,8 @@ from PIL import Image
 import pillow_clric
 from codec.container import Section
 from codec.profiles import Settings
-from pillow_clric import batches, cli
+from pillow_clric import batches, cli, outputs
+from pillow_clric.planning import Job
 
 # The command with a profile that takes no time, which processes that it starts import too. Photos that are wider than
 # high take long, those that are higher than wide kill the process that they are in, square black ones only once.
@@ -125,13 +126,20 @@ def test_killed_processes(folder: Path, tmp_path: Path) -> None:
     assert contents(tmp_path / "out").keys() == {"a.clric", "b.clric", "d.clric", "e.clric"}
 
 
-def test_ctrl_c_and_again(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "status", "told"), [(signal.SIGINT, 130, "interrupted\n"), (signal.SIGKILL, -9, "")]
+)
+def test_ended_and_again(number: signal.Signals, status: int, told: str, folder: Path, tmp_path: Path) -> None:
     gray(folder, a=(8, 8), b=(9, 8), c=(9, 8), d=(9, 8))
+    inputs = contents(folder)
     with start(folder, seconds=600) as process:
         wait_for(process, "a.clric")
-        os.killpg(process.pid, signal.SIGINT)
-        assert rest(process) == "interrupted\n"
-    assert process.returncode == 130
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)  # as a terminal does
+        else:
+            process.kill()
+        assert rest(process) == told  # the processes that it started have ended, too
+    assert process.returncode == status
     assert contents(tmp_path / "out").keys() == {"a.clric"}
 
     with start(folder) as process:
@@ -140,15 +148,10 @@ def test_ctrl_c_and_again(folder: Path, tmp_path: Path) -> None:
     assert "3 converted" in errors
     assert "1 skipped" in errors
     assert contents(tmp_path / "out").keys() == {"a.clric", "b.clric", "c.clric", "d.clric"}
-
-
-def test_processes_end_with_the_one_that_started_them(folder: Path, tmp_path: Path) -> None:
-    gray(folder, a=(8, 8), b=(9, 8), c=(9, 8), d=(9, 8))
-    with start(folder, seconds=1) as process:
-        wait_for(process, "a.clric")
-        process.kill()
-        assert rest(process) == ""
-    assert contents(tmp_path / "out").keys() == {"a.clric"}
+    assert contents(folder) == inputs
+    for path in (tmp_path / "out").iterdir():
+        with Image.open(path) as image:
+            image.verify()
 
 
 @pytest.mark.parametrize(
@@ -167,14 +170,14 @@ def test_number_of_processes(
 ) -> None:
     used = []
 
-    def side_by_side(jobs: list[batches.Job], options: batches.Options, processes: int) -> list[batches.Result]:
+    def side_by_side(jobs: list[Job], options: batches.Options, processes: int) -> list[batches.Result]:
         used.append(processes)
         return [batches.Result(job, 0) for job in jobs]
 
     monkeypatch.setattr(batches, "cores", lambda: cores)
     monkeypatch.setattr(batches, "_side_by_side", side_by_side)
-    todo = [batches.Job(Path(f"{i}.clric"), Path(f"{i}.png"), encoding=False) for i in range(files)]
-    options = batches.Options(None, None, None, 5, "clric", "base", device)
+    todo = [Job(Path(f"{i}.clric"), Path(f"{i}.png"), encoding=False) for i in range(files)]
+    options = batches.Options(None, None, None, 5, "clric", "base", device, strip=False)
     results = batches.results_of(todo, options, jobs, lambda name: lambda done, total: None)
     assert [result.job for result in results] == todo
     assert used == processes
@@ -248,14 +251,14 @@ def test_reading_and_writing_while_the_gpu_works(
 ) -> None:
     was_read = {name: threading.Event() for name in "abc"}
     was_written = {name: threading.Event() for name in "abc"}
-    load, write = batches._read, cli._write
+    load, write = batches._read, outputs.write
 
-    def read(job: batches.Job) -> Image.Image | None:
+    def read(job: Job, options: batches.Options) -> tuple[Image.Image, int] | None:
         was_read[job.source.stem].set()
-        return load(job)
+        return load(job, options)
 
-    def save(target: Path, data: bytes) -> None:
-        write(target, data)
+    def save(target: Path, data: bytes, **how: Any) -> None:
+        write(target, data, **how)
         was_written[target.stem].set()
 
     def encode_batch(images: Sequence[Image.Image], **options: Any) -> list[bytes]:
@@ -268,7 +271,7 @@ def test_reading_and_writing_while_the_gpu_works(
         return gpu.encode_batch(images, **options)
 
     monkeypatch.setattr(batches, "_read", read)
-    monkeypatch.setattr(cli, "_write", save)
+    monkeypatch.setattr(outputs, "write", save)
     monkeypatch.setattr(batches, "encode_batch", encode_batch)
     gray(folder, a=(8, 8), b=(9, 9), c=(10, 10))
     assert run(folder).exit_code == 0
@@ -289,12 +292,12 @@ def test_interrupt_while_the_gpu_works(folder: Path, tmp_path: Path, gpu: Gpu, m
         finally:
             stopped.set()
 
-    def save(target: Path, data: bytes) -> None:
+    def save(target: Path, data: bytes, **how: Any) -> None:
         assert working.wait(10)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(batches, "encode_batch", encode_batch)
-    monkeypatch.setattr(cli, "_write", save)
+    monkeypatch.setattr(outputs, "write", save)
     gray(folder, a=(8, 8), b=(9, 9))
     assert run(folder).exit_code == 130
     assert stopped.is_set()

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
+import pty
+import re
+import resource
+import shutil
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 from conftest import FastProfile
@@ -16,6 +26,7 @@ from PIL import Image
 
 import pillow_clric
 from pillow_clric import batches, cli
+from pillow_clric.report import Report
 
 EXIF = Image.Exif()
 EXIF[0x010F] = "Maker"
@@ -47,6 +58,15 @@ def run(*arguments: str | Path) -> Result:
 
 def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir() if path.is_file()}
+
+
+def tree(folder: Path) -> set[str]:
+    """The files in a folder and below it, also hidden ones."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def records(result: Result) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in result.stdout.splitlines()]
 
 
 def same(path: Path, image: Image.Image) -> bool:
@@ -129,6 +149,226 @@ def test_same_input_twice(folder: Path, tmp_path: Path) -> None:
     assert "2 converted" in result.stderr
 
 
+# Trees
+
+
+@pytest.fixture
+def trees(folder: Path) -> Path:
+    """`folder`, with photos below it, a link that goes round in circles, and a pipe."""
+    (folder / "sub" / "deep").mkdir(parents=True)
+    shutil.copy(folder / "a.png", folder / "sub" / "a.png")
+    shutil.copy(folder / "a.png", folder / "sub" / "deep" / "-x.tif.png")
+    os.symlink("..", folder / "sub" / "up")
+    os.mkfifo(folder / "sub" / "pipe.png")
+    return folder
+
+
+TREE = {"a.clric", "b.clric", "sub/a.clric", "sub/deep/-x.tif.clric"}
+
+
+def test_recursive_mirrors_the_tree(trees: Path, tmp_path: Path) -> None:
+    assert run(trees, "-r", "-o", tmp_path / "out").exit_code == 0
+    assert tree(tmp_path / "out") == TREE
+    assert run("-r", tmp_path / "out", "-o", tmp_path / "back").exit_code == 0
+    assert tree(tmp_path / "back") == {name.replace(".clric", ".png") for name in TREE}
+
+
+@pytest.mark.parametrize("output", [None, "new"])
+def test_recursive_twice(output: str | None, trees: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(trees)
+    where = ["-o", output] if output else []
+    assert run(".", "-r", *where).exit_code == 0
+    before = tree(trees)
+    assert {str(Path(output or "", name)) for name in TREE} < before
+    result = run(".", "-r", *where)
+    assert result.exit_code == 0
+    assert "0 converted; 4 skipped" in result.stderr
+    assert tree(trees) == before
+
+
+def test_output_folder_in_the_tree_is_no_input(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(folder, "-o", folder / "coded")
+    monkeypatch.chdir(folder / "coded")
+    for _ in range(2):
+        assert run(".", "-r", "-o", "png").exit_code == 0
+    assert tree(folder / "coded") == {"a.clric", "b.clric", "png/a.png", "png/b.png"}
+
+
+def test_folders_that_cannot_be_read(folder: Path, tmp_path: Path) -> None:
+    place = os.open(folder, os.O_RDONLY)
+    for _ in range(20):  # the path becomes too long to be given
+        os.mkdir("d" * 250, dir_fd=place)
+        below = os.open("d" * 250, os.O_RDONLY, dir_fd=place)
+        os.close(place)
+        place = below
+    os.close(place)
+    result = run(folder, "-r", "-o", tmp_path / "out", "--json")
+    assert result.exit_code == 1
+    assert re.search(r"failed: .*d: File name too long", result.stderr)
+    assert [record["status"] for record in records(result)] == ["failed", "converted", "converted"]
+
+
+def test_broken_links_are_told(folder: Path) -> None:
+    os.symlink("loop.png", folder / "loop.png")
+    os.symlink("missing.png", folder / "c.png")
+    result = run(folder)
+    assert result.exit_code == 1
+    assert f"failed: {folder / 'loop.png'}: Too many levels of symbolic links\n" in result.stderr
+    assert f"failed: {folder / 'c.png'}: No such file or directory\n" in result.stderr
+    assert "2 converted" in result.stderr
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    "name", ["-q.png", "--help.png", "ä ö.png", "new\nline.png", "\x1b[31mred.png", "odd\udcff.png"]
+)
+def test_odd_names(name: str, folder: Path, photo: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    os.rename("a.png", name)
+    result = run("--json", "--", name)
+    assert result.exit_code == 0
+    assert len(result.stderr.splitlines()) == 2
+    assert "\x1b" not in result.stderr
+    [record] = records(result)
+    assert (record["source"], Path(record["target"])) == (name, Path(name).with_suffix(".clric"))
+    assert same(Path(record["target"]), photo)
+
+
+def test_files_named_like_commands(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    for name in ("info", "-"):
+        shutil.copy("a.png", f"./{name}")
+        result = run(f"./{name}", "-o", f"x{name}.clric")
+        assert result.exit_code == 0
+        assert "1 converted" in result.stderr
+
+
+def test_names_of_any_length(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    os.rename("a.png", "a" * 249 + ".png")
+    os.rename("b.PNG", "b" * 251 + ".png")
+    result = run(".")
+    assert result.exit_code == 1
+    assert "1 converted" in result.stderr
+    assert "cannot be written: File name too long" in result.stderr
+    assert "a" * 249 + ".clric" in names(folder)
+
+
+# Standard input and output
+
+
+def pipe(data: bytes, *arguments: str | Path) -> Result:
+    return CliRunner().invoke(cli.main, [str(argument) for argument in arguments], input=data)
+
+
+def test_stdin_to_stdout(folder: Path, photo: Image.Image) -> None:
+    coded = pipe((folder / "a.png").read_bytes(), "-", "-q", "30")
+    assert coded.exit_code == 0
+    assert "- -> -" in coded.stderr
+    decoded = pipe(coded.stdout_bytes, "-", "-o", "-")
+    with Image.open(BytesIO(decoded.stdout_bytes), formats=["PNG"]) as image:
+        assert image.tobytes() == photo.tobytes()
+
+
+def test_stdin_to_a_file_and_file_to_stdout(folder: Path, photo: Image.Image) -> None:
+    assert pipe((folder / "a.png").read_bytes(), "-", "-o", folder / "x.clric").exit_code == 0
+    result = run(folder / "x.clric", "-o", "-")
+    with Image.open(BytesIO(result.stdout_bytes), formats=["PNG"]) as image:
+        assert image.tobytes() == photo.tobytes()
+
+
+def test_stdin_that_is_no_image(fast_profile: FastProfile) -> None:
+    result = pipe(b"", "-")
+    assert (result.exit_code, result.stdout_bytes) == (1, b"")
+    assert "failed: -: cannot identify" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["-", "a.png"], ["-", "-o", "out/"], ["-", "-o", "x.png"], [".", "-o", "-"], ["a.png", "-o", "-", "--json"]],
+)
+def test_usage_of_streams(arguments: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    before = names(folder)
+    result = pipe((folder / "a.png").read_bytes(), *arguments)
+    assert (result.exit_code, result.stdout_bytes) == (2, b"")
+    assert names(folder) == before
+
+
+@contextmanager
+def terminal() -> Iterator[tuple[int, list[bytes]]]:
+    """A terminal, and what is written to it, which is complete in the end."""
+    ours, theirs = pty.openpty()
+    written = list[bytes]()
+
+    def read() -> None:
+        try:
+            while data := os.read(ours, 2**16):
+                written.append(data)
+        except OSError:  # it is closed
+            pass
+
+    reading = threading.Thread(target=read)
+    reading.start()
+    try:
+        yield theirs, written
+    finally:
+        os.close(theirs)
+        reading.join()
+        os.close(ours)
+
+
+def test_no_picture_on_a_terminal(folder: Path) -> None:
+    with terminal() as (screen, written):
+        command = [sys.executable, "-m", "pillow_clric.cli", str(folder / "a.png"), "-o", "-"]
+        result = subprocess.run(command, stdout=screen, stderr=subprocess.PIPE, text=True, check=False)
+    assert result.returncode == 2
+    assert "terminal" in result.stderr
+    assert written == []
+
+
+# A program with the fast profile
+FAST = """
+import codec.profiles
+from conftest import FastProfile
+from pillow_clric import cli
+codec.profiles._profiles = lambda: (FastProfile(),)
+cli.main()
+"""
+
+
+def fast(*arguments: str | Path, **how: Any) -> subprocess.CompletedProcess[str]:
+    """`FAST` with pipes for what is not in `how`."""
+    environment = {
+        **os.environ,
+        "TERM": "xterm",
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
+    }
+    command = [sys.executable, "-c", FAST, "--device", "cpu", *map(str, arguments)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.run(command, text=True, env=environment, check=False, **{**pipes, **how})
+
+
+def test_records_beside_a_progress_bar(folder: Path) -> None:
+    with terminal() as (screen, written):
+        result = fast(folder / "a.png", "--json", stderr=screen)
+    assert result.returncode == 0
+    assert json.loads(result.stdout)["status"] == "converted"
+    assert b"1 converted" in b"".join(written)
+    assert b"source" not in b"".join(written)
+
+
+def test_closed_pipe(folder: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    result = fast(folder / "a.png", "-o", "-", stdout=writing)
+    os.close(writing)
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"failed: {folder / 'a.png'}: stdout cannot be written: Broken pipe\n0 converted")
+
+
 # What is never lost
 
 
@@ -197,12 +437,204 @@ def test_new_files_have_the_usual_permissions(folder: Path) -> None:
     assert (folder / "a.clric").stat().st_mode == (folder / "notes.txt").stat().st_mode
 
 
+@contextmanager
+def no_space(count: int) -> Iterator[None]:
+    """Files cannot become larger than this, as on a disk that is full."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (count, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_full_disk(folder: Path) -> None:
+    (folder / "a.clric").write_bytes(b"old")
+    before = names(folder)
+    with no_space(100):
+        result = run(folder, "--overwrite")
+    assert result.exit_code == 1
+    assert f"failed: {folder / 'a.png'}: {folder / 'a.clric'} cannot be written: File too large\n" in result.stderr
+    assert "2 failed" in result.stderr
+    assert names(folder) == before
+    assert (folder / "a.clric").read_bytes() == b"old"
+
+
+def test_targets_that_cannot_be_written(folder: Path, fast_profile: FastProfile) -> None:
+    (folder / "out").mkdir()
+    (folder / "out" / "a.clric").mkdir()
+    os.symlink("loop", folder / "loop")
+    for output, why in {
+        folder / "out": "a.clric is a folder",
+        folder / "notes.txt" / "out": "notes.txt is no folder",
+        folder / "loop" / "x.clric": "Too many levels of symbolic links",
+    }.items():
+        result = run(folder / "a.png", "-o", output)
+        assert result.exit_code == 1
+        assert why in result.stderr
+    assert not fast_profile.settings  # found before the slow work
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
+def test_what_is_forbidden(folder: Path) -> None:
+    for name, mode in {"closed": 0o000, "read-only": 0o555}.items():
+        (folder / name).mkdir()
+        shutil.copy(folder / "a.png", folder / name)
+        (folder / name).chmod(mode)
+    (folder / "b.PNG").chmod(0)
+    result = run(folder, "-r")
+    for name in ("closed", "read-only"):
+        (folder / name).chmod(0o755)
+    assert result.exit_code == 1
+    assert f"failed: {folder / 'closed'}: Permission denied" in result.stderr
+    assert f"failed: {folder / 'b.PNG'}: Permission denied" in result.stderr
+    assert "nothing can be written to the folder" in result.stderr
+    assert "1 converted" in result.stderr
+    assert "3 failed" in result.stderr
+
+
+def test_inputs_that_are_gone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def encode_and_remove(image: Image.Image, **options: Any) -> bytes:
+        for name in ("a.png", "b.PNG"):
+            (folder / name).unlink()
+        return pillow_clric.encode(image, **options)
+
+    monkeypatch.setattr(batches, "encode", encode_and_remove)
+    result = run(folder)
+    assert result.exit_code == 1
+    assert f"failed: {folder / 'b.PNG'}: No such file or directory\n" in result.stderr
+    assert "1 converted" in result.stderr
+    assert (folder / "a.clric").exists()
+
+
+def test_outputs_that_others_wrote_meanwhile(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def encode_late(image: Image.Image, **options: Any) -> bytes:
+        (folder / "a.clric").write_bytes(b"precious")
+        return pillow_clric.encode(image, **options)
+
+    monkeypatch.setattr(batches, "encode", encode_late)
+    result = run(folder / "a.png")
+    assert result.exit_code == 1
+    assert "meanwhile" in result.stderr
+    assert (folder / "a.clric").read_bytes() == b"precious"
+    assert run(folder / "a.png", "--overwrite").exit_code == 0
+
+
+def test_leftovers_of_killed_processes_are_removed(folder: Path) -> None:
+    run(folder)
+    script = """
+import os, signal, sys
+from pathlib import Path
+from pillow_clric import outputs
+os.replace = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)
+outputs.write(Path(sys.argv[1]), b"half")
+"""
+    before = names(folder)
+    subprocess.run([sys.executable, "-c", script, str(folder / "z.clric")], check=False)
+    [left] = names(folder) - before
+    assert left.startswith(".")
+    assert "2 skipped" in run(folder).stderr
+    assert names(folder) == before
+
+
+def test_what_others_are_writing_is_left_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace = os.replace
+
+    def clean_and_replace(*paths: Path) -> None:
+        script = "import sys; from pathlib import Path; from pillow_clric import outputs; "
+        script += "outputs.remove_leftovers(Path(sys.argv[1]))"
+        subprocess.run([sys.executable, "-c", script, str(folder)], check=True)
+        replace(*paths)
+
+    monkeypatch.setattr(os, "replace", clean_and_replace)
+    assert run(folder / "a.png").exit_code == 0
+    assert "a.clric" in names(folder)
+
+
+# What is kept
+
+
+@pytest.mark.parametrize("name", ["x.clric", "x.png"])
+def test_preserve(name: str, folder: Path) -> None:
+    run(folder / "a.png", "-o", folder / "y.clric")
+    source = folder / ("a.png" if name == "x.clric" else "y.clric")
+    source.chmod(0o640)
+    os.utime(source, (10**9, 10**9))
+    run(source, "-o", folder / name, "-p")
+    state = (folder / name).stat()
+    assert (state.st_mtime, state.st_mode & 0o777) == (10**9, 0o640)
+
+
+def turned(photo: Image.Image, path: Path) -> Image.Image:
+    """Write `photo` so that it is to be turned when it is shown; returns what it then looks like."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo.save(path, exif=exif, icc_profile=b"a colour profile")
+    return photo.transpose(Image.Transpose.ROTATE_270)
+
+
+def test_orientation_is_kept(folder: Path, photo: Image.Image) -> None:
+    turned(photo, folder / "t.png")
+    run(folder / "t.png", "-o", folder / "t.clric")
+    for name in ("t.clric", "u.png", "u.jpg", "u.webp", "u.avif"):
+        run(folder / "t.clric", "-o", folder / name)
+        with Image.open(folder / name) as image:
+            assert (image.size, image.getexif()[0x0112]) == (photo.size, 6)
+    run(folder / "t.clric", "-o", folder / "u.tiff")
+    with Image.open(folder / "u.tiff") as image:
+        assert image.tag_v2[0x0112] == 6  # type: ignore[attr-defined]
+
+
+def test_strip(folder: Path, photo: Image.Image) -> None:
+    upright = turned(photo, folder / "t.png")
+    run(folder / "t.png", "-o", folder / "bare.clric", "--strip")
+    run(folder / "t.png", "-o", folder / "t.clric")
+    run(folder / "t.clric", "-o", folder / "bare.png", "--strip")
+    for name in ("bare.clric", "bare.png"):
+        with Image.open(folder / name) as image:
+            assert image.info == {}
+        assert same(folder / name, upright)
+
+
+def test_strip_with_exif_that_cannot_be_read(folder: Path, photo: Image.Image) -> None:
+    photo.save(folder / "t.png", exif=b"Exif\0\0broken")
+    assert run(folder / "t.png", "--strip").exit_code == 0
+    assert same(folder / "t.clric", photo)
+
+
+def test_tiff_keeps_no_layout(folder: Path, photo: Image.Image) -> None:
+    exif = Image.Exif()
+    exif[256], exif[257], exif[0x010F] = 4000, 3000, "Maker"  # of before it was made smaller
+    photo.save(folder / "t.png", exif=exif)
+    run(folder / "t.png", "-o", folder / "t.clric")
+    run(folder / "t.clric", "-o", folder / "t.tif")
+    assert same(folder / "t.tif", photo)
+    with Image.open(folder / "t.tif") as image:
+        assert image.getexif()[0x010F] == "Maker"
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparent_parts_are_white_where_there_is_no_alpha(mode: str) -> None:
+    image = Image.new(mode, (8, 8))
+    for suffix, kept in {
+        ".png": True,
+        ".webp": True,
+        ".tif": True,
+        ".jpg": False,
+        ".bmp": False,
+        ".ppm": False,
+    }.items():
+        with Image.open(BytesIO(batches.to_format(image, suffix, 95))) as written:
+            assert written.has_transparency_data == kept
+            assert kept or set(written.convert("L").tobytes()) == {255}
+
+
 def test_metadata_are_kept(folder: Path, photo: Image.Image) -> None:
     photo.save(folder / "m.webp", lossless=True, exact=True, **METADATA)
     run(folder / "m.webp", "-o", folder / "m.clric")
     with Image.open(folder / "m.clric") as image:
         assert image.info == METADATA
-    for name in ("m.png", "m.jpg", "n.webp"):
+    for name in ("m.png", "m.jpg", "n.webp", "m.avif", "m.tiff"):
         run(folder / "m.clric", "-o", folder / name)
         with Image.open(folder / name) as image:
             image.load()
@@ -301,6 +733,64 @@ def test_quality_or_a_target(
     assert result.exit_code == 0, result.stderr
 
 
+def test_dry_run(folder: Path, tmp_path: Path) -> None:
+    run(folder / "a.png")
+    before = names(folder)
+    result = run(folder, "-n")
+    assert result.exit_code == 0
+    assert f"{folder / 'b.PNG'} -> {folder / 'b.clric'}\n1 to be converted; 1 skipped" in result.stderr
+    assert run(folder, "--dry-run", "-o", tmp_path / "out").exit_code == 0
+    assert names(folder) == before
+    assert not (tmp_path / "out").exists()
+    assert run(folder, "-n", "--model", "none").exit_code == 2
+
+
+def test_records(folder: Path) -> None:
+    run(folder / "a.png")
+    (folder / "c.png").write_bytes(b"not a photo")
+    result = run(folder, "--json", "--quiet")
+    skipped, done, failed = records(result)
+    assert len(result.stderr.splitlines()) == 1
+    keys = "source", "status", "target", "bytes_in", "bytes_out", "width", "height", "bpp", "seconds", "error"
+    assert tuple(done) == tuple(skipped) == tuple(failed) == keys
+    size = (folder / "b.clric").stat().st_size
+    assert done.pop("seconds") > 0
+    assert done == {
+        "source": str(folder / "b.PNG"),
+        "status": "converted",
+        "target": str(folder / "b.clric"),
+        "bytes_in": (folder / "b.PNG").stat().st_size,
+        "bytes_out": size,
+        "width": 48,
+        "height": 32,
+        "bpp": 8 * size / (48 * 32),
+        "error": None,
+    }
+    assert (skipped["status"], skipped["error"]) == ("skipped", None)
+    assert (failed["status"], failed["bytes_out"]) == ("failed", None)
+    assert "cannot identify" in failed["error"]
+
+    [back] = records(run(folder / "b.clric", "-o", folder / "new.png", "--json"))
+    assert (back["bytes_in"], back["bpp"]) == (size, 8 * size / (48 * 32))
+    assert [record["status"] for record in records(run(folder / "b.PNG", "-n", "--overwrite", "--json"))] == ["planned"]
+
+
+def test_fail_fast(folder: Path) -> None:
+    for name in ("0.png", "aa.png"):
+        (folder / name).write_bytes(b"not a photo")
+    result = run(folder, "--fail-fast")
+    assert result.exit_code == 1
+    assert "0 converted; 1 failed" in result.stderr
+    assert not (folder / "a.clric").exists()
+
+
+@pytest.mark.parametrize(("arguments", "lines"), [([], 3), (["-v"], 4), (["--quiet"], 1)])
+def test_verbosity(arguments: list[str], lines: int, folder: Path) -> None:
+    run(folder / "a.png")
+    (folder / "c.png").write_bytes(b"not a photo")
+    assert len(run(folder, *arguments).stderr.splitlines()) == lines
+
+
 def test_interrupt(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: Any, **__: Any) -> bytes:
         raise KeyboardInterrupt
@@ -315,7 +805,7 @@ def test_progress_on_a_terminal(folder: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("FORCE_COLOR", "1")
     seen: list[tuple[Any, ...]] = []
 
-    class Stage(cli.Reporter):
+    class Stage(Report):
         def begin(self, name: str) -> Any:
             show = super().begin(name)
 
@@ -326,7 +816,7 @@ def test_progress_on_a_terminal(folder: Path, monkeypatch: pytest.MonkeyPatch) -
 
             return shown
 
-    monkeypatch.setattr(cli, "Reporter", Stage)
+    monkeypatch.setattr(cli, "Report", Stage)
     run(folder)
     assert seen == [(name, done, 3, True) for name in ("a.png", "b.PNG") for done in (1, 2, 3)]
 
@@ -339,19 +829,63 @@ def program(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_help_imports_nothing_heavy() -> None:
+SAMPLES = Path(__file__).parent.parent / "samples"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["info", str(SAMPLES / "coffee.clric")],
+        ["verify", str(SAMPLES)],
+        ["models", "list"],
+        [str(SAMPLES), "-n", "--overwrite"],
+    ],
+)
+def test_imports_nothing_heavy(arguments: list[str]) -> None:
     script = """
 import sys
 from pillow_clric.cli import main
 try:
-    main(["--help"])
-except SystemExit:
-    heavy = {"torch", "numpy", "constriction", "rich"} & set(sys.modules)
+    main(sys.argv[1:])
+except SystemExit as end:
+    assert not end.code
+    heavy = {"torch", "numpy", "constriction"} & set(sys.modules)
     assert not heavy, heavy
 """
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    result = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    assert "INPUT..." in result.stdout
+
+
+def test_help_tells_all() -> None:
+    told = run("--help").stdout
+    for param in cli.main.params:
+        assert not isinstance(param, click.Option) or all(name in told for name in param.opts)
+    for name in cli.main.commands:
+        assert re.search(rf"^  {name}  +[A-Z]", told, re.MULTILINE)
+    assert max(map(len, told.splitlines())) <= 80
+    assert "-h, --help" in run("info", "-h").stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("--re", {"--recursive"}),
+        ("models re", {"remove"}),
+        ("ver", {"verify", "ver"}),
+        (f"{SAMPLES} ver", {"ver"}),  # a file
+        ("info --", {"--recursive", "--json", "--help"}),
+    ],
+)
+def test_completion(words: str, expected: set[str]) -> None:
+    environment = {
+        "_CLRIC_CONVERT_COMPLETE": "bash_complete",
+        "COMP_WORDS": f"clric-convert {words}",
+        "COMP_CWORD": str(len(words.split())),
+    }
+    result = CliRunner().invoke(cli.main, prog_name="clric-convert", env=environment)
+    assert {line.partition(",")[2] for line in result.stdout.splitlines()} == expected
 
 
 def test_version() -> None:
@@ -368,7 +902,8 @@ def test_exit_codes(tmp_path: Path) -> None:
     assert program().returncode == 2
 
 
-def test_ctrl_c(folder: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals(number: signal.Signals, folder: Path) -> None:
     script = """
 import signal, time
 from pillow_clric import batches, cli
@@ -376,7 +911,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the bac
 def slow(*_, **__):
     print("started", flush=True)
     time.sleep(60)
-batches.encode, batches.cores, cli.check_profile = slow, lambda: 1, lambda *names: None
+batches.encode, batches.cores, cli._check = slow, lambda: 1, lambda options: None
 cli.main()
 """
     before = names(folder)
@@ -384,8 +919,9 @@ cli.main()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=10) == 130
+        process.send_signal(number)
+        assert process.communicate(timeout=60) == (b"", b"interrupted\n")
+        assert process.returncode == 130
     assert names(folder) == before
 
 

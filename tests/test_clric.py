@@ -21,7 +21,7 @@ from codec import device
 from codec.autoencoders import model as files
 from codec.autoencoders import store
 from codec.autoencoders.autoencoder import Autoencoder
-from codec.autoencoders.model import ModelFileError
+from codec.autoencoders.errors import ModelFileError
 from codec.autoencoders.networks.base import Base
 from codec.autoencoders.perception import perception
 from codec.container import Section, unpack

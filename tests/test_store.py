@@ -19,7 +19,8 @@ from test_autoencoders import BASE, TINY, random_model, write_pth_pair
 from codec.autoencoders import catalogue, store
 from codec.autoencoders import model as files
 from codec.autoencoders.catalogue import Download, Known
-from codec.autoencoders.model import MissingModelError, Model, ModelError, ModelFileError
+from codec.autoencoders.errors import MissingModelError, ModelError, ModelFileError
+from codec.autoencoders.model import Model
 from pillow_clric import cli
 
 

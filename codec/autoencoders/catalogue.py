@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from urllib.request import urlopen
 
-from codec.autoencoders.model import ModelError
+from codec.autoencoders.errors import ModelError
 
 TIMEOUT = 30  # seconds without a byte
 _PIECE = 1 << 18
@@ -141,6 +140,8 @@ def download(known: Known, folder: Path, progress: Progress) -> None:
 
 def _pieces(file: Download) -> Iterator[bytes]:
     """The contents, never more than what is expected and one piece."""
+    from urllib.request import urlopen
+
     with urlopen(file.url, timeout=TIMEOUT) as response:
         left = file.size
         while left >= 0 and (piece := response.read(_PIECE)):

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from codec.autoencoders import model as files
-from codec.autoencoders.model import FLOATS, Model, ModelFileError, read_safetensors
+from codec.autoencoders.errors import ModelFileError
+from codec.autoencoders.model import FLOATS, Model, read_safetensors
 from codec.autoencoders.networks import build, kl
 
 SUFFIXES = (".safetensors", ".pth", ".pt")

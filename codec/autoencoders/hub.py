@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from codec.autoencoders.model import ModelError
+from codec.autoencoders.errors import ModelError
 
 _ADDRESS = re.compile(r"([\w.-]+/[\w.-]+)((?:/[\w.-]+)*)@([\w.-]+)")
 

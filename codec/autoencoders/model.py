@@ -16,23 +16,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from codec.autoencoders.errors import ModelFileError
 from codec.container import MODEL_BYTES
 
 METADATA = "clric"  # key of the description among a file's metadata
 FUNCTION = "function."
 FLOATS = (torch.float16, torch.bfloat16, torch.float32)
-
-
-class ModelError(OSError):
-    """A model cannot be used; the message says why and what to do."""
-
-
-class ModelFileError(ModelError):
-    """A file is no model, or a damaged one."""
-
-
-class MissingModelError(ModelError):
-    """There is no such model here."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,7 @@
 """Where models are found: the one that ships with the package, and a folder of the user's.
 
-Each model is one file in that folder, named after the model and its hash.
+Each model is one file in that folder, named after the model and its hash. Torch is imported when a model is read, so
+that listing them is quick.
 """
 
 from __future__ import annotations
@@ -8,19 +9,23 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import platformdirs
 
-from codec.autoencoders import foreign, hub
-from codec.autoencoders import model as files
+from codec.autoencoders import hub
 from codec.autoencoders.catalogue import CATALOGUE, Progress, download
-from codec.autoencoders.model import MissingModelError, Model, ModelError, ModelFileError
+from codec.autoencoders.errors import MissingModelError, ModelError, ModelFileError
 from codec.container import MODEL_BYTES
 
+if TYPE_CHECKING:
+    from codec.autoencoders.model import Model
+
 BASE = "base"
+BASE_PREFIX = "84dfc013dc5fec56"  # of `EMBEDDED`, which is too long to be hashed whenever models are listed
 EMBEDDED = Path(__file__).with_name("base.safetensors")
 VARIABLE = "CLRIC_MODELS"
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
@@ -48,9 +53,14 @@ class Entry:
         return _read(self, state.st_mtime_ns, state.st_size)
 
 
+_EMBEDDED = Entry(BASE, BASE_PREFIX, EMBEDDED)
+
+
 @lru_cache(maxsize=2)
 def _read(entry: Entry, modified: int, size: int) -> Model:
     """An entry's model, read again when its file has changed."""
+    from codec.autoencoders import model as files
+
     model = files.read(entry.path)
     if model.prefix.hex() != entry.prefix:
         raise ModelFileError(f"{entry.path} is damaged: it is not the model that it was; remove it and add it again")
@@ -68,12 +78,7 @@ def entries() -> list[Entry]:
     place = folder()
     names = sorted(path.name for path in place.iterdir()) if place.is_dir() else []
     found = [(match[1], match[2], place / name) for name in names if (match := _FILE.fullmatch(name))]
-    return [_embedded(), *(Entry(*parts) for parts in found)]
-
-
-@cache
-def _embedded() -> Entry:
-    return Entry(BASE, files.read(EMBEDDED).prefix.hex(), EMBEDDED)
+    return [_EMBEDDED, *(Entry(*parts) for parts in found)]
 
 
 def _named(name: str | Path) -> Entry | None:
@@ -110,7 +115,12 @@ def load(name: str | Path) -> Model:
         ImportError: it needs an extra that is not installed.
     """
     entry = check(name)
-    return foreign.read(Path(name)) if entry is None else entry.load()
+    if entry is not None:
+        return entry.load()
+
+    from codec.autoencoders import foreign
+
+    return foreign.read(Path(name))
 
 
 def check(name: str | Path) -> Entry | None:
@@ -138,12 +148,16 @@ def add(source: Path, name: str | None = None) -> Entry:
         ImportError: it needs an extra that is not installed.
         OSError: the store cannot be written.
     """
+    from codec.autoencoders import foreign
+
     return _keep(foreign.read(source, name))
 
 
 def _keep(model: Model) -> Entry:
     if not re.fullmatch(_NAME, model.name):
         raise ModelError(f"{model.name!r} is no name for a model: give one of letters, digits, and any of . _ -")
+    from codec.autoencoders import model as files
+
     prefix = model.prefix.hex()
     for entry in entries():
         if entry.prefix == prefix:
@@ -172,7 +186,7 @@ def remove(name: str) -> Entry:
     entry = _named(name)
     if entry is None:
         raise MissingModelError(f"there is no model {name!r}: see `clric-convert models list`")
-    if entry == _embedded():
+    if entry == _EMBEDDED:
         raise ModelError(f"{name} is part of the package and cannot be removed")
     entry.path.unlink()
     return entry

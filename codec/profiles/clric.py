@@ -11,13 +11,12 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from codec.container import Container, CorruptError, Section
 from codec.profiles import PAPER, Profile, Settings, function_sections
 from codec.profiles.pixels import to_pixels
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from codec.autoencoders.autoencoder import Autoencoder

@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from codec.container import Container, Header, Section
 from codec.profiles import PAPER, Profile, Settings, function_sections
 from codec.profiles.pixels import to_pixels
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from numpy.typing import NDArray
 

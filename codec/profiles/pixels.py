@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
     from codec.overfit.extent import Extent
 
@@ -21,6 +20,7 @@ def to_tensor(pictures: Sequence[NDArray[np.uint8]], device: torch.device) -> to
         (batch, channels, height, width), as high and wide as the highest and the widest; others have their last row
         and column repeated.
     """
+    import numpy as np
     import torch
 
     height, width = (max(picture.shape[dim] for picture in pictures) for dim in (0, 1))
@@ -51,6 +51,8 @@ def extent_of(
 
 def to_pixels(samples: NDArray[np.float32]) -> NDArray[np.uint8]:
     """(channels, height, width) to (height, width, channels); one channel gives a picture without an axis for it."""
+    import numpy as np
+
     count, height, width = samples.shape
     pixels = np.empty((height, width, count), np.uint8)
     for row in range(height):  # temporaries of a large picture would take more memory than all else

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from codec.autoencoders.model import FUNCTION, Model, ModelFileError
+from codec.autoencoders.errors import ModelFileError
+from codec.autoencoders.model import FUNCTION, Model
 from codec.container import CorruptError
 from codec.overfit import initial, synthesis
 from codec.overfit.bases import PLAIN

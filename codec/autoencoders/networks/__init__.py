@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from codec.autoencoders.model import Model, ModelFileError
+from codec.autoencoders.errors import ModelFileError
+from codec.autoencoders.model import Model
 from codec.autoencoders.networks import base, kl, tiny
 from codec.autoencoders.networks.interface import Networks
 

@@ -1,0 +1,126 @@
+"""The commands `info` and `verify` of `clric-convert`: what `.clric` files are, and whether they are whole."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from PIL import Image
+
+import pillow_clric
+from pillow_clric.planning import coded_files
+from pillow_clric.report import message, shown
+
+__all__ = ["info", "verify"]
+
+_METADATA = ("exif", "icc", "xmp")
+
+
+def _arguments(command: Callable[..., None]) -> Callable[..., None]:
+    """What both commands take."""
+    for decorate in (
+        click.option("--json", "as_json", is_flag=True, help="Write a JSON record for each file."),
+        click.option("-r", "--recursive", is_flag=True, help="Folders with all below them."),
+        click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", type=click.Path(exists=True)),
+    ):
+        command = decorate(command)
+    return command
+
+
+@click.command()
+@_arguments
+def info(inputs: Sequence[str], recursive: bool, as_json: bool) -> None:
+    """Show what .clric files are, from their headers.
+
+    An INPUT that is a folder stands for its .clric files. Exit status: 0, or 1 if a file cannot be read.
+    """
+    sys.exit(1 if _look_at(inputs, recursive, as_json, _facts, show=_paragraph) else 0)
+
+
+@click.command()
+@_arguments
+def verify(inputs: Sequence[str], recursive: bool, as_json: bool) -> None:
+    """Check .clric files by their checksums, without decoding them.
+
+    An INPUT that is a folder stands for its .clric files. Exit status: 0, or 1 if a file is damaged or incomplete.
+    """
+    sys.exit(1 if _look_at(inputs, recursive, as_json, _verified) else 0)
+
+
+def _look_at(
+    inputs: Sequence[str],
+    recursive: bool,
+    as_json: bool,
+    look: Callable[[Path], dict[str, Any]],
+    show: Callable[[dict[str, Any]], str] | None = None,
+) -> int:
+    """Look at each file, tell what was found, and return how many are bad.
+
+    Args:
+        look: what there is to tell of a file; raises an error if that is bad.
+        show: that in words, if there is more to say than how many are good.
+    """
+    unreadable = list[OSError]()
+    paths = coded_files(inputs, recursive=recursive, on_error=unreadable.append)
+    bad = 0
+    for path in [*(Path(error.filename) for error in unreadable), *paths]:
+        told: dict[str, Any] = {"source": str(path), "status": "ok", "error": None}
+        try:
+            told |= look(path)
+        except Exception as error:
+            bad += 1
+            told |= {"status": "bad", "error": message(error, path)}
+        if as_json:
+            click.echo(json.dumps(told))
+        elif told["error"]:
+            click.echo(f"bad: {shown(told['source'])}: {shown(told['error'])}", err=True)
+        elif show:
+            click.echo(show(told))
+    if not show and not as_json:
+        click.echo(f"{len(paths) + len(unreadable) - bad} good, {bad} bad", err=True)
+    return bad
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    """What a file's header says."""
+    from codec.autoencoders import store
+
+    found = pillow_clric.info(path)
+    return {
+        "width": found.width,
+        "height": found.height,
+        "mode": found.mode,
+        "bytes": found.file_size,
+        "bpp": found.bpp,
+        "profile": found.profile,
+        "model": found.model or None,
+        "model_name": next((entry.name for entry in store.entries() if entry.prefix == found.model), None),
+        "sections": found.sections,
+        "metadata": [name for name in _METADATA if name in found.sections],
+        "version": ".".join(map(str, found.version)),
+    }
+
+
+def _paragraph(told: dict[str, Any]) -> str:
+    """What `_facts` found, for people."""
+    lines = {
+        "picture": f"{told['width']} x {told['height']}, {told['mode']}",
+        "size": f"{told['bytes']} bytes, {told['bpp']:.3f} bpp",
+        "profile": told["profile"],
+        "model": told["model"] and f"{told['model']} ({told['model_name'] or 'not here'})",
+        "sections": ", ".join(f"{name} {length}" for name, length in told["sections"].items()),
+        "metadata": ", ".join(told["metadata"]) or "none",
+        "format": told["version"],
+    }
+    return "\n".join([shown(told["source"]), *(f"  {name:<10}{value}" for name, value in lines.items() if value)])
+
+
+def _verified(path: Path) -> dict[str, Any]:
+    pillow_clric.info(path)  # says more about what is no `.clric` file than `Image.open` does
+    with Image.open(path, formats=["CLRIC"]) as image:
+        image.verify()
+    return {}

@@ -1,0 +1,106 @@
+"""Files that are written whole or not at all, whatever ends the process.
+
+A file is first written under a temporary hidden name in its folder, and is locked meanwhile. What a process that was
+killed leaves of it is thus told from what another one is writing just now.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from contextlib import suppress
+from pathlib import Path
+from secrets import token_hex
+from typing import IO
+
+if sys.platform != "win32":
+    import fcntl
+
+__all__ = ["obstacle", "remove_leftovers", "write"]
+
+
+def write(target: Path | None, data: bytes, *, overwrite: bool = False, like: Path | None = None) -> None:
+    """Write a file whole or, on an error or an interrupt, not at all.
+
+    Args:
+        target: its folder is made if it is missing. A link is replaced, not followed. None is stdout.
+        data: the contents.
+        overwrite: whether it may replace a file.
+        like: a file whose times and permissions it gets.
+
+    Raises:
+        OSError: it cannot be written, or is there already.
+    """
+    if target is None:
+        _write_to_stdout(data)
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _temporary(target.parent) as file:
+        temporary = Path(file.name)
+        try:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            if like is not None:
+                shutil.copystat(like, temporary)
+            if sys.platform == "win32":
+                file.close()  # or it could not be renamed
+            if not overwrite and os.path.lexists(target):
+                raise FileExistsError("something else wrote it meanwhile, and it was left as it is")
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files that killed processes left in a folder, which need not exist."""
+    for path in folder.glob(".clric-*.tmp"):
+        with suppress(OSError):  # it is being written, or gone by now
+            if sys.platform == "win32":
+                path.unlink()  # which fails for files that are open
+            else:
+                with path.open("rb") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    path.unlink()
+
+
+def obstacle(target: Path) -> str:
+    """What keeps `target` from being written, found without writing anything; "" if it is nothing known."""
+    if os.path.isdir(target):
+        return f"{target} is a folder"
+    try:
+        os.lstat(target)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:  # the name is too long, links go round in circles ...
+        return f"{target} cannot be written: {error.strerror}"
+    place = target.parent
+    while not os.path.lexists(place) and place != place.parent:
+        place = place.parent
+    if not os.path.isdir(place):
+        return f"{place} is no folder"
+    return "" if os.access(place, os.W_OK | os.X_OK) else f"nothing can be written to the folder {place}"
+
+
+def _write_to_stdout(data: bytes) -> None:
+    stream = sys.stdout.buffer
+    try:
+        stream.write(data)
+        stream.flush()
+    except OSError:
+        # What is left in its buffer would be tried again, and complained of, when the process ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        raise
+
+
+def _temporary(folder: Path) -> IO[bytes]:
+    """A new file that others see to be in use."""
+    while True:
+        file = (folder / f".clric-{token_hex(8)}.tmp").open("xb")
+        if sys.platform != "win32":
+            with suppress(OSError):  # a file system without locks; `remove_leftovers` leaves such files alone
+                fcntl.flock(file, fcntl.LOCK_EX)
+        if os.path.lexists(file.name):  # it was not taken for left over before it was locked
+            return file
+        file.close()

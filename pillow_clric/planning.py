@@ -1,0 +1,245 @@
+"""What to convert into what: found out, and checked, before anything is written."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Literal, TextIO
+
+import click
+from PIL import Image
+
+from codec.container import MAGIC
+from pillow_clric.outputs import obstacle
+
+__all__ = ["STREAM", "Job", "Plan", "coded_files", "make_plan"]
+
+STREAM = "-"  # stdin as an input, stdout as an output
+
+# What a folder's images are. Not all that Pillow opens: folders also hold PostScript, HDF5 and films.
+_PHOTO_FORMATS = {"AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP"}
+
+OnError = Callable[[OSError], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file to convert.
+
+    Attributes:
+        source: a photo or a `.clric` file.
+        target: the file to write, or None for stdout.
+        encoding: whether `source` is the photo.
+        data: what stdin gave, if that is the source.
+    """
+
+    source: Path
+    target: Path | None
+    encoding: bool
+    data: bytes | None = None
+
+    @property
+    def suffix(self) -> str:
+        """The end of the target's name, which says its format."""
+        if self.target is None:
+            return ".clric" if self.encoding else ".png"
+        return self.target.suffix.lower()
+
+    def read(self) -> bytes:
+        """The contents of the source."""
+        return self.source.read_bytes() if self.data is None else self.data
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done.
+
+    Attributes:
+        jobs: what to convert.
+        skipped: what is not converted, as its target exists.
+        failures: files and folders that cannot be converted, and why.
+    """
+
+    jobs: list[Job]
+    skipped: list[Job]
+    failures: list[tuple[str, str]]
+
+
+def make_plan(inputs: Sequence[str], output: str | None, *, recursive: bool, overwrite: bool) -> Plan:
+    """What to convert into what, each input once.
+
+    Args:
+        inputs: files, folders, or `STREAM` alone.
+        output: a file, a folder, `STREAM`, or None: beside each input.
+        recursive: whether folders stand for what is in the folders below them, too; outputs are laid out alike.
+        overwrite: whether targets that exist are written over; they are skipped otherwise.
+
+    Raises:
+        click.UsageError: `output` does not fit the inputs, or files are in each other's way.
+    """
+    plan = Plan([], [], [])
+    found = _jobs(
+        inputs, output, recursive, lambda error: plan.failures.append((error.filename, error.strerror or str(error)))
+    )
+    for job in found:
+        if job.target is None:
+            plan.jobs.append(job)
+        elif not overwrite and os.path.lexists(job.target) and not os.path.isdir(job.target):
+            plan.skipped.append(job)
+        elif why := obstacle(job.target):
+            plan.failures.append((str(job.source), why))
+        else:
+            plan.jobs.append(job)
+    _check_targets(plan.jobs, found)
+    return plan
+
+
+def coded_files(inputs: Sequence[str], *, recursive: bool, on_error: OnError) -> list[Path]:
+    """The inputs that are files, and the `.clric` files of those that are folders, each once."""
+    found: dict[Path, Path] = {}
+    for given in map(Path, inputs):
+        paths = _coded(_files(given, recursive, on_error)) if os.path.isdir(given) else [given]
+        found.update((_place(path), path) for path in paths)
+    return list(found.values())
+
+
+def _jobs(inputs: Sequence[str], output: str | None, recursive: bool, on_error: OnError) -> list[Job]:
+    if output is None and STREAM in inputs:
+        output = STREAM
+    if output is not None and not _means_folder(output):
+        if len(inputs) > 1 or os.path.isdir(inputs[0]):
+            what = "stdout takes one file only" if output == STREAM else f"{output} is a file or named like one"
+            raise click.UsageError(f"these inputs need a folder as output, and {what}")
+        return [_single(inputs[0], output)]
+    if STREAM in inputs:
+        raise click.UsageError("what stdin gives has no name to be called by in a folder: name a file as output")
+
+    jobs: dict[Path, Job] = {}
+    for given in map(Path, inputs):
+        for source in _expand(given, recursive, output, on_error):
+            encoding = not _is_coded(source)
+            folder = source.parent
+            if output is not None:
+                folder = Path(output, folder.relative_to(given)) if os.path.isdir(given) else Path(output)
+            target = folder / (source.stem + (".clric" if encoding else ".png"))
+            jobs.setdefault(_place(source), Job(source, target, encoding))
+    return list(jobs.values())
+
+
+def _single(given: str, output: str) -> Job:
+    """What to do with one input for one file or stdout."""
+    if output == STREAM and _stream("stdout").isatty():
+        raise click.UsageError("a terminal shows no pictures: name an output, or pipe it to another program")
+    data = _stream("stdin").read() if given == STREAM else None
+    source, target = Path(given), None if output == STREAM else Path(output)
+    job = Job(source, target, not _is_coded(source, data), data)
+    if job.encoding != (job.suffix == ".clric"):
+        kind = (
+            "a photo: its output must be named .clric" if job.encoding else "a .clric file: its output must be a photo"
+        )
+        raise click.UsageError(f"{given} is {kind}, not {output}")
+    if Image.registered_extensions().get(job.suffix) not in Image.SAVE:
+        raise click.UsageError(f"files named {job.suffix or 'without a dot'} cannot be written")
+    return job
+
+
+def _stream(name: Literal["stdin", "stdout"]) -> BinaryIO:
+    stream: TextIO | None = getattr(sys, name)
+    if stream is None:
+        raise click.UsageError(f"{name} is closed")
+    return stream.buffer
+
+
+def _check_targets(todo: Sequence[Job], jobs: Sequence[Job]) -> None:
+    """Find what would be lost.
+
+    Args:
+        todo: the jobs that will be done, of `jobs`.
+        jobs: all jobs; none of their inputs is written over, and nothing is written twice.
+
+    Raises:
+        click.UsageError: says which files are in each other's way.
+    """
+    inputs = {_place(job.source) for job in jobs if job.data is None}
+    for job in todo:
+        if job.target and _place(job.target) in inputs:
+            raise click.UsageError(f"{job.source} would be written over the input {job.target}: name another output")
+    first: dict[Path, Job] = {}
+    for job in jobs:
+        other = first.setdefault(_place(job.target), job) if job.target else job
+        if other is not job:
+            raise click.UsageError(f"{other.source} and {job.source} would both be written to {job.target}")
+
+
+def _expand(path: Path, recursive: bool, output: str | None, on_error: OnError) -> list[Path]:
+    """The file itself, or what a folder stands for.
+
+    A folder that was converted in place holds both kinds: it stands for its photos, so that converting it again finds
+    nothing to do, instead of writing a PNG beside every photo. For the same reason an output folder in it is left out.
+    """
+    if not os.path.isdir(path):
+        return [path]
+    photos = {suffix for suffix, name in Image.registered_extensions().items() if name in _PHOTO_FORMATS}
+    files = list(_files(path, recursive, on_error, leave_out=output))
+    return [file for file in files if file.suffix.lower() in photos] or _coded(files)
+
+
+def _coded(files: Iterable[Path]) -> list[Path]:
+    return [file for file in files if file.suffix.lower() == ".clric"]
+
+
+def _files(folder: Path, recursive: bool, on_error: OnError, leave_out: str | None = None) -> Iterator[Path]:
+    """The files in a folder, in order of their names, but for hidden ones.
+
+    Args:
+        folder: where to look.
+        recursive: whether to look in the folders below, too. Links to folders are not followed: there may be loops.
+        on_error: told of folders that cannot be read.
+        leave_out: a folder that is not looked into.
+    """
+    waiting, left_out = [folder], leave_out and os.path.realpath(leave_out)
+    while waiting:
+        place, below = waiting.pop(), list[Path]()
+        try:
+            entries = sorted(os.scandir(place), key=lambda entry: entry.name)
+        except OSError as error:
+            on_error(error)
+            continue
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                below.append(Path(entry.path))
+            elif os.path.isfile(entry) or not os.path.exists(entry):  # of broken links, reading says what is wrong
+                yield Path(entry.path)
+        if recursive:
+            waiting += (path for path in reversed(below) if os.path.realpath(path) != left_out)
+
+
+def _means_folder(output: str) -> bool:
+    if output == STREAM:
+        return False
+    if os.path.isdir(output) or output.endswith(("/", os.sep)):
+        return True
+    return not (os.path.lexists(output) or Path(output).suffix.lower() in Image.registered_extensions())
+
+
+def _is_coded(path: Path, data: bytes | None = None) -> bool:
+    """By name or content: a damaged file is still no photo, and a renamed one is still a `.clric` file."""
+    if path.suffix.lower() == ".clric":
+        return True
+    if data is not None:
+        return data.startswith(MAGIC)
+    try:
+        with path.open("rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return False  # opening it as a photo will say what is wrong
+
+
+def _place(path: Path) -> Path:
+    """One name for one place. A link is its own place: `os.replace` replaces it, not what it points to."""
+    return Path(os.path.realpath(path.parent), path.name)

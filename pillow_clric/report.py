@@ -1,0 +1,173 @@
+"""What is told of a batch: lines and bars for people on stderr, records for programs on stdout."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from pillow_clric.planning import STREAM, Job
+
+__all__ = ["Record", "Report", "message", "shown"]
+
+Status = Literal["converted", "failed", "planned", "skipped"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What became of one file. These are the keys of `--json`; what is not known is None there.
+
+    Attributes:
+        source: the input; "-" is stdin.
+        status: "converted"; "skipped", as the output exists; "failed"; or "planned", by a dry run.
+        target: the output; "-" is stdout.
+        bytes_in, bytes_out: sizes of input and output.
+        width, height: of the picture, in pixels.
+        bpp: bits of the `.clric` file per pixel.
+        seconds: that it took; of photos that were coded together, the share of one.
+        error: why it failed.
+    """
+
+    source: str
+    status: Status
+    target: str | None = None
+    bytes_in: int | None = None
+    bytes_out: int | None = None
+    width: int | None = None
+    height: int | None = None
+    bpp: float | None = None
+    seconds: float | None = None
+    error: str | None = None
+
+    @classmethod
+    def of(cls, job: Job, status: Status, **known: Any) -> Record:
+        """The record of a job."""
+        return cls(str(job.source), status, STREAM if job.target is None else str(job.target), **known)
+
+
+class Report:
+    """Tells what became of files, and on a terminal how far the one at work is.
+
+    Attributes:
+        counts: how many files there were, by status.
+    """
+
+    def __init__(self, files: int, check: Callable[[], None], *, verbosity: int, as_json: bool) -> None:
+        """Begin to tell.
+
+        Args:
+            files: how many there are that are not skipped.
+            check: called whenever there is something to tell; what it raises ends the batch.
+            verbosity: 0 for failures only, 1, or 2 for skipped files, too.
+            as_json: whether to write records to stdout.
+        """
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.counts: Counter[Status] = Counter()
+        self._bytes_in = self._bytes_out = 0
+        self._bits = self._pixels = 0.0
+        self._check, self._verbosity, self._as_json = check, verbosity, as_json
+        self._start = time.perf_counter()
+        self._console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+            redirect_stdout=False,  # it is for data
+            disable=not (verbosity and sys.stderr.isatty()),
+        )
+        self._files = self._progress.add_task("files", total=files, visible=files > 1)
+        self._image = self._progress.add_task("", visible=False)
+
+    def __enter__(self) -> Report:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def begin(self, name: str) -> Callable[[int, int], None]:
+        """Show an image; what is returned takes how many of its iterations are done, and of how many."""
+        self._progress.reset(self._image, description=shown(name))
+
+        def show(done: int, total: int) -> None:
+            self._check()
+            self._progress.update(self._image, completed=done, total=total, visible=True)
+
+        return show
+
+    def tell(self, record: Record) -> None:
+        """Count a file as done, and say what became of it."""
+        self.counts[record.status] += 1
+        if record.status == "converted":
+            pixels = (record.width or 0) * (record.height or 0)
+            self._bytes_in += record.bytes_in or 0
+            self._bytes_out += record.bytes_out or 0
+            self._bits += (record.bpp or 0) * pixels
+            self._pixels += pixels
+        if record.status != "skipped":
+            self._progress.update(self._image, visible=False)
+            self._progress.advance(self._files)
+        least = {"failed": 0, "skipped": 2}.get(record.status, 1)
+        if self._verbosity >= least:
+            self._console.print(_line(record))
+        if self._as_json:
+            click.echo(json.dumps(asdict(record)))
+        self._check()
+
+    def sum_up(self) -> None:
+        """Say how it went in all."""
+        if not self._verbosity:
+            return
+        parts = [f"{self.counts['planned']} to be converted"] if self.counts["planned"] else []
+        if not parts:
+            sums = _sizes(self._bytes_in, self._bytes_out, self._bits / max(1, self._pixels))
+            parts = [f"{self.counts['converted']} converted" + (f": {sums}" if self.counts["converted"] else "")]
+        if self.counts["skipped"]:
+            parts.append(f"{self.counts['skipped']} skipped, as their outputs exist")
+        if self.counts["failed"]:
+            parts.append(f"{self.counts['failed']} failed")
+        self._console.print(f"{'; '.join(parts)}; {time.perf_counter() - self._start:.1f} s")
+
+
+def message(error: BaseException, path: Path) -> str:
+    """What an error says that concerns a file, without what only programs want to know."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror if error.filename in (None, str(path)) else f"{error.strerror}: {error.filename}"
+    return str(error) or type(error).__name__
+
+
+def shown(text: str) -> str:
+    """Text, such as a file's name, in one line and without what terminals would obey."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def _line(record: Record) -> str:
+    source, target = shown(record.source), shown(record.target or "")
+    if record.status == "failed":
+        return f"failed: {source}: {shown(record.error or '')}"
+    if record.status == "skipped":
+        return f"skipped: {source}, as {target} exists"
+    line = f"{source} -> {target}"
+    if record.status == "planned":
+        return line
+    return f"{line}: {_sizes(record.bytes_in or 0, record.bytes_out or 0, record.bpp or 0)}, {record.seconds:.1f} s"
+
+
+def _sizes(bytes_in: int, bytes_out: int, bpp: float) -> str:
+    from rich.filesize import decimal
+
+    small, large = sorted((bytes_in, bytes_out))
+    ratio = f"{large / max(1, small):.1f} times {'larger' if bytes_out > bytes_in else 'smaller'}"
+    return f"{decimal(bytes_in)} -> {decimal(bytes_out)} ({ratio}), {bpp:.3f} bpp"
