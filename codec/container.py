@@ -42,7 +42,7 @@ VERSION = (1, 0)  # major, minor
 MODES = ("L", "RGB", "LA", "RGBA")  # the index is what the file holds
 MODEL_BYTES = 8  # of the SHA-256 of a model's weights
 
-MAX_SIDE = 2**24 - 1
+MAX_SIDE = 2**16 - 1  # as in JPEG; the time to decode grows with it, however few pixels there are
 MAX_PIXELS = 2**28
 MAX_SECTION = 2**28  # bytes
 _VARINT_BYTES = 5

@@ -66,7 +66,8 @@ def to_device(network: Network, device: torch.device) -> Network:
 
 def reduced_precision(device: torch.device) -> torch.autocast:
     """Compute in bfloat16 where the device does that faster than float32: for what no file depends on, such as fits."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda" or _cpu_has_bfloat16())
+    quick = device.type == "cuda" or (device.type == "cpu" and _cpu_has_bfloat16())
+    return torch.autocast(device.type, torch.bfloat16, enabled=quick)
 
 
 @cache

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import re
 import sys
 import time
@@ -24,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from PIL import Image, ImageCms, ImageOps
 
-from pillow_clric import decode, encode, info
+from pillow_clric import decode, encode, info, outputs
+from pillow_clric.report import message, shown
 
 if TYPE_CHECKING:
     from codec.training.lpips import Lpips
@@ -53,9 +53,8 @@ class Coded:
     quality: int | None = None
 
 
-Coder = Callable[
-    [int, Progress], Coded
-]  # takes the bytes that there is room for; gives the smallest file if it is larger
+# Takes the bytes that there is room for; gives the smallest file if that is larger.
+Coder = Callable[[int, Progress], Coded]
 
 
 @dataclass(frozen=True)
@@ -213,12 +212,9 @@ def compare(
         codecs = [*clric_codecs(profiles, effort, device), *pillow_formats()]
         made, failures = compare_all(paths, codecs, rates, load_lpips(weights))
         if made:
-            write(output, page(made, codecs, rates))
+            outputs.write(output, page(made, codecs, rates).encode(), overwrite=overwrite)
     except OSError as error:
         raise click.ClickException(str(error)) from error
-    except KeyboardInterrupt:
-        click.echo("interrupted", err=True)
-        sys.exit(130)
     if made:
         click.echo(f"{output}: {output.stat().st_size / 1e6:.1f} MB", err=True)
     sys.exit(1 if failures else 0)
@@ -231,8 +227,8 @@ def check_output(output: Path, photos: list[Path], overwrite: bool) -> None:
             raise click.UsageError(f"the page would be written over the photo {output}: name another output")
         if not overwrite:
             raise click.UsageError(f"{output} exists: name another output, or give --overwrite")
-    if not os.access(output.parent, os.W_OK):
-        raise click.UsageError(f"nothing can be written to the folder {output.parent}")
+    if why := outputs.obstacle(output):
+        raise click.UsageError(why)
 
 
 def clric_codecs(profiles: Iterable[str], effort: int, device: str) -> list[Codec]:
@@ -296,7 +292,7 @@ def compare_all(
             try:
                 image = open_rgb(path)
             except Exception as error:  # one bad file does not stop the others
-                reporter.failed(f"{path}: {str(error) or type(error).__name__}")
+                reporter.failed(f"{path}: {message(error, path)}")
             else:
                 photos.append(compare_one(path.name, image, codecs, rates, lpips, reporter))
     return photos, reporter.failures
@@ -307,7 +303,7 @@ def compare_one(
 ) -> dict[str, Any]:
     """Code one photo with each codec at each size; what the page shows of it."""
     coders = [codec.coder(image) for codec in codecs]
-    shown: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     for rate, (i, codec) in product(rates, enumerate(codecs)):
         progress, line = reporter.begin(codec.cost), f"{name} as {codec.name}, {rate:g} bpp"
         found: dict[str, Any] = {"codec": i, "rate": rate, "target": max(1, int(rate * image.width * image.height / 8))}
@@ -319,14 +315,14 @@ def compare_one(
         else:
             none = " (there is none that small)" if found["bytes"] > found["target"] else ""
             reporter.done(f"{line}: {found['bytes']:,} bytes{none}, {found['psnr']:.2f} dB, {found['encode']:.1f} s")
-        shown.append(found)
+        results.append(found)
     return {
         "name": name,
         "width": image.width,
         "height": image.height,
         "picture": lossless(image),
         "thumbnail": thumbnail(image),
-        "files": shown,
+        "files": results,
     }
 
 
@@ -466,19 +462,9 @@ class Reporter:
     def done(self, line: str) -> None:
         """End a step, and say how it went."""
         self._bars.update(self._task, completed=self._begun)
-        self._console.print(line)
+        self._console.print(shown(line))
 
     def failed(self, line: str) -> None:
         """Count a failure, and say what it is."""
         self.failures += 1
         self.done(f"failed: {line}")
-
-
-def write(target: Path, text: str) -> None:
-    """Write a file whole or, on an error or Ctrl-C, not at all."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, "utf-8")
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -91,5 +91,5 @@ def functions(spec: Spec, which: Tensor) -> Weights:
 @cache
 def _analysis(device: torch.device) -> Analysis:
     analysis = Analysis(OUTPUTS, len(LAMBDAS)).to(device).requires_grad_(False)
-    analysis.load_state_dict({name: tensor.float() for name, tensor in load_file(FILE, device=str(device)).items()})
+    analysis.load_state_dict({name: tensor.float() for name, tensor in load_file(FILE).items()})
     return analysis
