@@ -32,6 +32,7 @@ from codec.overfit.extent import Extent
 from codec.overfit.fit import Function, Schedule
 from codec.overfit.function import BICUBIC, Spec
 from codec.overfit.quantise import as_tensors, dequantise, quantise
+from codec.overfit.soap import Soap
 from codec.overfit.universal import LAST, NONE, NUMBER_BITS, Universal
 
 SAMPLES = Path(__file__).parent.parent / "samples"
@@ -769,3 +770,42 @@ def test_reading_refuses_numbers_out_of_bounds() -> None:
     for sections, what in zip(damaged, (r"arm\.output", "samples are out of range"), strict=True):
         with pytest.raises(CorruptError, match=what):
             bitstream.read(*sections, spec.height, spec.width, spec.outputs)
+
+
+# Soap
+
+
+def test_soap_is_quick_where_adam_is_not() -> None:
+    """A quadratic whose axes are those of no parameter, and differ by a factor of 10,000 in curvature."""
+    generator = torch.Generator().manual_seed(0)
+    turn = torch.linalg.qr(torch.randn(8, 8, generator=generator)).Q
+    curvature = turn @ torch.logspace(-4, 0, 8).diag() @ turn.mT
+    wanted = torch.randn(3, 8, 5, generator=generator)
+
+    def fitted(kind: type[Soap] | type[torch.optim.Adam]) -> float:
+        found = torch.zeros_like(wanted).requires_grad_()
+        optimizer = kind([found], lr=0.02)
+        for _ in range(300):
+            optimizer.zero_grad()
+            difference = found - wanted
+            loss = (difference * (curvature @ difference)).sum()
+            loss.backward()
+            optimizer.step()
+        return float(loss.detach())
+
+    assert fitted(Soap) < 0.5 * fitted(torch.optim.Adam)
+
+
+def test_soap_fits_each_of_a_batch_alone() -> None:
+    generator = torch.Generator().manual_seed(0)
+    gradients = torch.randn(25, 2, 4, 3, 3, generator=generator)
+
+    def moved(which: slice) -> Tensor:
+        found = torch.zeros_like(gradients[0, which])
+        optimizer = Soap([found])
+        for gradient in gradients[:, which]:
+            found.grad = gradient
+            optimizer.step()
+        return found
+
+    assert torch.allclose(moved(slice(0, 2))[1:], moved(slice(1, 2)), atol=1e-5)

@@ -18,6 +18,7 @@ from codec.entropy.coder import LIMIT
 from codec.overfit import arm, synthesis
 from codec.overfit.extent import Extent
 from codec.overfit.function import Spec
+from codec.overfit.soap import Soap
 
 Weights = dict[str, Tensor]
 Distortion = Callable[["Function", Tensor], Tensor]  # of a function and its target, (batch,), differentiable
@@ -86,6 +87,7 @@ class Schedule:
     temperature: tuple[float, float] = (0.5, 0.1)  # of soft rounding
     noise: tuple[float, float] = (0.22, 0.12)  # its standard deviation
     drift: float = 2.0  # the weight of `drift` in the cost
+    preconditioned: bool = False  # whether the synthesis' layers are fitted by `Soap` instead of Adam
 
     @property
     def total(self) -> int:
@@ -218,22 +220,35 @@ class Fit:
         s, f = self.schedule, self.function
         grids = [g.detach().clone().requires_grad_() for g in f.grids]
         weights = {name: w.detach().clone().requires_grad_(s.weight_rate > 0) for name, w in f.weights.items()}
-        groups: list[dict[str, Any]] = [{"params": grids, "eps": s.epsilon(f.spec)}, {"params": list(weights.values())}]
-        optimizer = torch.optim.Adam(groups, fused=True)
+        optimizers = self._optimizers(grids, weights)
+        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
         stops = {round(STEERED * iterations * i / STOPS) for i in range(1, STOPS + 1)} if steer else set()
         for i in range(iterations):
             part = first + (last - first) * i / iterations
             if steer and i in stops:
                 self._steered(steer, replace(f, weights=weights, grids=grids), part)
-            for group, learning_rate in zip(optimizer.param_groups, s.learning_rates(part), strict=True):
-                group["lr"] = learning_rate
+            groups[0]["lr"], rate_of_weights = s.learning_rates(part)
+            for group in groups[1:]:
+                group["lr"] = rate_of_weights
             soft = f.cut([soften(g, *s.softness(part), self.generator) for g in grids])
-            optimizer.zero_grad()
+            for optimizer in optimizers:
+                optimizer.zero_grad()
             loss = self._loss(replace(f, weights=weights, grids=soft), target)
             (loss / self.lambdas if s.relative else loss).sum().backward()
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
             self._tick()
         self.function = replace(f, weights=_detached(weights), grids=[g.detach() for g in grids])
+
+    def _optimizers(self, grids: list[Tensor], weights: Weights) -> list[torch.optim.Optimizer]:
+        """For the grids, which are the first group of parameters, and for the weights."""
+        matrices = [w for name, w in weights.items() if name.startswith("synthesis.") and w.dim() > 2]
+        matrices = matrices if self.schedule.preconditioned else []
+        rest = [w for w in weights.values() if not any(w is matrix for matrix in matrices)]
+        epsilon = self.schedule.epsilon(self.function.spec)
+        groups: list[dict[str, Any]] = [{"params": grids, "eps": epsilon}, {"params": rest}]
+        adam = torch.optim.Adam(groups, fused=True)
+        return [adam, Soap(matrices)] if matrices else [adam]
 
     @torch.no_grad()
     def _steered(self, steer: Steer, function: Function, part: float) -> None:

@@ -6,7 +6,7 @@ The base functions that its weights are differences to come with the format.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from codec.container import Container, Header, Section
 from codec.profiles import PAPER, Profile, Settings, function_sections
@@ -24,9 +24,10 @@ LOG_LAMBDA = (-3.0, -3.91, -6.73, -9.1, -10.5)
 
 # (warm-up, main, settling) iterations by effort.
 ITERATIONS = {
-    1: (5, 60, 20), 2: (10, 150, 40), 3: (20, 300, 60), 4: (30, 600, 100), 5: (30, 1000, 120),
+    1: (5, 60, 20), 2: (10, 150, 40), 3: (20, 300, 60), 4: (30, 600, 100), 5: (30, 1300, 120),
     6: (50, 2000, 250), 7: (60, 3000, 350), 8: (80, 6000, 600), 9: (100, 15000, 1000),
 }  # fmt: skip
+ANNEALING: dict[str, Any] = {"temperature": (0.5, 0.06), "noise": (0.22, 0.15), "preconditioned": True}
 
 
 class CoolChic(Profile):
@@ -75,7 +76,7 @@ def _fits(
     from codec.profiles.targets import ROUNDS
 
     as_published = settings.effort == PAPER
-    schedule = PAPER_SCHEDULE if as_published else Schedule(*ITERATIONS[int(settings.effort)])
+    schedule = PAPER_SCHEDULE if as_published else Schedule(*ITERATIONS[int(settings.effort)], **ANNEALING)
     total = schedule.total + sized * ROUNDS * (schedule.again + schedule.settle)
     bounds, progress = (min(LOG_LAMBDA), max(LOG_LAMBDA)), settings.counting(total)
     return PictureFits(pictures, schedule, bounds, settings.seed, progress, device, as_published=as_published)
