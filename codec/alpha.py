@@ -43,10 +43,10 @@ def _deflated(samples: Samples, strategy: int) -> bytes:
     return stream.compress(samples.tobytes()) + stream.flush()
 
 
-def decode(container: Container) -> Samples | None:
+def decode(container: Container, scale: int = 1) -> Samples | None:
     """The alpha channel (height, width) of a file, or None if its mode has none.
 
-    What is missing of a truncated file is opaque.
+    What is missing of a truncated file is opaque. With a scale other than 1 it is made smaller, as `codec.decode` says.
 
     Raises:
         CorruptError: the section is damaged, or is there and should not be, or the other way round.
@@ -60,13 +60,22 @@ def decode(container: Container) -> Samples | None:
     body, (_, length) = container.sections[Section.ALPHA], header.spans[Section.ALPHA]
     shape = header.height, header.width
     if not length or len(body) < length:
-        return np.full(shape, 255, np.uint8)
+        return np.full([-(-side // scale) for side in shape], 255, np.uint8)
     if body[0] >= len(_AXES):
         raise UnsupportedError(f"alpha channel of kind {body[0]} is not known to this version: update pillow-clric")
     alpha = _inflated(body[1:], header.height * header.width).reshape(shape)
     for axis in _AXES[body[0]]:
         alpha = np.add.accumulate(alpha, axis, np.uint8)
-    return alpha
+    return alpha if scale == 1 else _shrunk(alpha, scale)
+
+
+def _shrunk(alpha: Samples, scale: int) -> Samples:
+    import torch
+
+    from codec.blocks import shrunk
+    from codec.profiles.pixels import to_pixels, to_tensor
+
+    return to_pixels(shrunk(to_tensor([alpha], torch.device("cpu")), scale)[0].numpy())
 
 
 def _inflated(data: bytes, count: int) -> Samples:

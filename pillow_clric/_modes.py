@@ -9,7 +9,7 @@ from PIL import Image
 
 from codec.container import MAX_PIXELS, MAX_SIDE, MODES
 
-__all__ = ["check", "converted"]
+__all__ = ["check", "converted", "on_white", "to_srgb"]
 
 _GREY_MODES = ("1", "L", "LA", "La")
 
@@ -61,12 +61,22 @@ def _is_grey(image: Image.Image) -> bool:
 
 
 def _from_cmyk(image: Image.Image) -> Image.Image:
-    if image.info.get("icc_profile"):
-        from PIL import ImageCms
+    icc_profile = image.info.get("icc_profile")
+    managed = to_srgb(image, icc_profile) if icc_profile else None
+    return image.convert("RGB") if managed is None else managed
 
-        with suppress(ImportError, ImageCms.PyCMSError):  # Pillow was built without it, or it is no profile of CMYK
-            profile, srgb = BytesIO(image.info["icc_profile"]), ImageCms.createProfile("sRGB")
-            managed = ImageCms.profileToProfile(image, profile, srgb, outputMode="RGB")
-            assert managed is not None
-            return managed
-    return image.convert("RGB")
+
+def to_srgb(image: Image.Image, icc_profile: bytes) -> Image.Image | None:
+    """An image of mode L, RGB or CMYK in sRGB; None if its profile cannot be used, or Pillow has no `ImageCms`."""
+    from PIL import ImageCms
+
+    with suppress(ImportError, ImageCms.PyCMSError):  # such as for a profile of other colours
+        return ImageCms.profileToProfile(image, BytesIO(icc_profile), ImageCms.createProfile("sRGB"), outputMode="RGB")
+    return None
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """An image of mode LA or RGBA without alpha: what is transparent becomes white."""
+    flat = Image.new("RGBA", image.size, "white")
+    flat.alpha_composite(image.convert("RGBA"))
+    return flat.convert(image.mode.removesuffix("A"))

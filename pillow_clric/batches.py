@@ -27,6 +27,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from pillow_clric import decode, encode, encode_batch
 from pillow_clric._metadata import for_tiff
+from pillow_clric._modes import on_white
 from pillow_clric.planning import Job
 from pillow_clric.report import message
 
@@ -185,9 +186,7 @@ def to_format(image: Image.Image, suffix: str, quality: int) -> bytes:
     if name == "TIFF":
         options["exif"] = for_tiff(options.get("exif"), options.get("xmp"))
     if image.mode in ("LA", "RGBA") and name not in _WITH_ALPHA:
-        flat = Image.new("RGBA", image.size, "white")
-        flat.alpha_composite(image.convert("RGBA"))
-        image = flat.convert(image.mode.removesuffix("A"))
+        image = on_white(image)
     buffer = BytesIO()
     image.save(buffer, name, quality=quality, **options)
     return buffer.getvalue()

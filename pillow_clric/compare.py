@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageOps
 
 from pillow_clric import decode, encode, info, outputs
+from pillow_clric._modes import check, on_white, to_srgb
 from pillow_clric.report import message, shown
 
 if TYPE_CHECKING:
@@ -351,19 +352,14 @@ def open_rgb(path: Path) -> Image.Image:
     """A photo as all codecs get it: upright, in sRGB, on white where it is transparent, and without metadata."""
     with Image.open(path) as opened:
         image = ImageOps.exif_transpose(opened)
-    if image.mode[0] in "IF":
-        raise ValueError(f"mode {image.mode} is not supported: scale it to 0..255 and convert to L first")
+    check(image)
     icc_profile = image.info.get("icc_profile")
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        image = on_white(image.convert("RGBA"))
     if image.mode not in ("L", "RGB", "CMYK"):
         image = image.convert("RGB")
     if icc_profile:
-        with suppress(OSError, ImageCms.PyCMSError):  # a profile that is broken, or of something else
-            source = ImageCms.ImageCmsProfile(BytesIO(icc_profile))
-            converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-            image = converted or image
+        image = to_srgb(image, icc_profile) or image
     return Image.frombytes("RGB", image.size, image.convert("RGB").tobytes())
 
 

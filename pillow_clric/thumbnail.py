@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from io import BytesIO
+from pathlib import Path
+
 import click
 from PIL import Image, ImageOps
+
+from pillow_clric.outputs import write
 
 __all__ = ["thumbnail"]
 
@@ -17,6 +22,8 @@ def thumbnail(source: str, target: str, size: int) -> None:
     try:
         with Image.open(source) as image:
             image.thumbnail((size, size))
-            ImageOps.exif_transpose(image).save(target, "PNG")
+            buffer = BytesIO()
+            ImageOps.exif_transpose(image).save(buffer, "PNG")
+        write(Path(target), buffer.getvalue(), overwrite=True)
     except (OSError, Image.DecompressionBombError) as error:
         raise click.ClickException(str(error)) from error

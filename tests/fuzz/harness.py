@@ -22,7 +22,6 @@ from codec.profiles.starts import universal_of
 
 # Of pictures that are decoded. The time that a file may ask for grows with the size it claims, as in any format.
 SIDE = 256
-OUTPUTS = {"L": 1, "RGB": 3}
 DOWNSCALE, CHANNELS = 8, 16  # of the model `base`
 
 Edit = Callable[[bytes], bytes]
@@ -64,7 +63,7 @@ def function_of(data: bytes) -> tuple[bytes, bytes, tuple[int, int, int], Univer
     if header.model:
         size = -(-header.height // DOWNSCALE), -(-header.width // DOWNSCALE), CHANNELS
         return sections[Section.WEIGHTS], sections[Section.GRIDS], size, universal_of(store.load("base"))
-    size = header.height, header.width, OUTPUTS.get(header.mode, 1)
+    size = header.height, header.width, header.channels
     return sections[Section.WEIGHTS], sections[Section.GRIDS], size, None
 
 
