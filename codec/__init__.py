@@ -5,9 +5,9 @@ Importing this package imports neither torch nor numpy; they are imported when p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import repeat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from codec.container import (
     Container,
@@ -53,32 +53,18 @@ SCALES = (2, 4, 8)  # by which pictures can be decoded smaller
 def encode(
     pixels: NDArray[np.uint8],
     *,
-    quality: float = 75,
-    target_size: int | None = None,
-    target_bpp: float | None = None,
     profile: str = "clric",
-    model: str = "base",
-    effort: int | str = 5,
-    device: str = "auto",
-    seed: int = 0,
     metadata: Mapping[Section, bytes] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    **settings: Any,
 ) -> bytes:
     """Code one picture as the bytes of a `.clric` file.
 
     Args:
         pixels: uint8, (height, width) for greyscale, (height, width, 3) for RGB; or (height, width, 2) and (height,
             width, 4) with alpha, which is lossless. Colours that are wholly transparent are not kept.
-        quality: 0..100, int or float; the file's size grows with it.
-        target_size: bytes that the file may have: it gets the best quality that fits, whatever `quality` says.
-        target_bpp: the same in bits per pixel.
         profile: name of a coding profile, see `codec.profiles.names()`.
-        model: in profile `clric`, the autoencoder: its name or hash in the store, or a file or folder.
-        effort: 1..9; more is slower and smaller, never another format. "paper" is the published recipe, for comparison.
-        device: "auto", or a torch device such as "cpu", "cuda:1", "mps".
-        seed: of every random number drawn; same arguments and machine, same bytes.
         metadata: bytes to carry along, under `Section.ICC`, `Section.EXIF` or `Section.XMP`.
-        progress: called as `progress(done, total)` now and then, in iterations of the fit.
+        settings: quality, effort and so on: the attributes of `codec.profiles.Settings`.
 
     Raises:
         TypeError: an argument is of another type.
@@ -86,26 +72,16 @@ def encode(
             so few bytes; the message says how many it takes.
         RuntimeError: the device is not there, or the file did not decode to what was coded.
     """
-    [data] = encode_batch(
-        [pixels], quality=quality, target_size=target_size, target_bpp=target_bpp, profile=profile, model=model,
-        effort=effort, device=device, seed=seed, metadata=[metadata or {}], progress=progress,
-    )  # fmt: skip
+    [data] = encode_batch([pixels], profile=profile, metadata=[metadata or {}], **settings)
     return data
 
 
 def encode_batch(
     pictures: Iterable[NDArray[np.uint8]],
     *,
-    quality: float = 75,
-    target_size: int | None = None,
-    target_bpp: float | None = None,
     profile: str = "clric",
-    model: str = "base",
-    effort: int | str = 5,
-    device: str = "auto",
-    seed: int = 0,
     metadata: Iterable[Mapping[Section, bytes]] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    **settings: Any,
 ) -> list[bytes]:
     """Code pictures of any sizes, as many in one fit as there is memory for: on GPUs much faster than one by one.
 
@@ -113,10 +89,9 @@ def encode_batch(
 
     Args:
         pictures: as `encode` takes each; gone through once, when all other arguments were found right.
+        profile: for all of them.
         metadata: for each picture; gone through at the same time.
-        progress: called as `progress(done, total)` now and then, in pictures; of a single one, in iterations.
-
-    The others are those of `encode`, and are for all pictures. Targets are for each.
+        settings: for all of them; targets are for each.
 
     Returns:
         The files, in the order of the pictures.
@@ -128,13 +103,9 @@ def encode_batch(
     from codec.device import resolve
     from codec.profiles import Settings, by_name
 
-    coder = by_name(profile)
-    settings = Settings(
-        quality=quality, target_size=target_size, target_bpp=target_bpp, model=model, effort=effort, device=device,
-        seed=seed, progress=progress,
-    )  # fmt: skip
-    resolve(device)
-    items, model_prefix = [], coder.model(settings)
+    coder, chosen = by_name(profile), Settings(**settings)
+    resolve(chosen.device)
+    items, model_prefix = [], coder.model(chosen)
     for pixels, bodies in zip(pictures, metadata or repeat({}), strict=metadata is not None):
         mode = _mode(pixels)
         header = Header(pixels.shape[1], pixels.shape[0], mode, coder.id, model_prefix)
@@ -142,7 +113,7 @@ def encode_batch(
         known |= bodies
         pack(header, {**known, Section.GRIDS: b""})  # what cannot be packed is refused before the slow work
         items.append(batches.Item(colours, header, known))
-    return batches.encode(items, coder, settings)
+    return batches.encode(items, coder, chosen)
 
 
 def decode(data: bytes, *, device: str = "auto", allow_truncated: bool = False, scale: int = 1) -> NDArray[np.uint8]:
@@ -161,19 +132,16 @@ def decode(data: bytes, *, device: str = "auto", allow_truncated: bool = False, 
         MemoryError: there is too little of it on the device.
     """
     import numpy as np
-    import torch
 
     from codec import alpha
-    from codec.blocks import shrunk
     from codec.device import is_out_of_memory
     from codec.profiles import by_id
-    from codec.profiles.pixels import to_pixels, to_tensor
 
     if scale not in (1, *SCALES):
         raise ValueError(f"scale must be 1, 2, 4 or 8, not {scale!r}")
 
     container = unpack(data, allow_truncated=allow_truncated)
-    coder, channel = by_id(container.header.profile), alpha.decode(container)
+    coder, channel = by_id(container.header.profile), alpha.decode(container, scale)
     try:
         colours = coder.decode(container, device, scale)
     except (MemoryError, RuntimeError) as error:
@@ -183,10 +151,7 @@ def decode(data: bytes, *, device: str = "auto", allow_truncated: bool = False, 
         raise MemoryError(
             f'a picture of {size} takes more memory than there is on device "{device}": free some, or name another one'
         ) from error
-    if channel is None:
-        return colours
-    small = channel if scale == 1 else to_pixels(shrunk(to_tensor([channel], torch.device("cpu")), scale)[0].numpy())
-    return np.dstack([colours, small])
+    return colours if channel is None else np.dstack([colours, channel])
 
 
 def verify(data: bytes) -> None:

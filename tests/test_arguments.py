@@ -114,4 +114,4 @@ def test_bad_devices_of_decode(device: Any) -> None:
 
 def test_codec_refuses_the_same() -> None:
     with pytest.raises(TypeError, match="quality must be a number"):
-        codec.encode(np.zeros((4, 4), np.uint8), quality="high")  # type: ignore[arg-type]
+        codec.encode(np.zeros((4, 4), np.uint8), quality="high")

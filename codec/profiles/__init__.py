@@ -35,6 +35,17 @@ def _check_type(name: str, value: object, wanted: type | tuple[type, ...], what:
 class Settings:
     """What a caller may choose about an encode; checked before any slow work.
 
+    Attributes:
+        quality: 0..100, int or float; the file's size grows with it.
+        target_size: bytes that the file may have: it gets the best quality that fits, whatever `quality` says.
+        target_bpp: the same in bits per pixel.
+        model: in profile `clric`, the autoencoder: its name or hash in the store, or a file or folder.
+        effort: 1..9; more is slower and smaller, never another format. "paper" is the published recipe, for comparison.
+        device: "auto", or a torch device such as "cpu", "cuda:1", "mps".
+        seed: of every random number drawn; same arguments and machine, same bytes.
+        progress: called as `progress(done, total)` now and then, in iterations of the fit; of several pictures, in
+            pictures.
+
     Raises:
         TypeError: one is of another type, such as a text for a number.
         ValueError: quality is outside 0..100, effort neither 1..9 nor `PAPER`, seed outside 0..2^64 - 1, or a target
