@@ -30,6 +30,12 @@ def numbers(text: str) -> list[float]:
     return [float(number) for number in text.split(",")]
 
 
+def size(text: str) -> tuple[int, int]:
+    """Type of an option: width and height."""
+    width, height = text.split("x")
+    return int(width), int(height)
+
+
 def machine(threads: int) -> dict[str, Any]:
     """What figures depend on. The load tells whether other programs were in the way."""
     import torch
@@ -68,10 +74,17 @@ def _commit() -> str | None:
     return found.stdout.strip()
 
 
-def photo(path: Path) -> Image.Image:
-    """A photo as the codec takes it, without its metadata: bytes are then those of the picture."""
+def photo(path: Path, crop: tuple[int, int] | None = None) -> Image.Image:
+    """A photo, or the middle (width, height) of it, as the codec takes it.
+
+    It has no metadata: bytes are then those of the picture.
+    """
     with Image.open(path) as image:
-        return Image.fromarray(np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB")))
+        picture = Image.fromarray(np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB")))
+    if crop is None:
+        return picture
+    (width, height), left, top = crop, (picture.width - crop[0]) // 2, (picture.height - crop[1]) // 2
+    return picture.crop((left, top, left + width, top + height))
 
 
 def encode(image: Image.Image, codec: str, quality: float, options: Mapping[str, Any]) -> bytes:

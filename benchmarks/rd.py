@@ -24,7 +24,7 @@ from typing import Any
 import click
 import metrics
 import torch
-from common import OTHERS, SUFFIXES, encode, machine, numbers, photo, table, write
+from common import OTHERS, SUFFIXES, encode, machine, numbers, photo, size, table, write
 from PIL import Image
 
 import pillow_clric  # registers the format, in spawned processes too: they import this module
@@ -65,6 +65,7 @@ class Task:
 
     path: Path
     quality: float
+    crop: tuple[int, int] | None
 
     @property
     def key(self) -> tuple[str, float]:
@@ -73,7 +74,7 @@ class Task:
 
 def measure(task: Task, coder: Coder) -> dict[str, Any]:
     """Encode and decode; without metadata, so that bytes are those of the picture."""
-    image = photo(task.path)
+    image = photo(task.path, task.crop)
     start = time.perf_counter()
     data = encode(image, coder.codec, task.quality, coder.options)
     encoded = time.perf_counter()
@@ -157,13 +158,14 @@ def summary(points: list[dict[str, Any]]) -> str:
 @click.option(
     "--lpips", "weights", metavar="WEIGHTS", type=click.Path(exists=True, path_type=Path), help="Measure LPIPS too."
 )
+@click.option("--crop", type=size, metavar="WxH", help="Only the middle of each photo.")
 @click.option("--images", metavar="NAMES", help="Only these, by name without suffix, with commas between them.")
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of each process.")
 @click.option("--json", "out", metavar="OUT", type=click.Path(path_type=Path), required=True, help="File of results.")
 def main(
     folder: Path, qualities: list[float], codec: str, profile: str, model: str, effort: str, device: str,
-    weights: Path | None, images: str | None, jobs: int, threads: int, out: Path,
+    weights: Path | None, crop: tuple[int, int] | None, images: str | None, jobs: int, threads: int, out: Path,
 ) -> None:  # fmt: skip
     """Measure rate and distortion of the photos in FOLDER; resumes what OUT holds.
 
@@ -175,8 +177,8 @@ def main(
         raise click.UsageError(f"{folder} has no photos {', '.join(missing)}")
     ours = {"profile": profile, "model": model, "effort": int(effort) if effort.isdigit() else effort, "device": device}
     coder = Coder(codec, ours if codec == "clric" else OTHERS[codec], weights)
-    results = resume(out, coder.settings)
-    tasks = [Task(paths[name], quality) for name, quality in product(names, qualities)]
+    results = resume(out, {**coder.settings, **({"crop": list(crop)} if crop else {})})
+    tasks = [Task(paths[name], quality, crop) for name, quality in product(names, qualities)]
     run(tasks, coder, results, out, jobs, threads)
     click.echo(summary(results["points"]))
 

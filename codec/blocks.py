@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,9 +12,15 @@ BLOCK = {"cpu": 1 << 15}  # positions a block: cache-sized on a CPU
 BLOCK_ELSEWHERE = 1 << 22
 
 
-def rows_a_block(device: torch.device, row: int, least: int = 1) -> int:
-    """How many rows of so many positions a block has: temporaries stay in the cache, for any size of picture."""
-    return max(least, BLOCK.get(device.type, BLOCK_ELSEWHERE) // row)
+def positions_a_block(device: torch.device) -> int:
+    """How many positions a block has: temporaries stay in the cache, for any size of picture."""
+    return BLOCK.get(device.type, BLOCK_ELSEWHERE)
+
+
+def slices(length: int, at_once: int) -> Iterator[slice]:
+    """So many of a length at once, and the rest."""
+    for start in range(0, length, at_once):
+        yield slice(start, min(start + at_once, length))
 
 
 def shrunk(picture: Tensor, scale: int) -> Tensor:

@@ -76,9 +76,10 @@ def check_gradients(of: Callable[[Function], Tensor], function: Function) -> Non
 # Rate and distortion
 
 
-@pytest.mark.parametrize("references", [0, 2, 5])
-def test_gradients_of_rate(references: int) -> None:
-    spec = Spec(5, 4, 2, features=(2, 1, 1), spatial=3, references=references, hidden=1, residuals=0)
+@pytest.mark.parametrize(("references", "separate"), [(0, False), (2, False), (5, False), (0, True), (2, True)])
+def test_gradients_of_rate(references: int, separate: bool) -> None:
+    features = (4, 1, 1) if separate else (2, 1, 1)
+    spec = Spec(5, 4, 2, features, spatial=3, references=references, hidden=1, residuals=0, separate=separate)
     check_gradients(lambda f: arm.rate(f.grids, f.weights, spec), example(spec))
 
 
@@ -94,13 +95,14 @@ def test_rate_is_that_of_laplace_distributions() -> None:
     weights = {name: torch.zeros_like(w) for name, w in function.weights.items()}
     weights["arm.output_bias"] = function.weights["arm.output_bias"]
     grids = [g.round() for g in function.grids]
-    bits = arm.rate(grids, weights, SMALL)
+    expected = torch.zeros(2, dtype=torch.float64)
     for i, plane in enumerate(SMALL.planes):
         mean, log_scale = weights["arm.output_bias"][:, :, i, None, None].unbind(1)
         distribution = torch.distributions.Laplace(mean, log_scale.exp())
         values = grids[plane.level][:, plane.feature]
         probability = distribution.cdf(values + 0.5) - distribution.cdf(values - 0.5)
-        torch.testing.assert_close(bits[:, i], -torch.log2(probability + arm.FLOOR).sum((1, 2)))
+        expected -= torch.log2(probability + arm.FLOOR).sum((1, 2))
+    torch.testing.assert_close(arm.rate(grids, weights, SMALL), expected)
 
 
 @pytest.mark.parametrize("height", [1, 8, 9, 21])

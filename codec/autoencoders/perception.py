@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from codec.blocks import rows_a_block
+from codec.blocks import positions_a_block
 from codec.device import to_device
 
 FILE = Path(__file__).with_name("perception.safetensors")
@@ -106,7 +106,7 @@ class _Distance(torch.autograd.Function):
         x, y = (f.permute(0, 2, 3, 1).reshape(batch, -1, channels) for f in (features, others))
         total, gradient = features.new_zeros(batch, dtype=torch.float32), torch.empty_like(x)
         w = importance.flatten() / (height * width)
-        positions = rows_a_block(features.device, batch * channels)
+        positions = max(1, positions_a_block(features.device) // (batch * channels))
         for start in range(0, height * width, positions):
             block = slice(start, start + positions)
             total += _distance(x[:, block], y[:, block], w, gradient[:, block])

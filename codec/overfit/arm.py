@@ -6,23 +6,28 @@ before (COOL-CHIC, Ladune et al., ICCV 2023; the stabiliser and inter-feature co
 
 The rate is a sum over positions, so its gradient does not depend on anything computed later: value and gradient
 are made together, block by block, with every temporary in the processor's cache and memory bounded for any size.
+Small planes share a block: of a small picture, most of the time would go to starting so many operations.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from codec.blocks import rows_a_block
+from codec.blocks import positions_a_block, slices
 from codec.entropy import tables
 from codec.overfit.function import MARGIN, SPATIAL_CONTEXTS, Plane, Spec
 
-WEIGHTS = ("hidden1", "hidden1_bias", "hidden2", "hidden2_bias", "output", "stabiliser")
+WEIGHTS = tuple(
+    f"arm.{name}"
+    for name in ("hidden1", "hidden1_bias", "hidden2", "hidden2_bias", "output", "stabiliser", "output_bias")
+)
 LOG_SCALE_MIN = tables.LOG_SCALE_MIN_EIGHTHS / tables.LOG_SCALE_FRACTIONS
 LOG_SCALE_MAX = LOG_SCALE_MIN + (tables.SCALES - 1) / tables.LOG_SCALE_FRACTIONS
 FLOOR = 2.0**-16  # probability that no symbol falls below in a fit: bounds the cost of a surprise
@@ -38,13 +43,11 @@ def rate(grids: list[Tensor], weights: dict[str, Tensor], spec: Spec, inside: li
         inside: by level, (batch, 1, height, width), what a position counts for; grids are 0 where that is 0.
 
     Returns:
-        (batch, planes): bits of each plane in coding order, differentiable in grids and weights.
+        (batch,), differentiable in grids and weights.
     """
-    bits: list[Tensor] = []
-    for plane, tensors in _planes(grids, weights, spec):
-        told = spec.spatial, torch.is_grad_enabled(), None if inside is None else inside[plane.level].squeeze(1)
-        bits.append(_PlaneRate.apply(*tensors, *told))  # type: ignore[no-untyped-call]
-    return torch.stack(bits, 1)
+    tensors = [*grids, *(weights[name] for name in WEIGHTS)]
+    bits: Tensor = _Rate.apply(spec, inside, torch.is_grad_enabled(), *tensors)  # type: ignore[no-untyped-call]
+    return bits
 
 
 @torch.no_grad()
@@ -54,123 +57,190 @@ def details(grids: list[Tensor], weights: dict[str, Tensor], spec: Spec, level: 
     Returns:
         Shaped as the level's grid: bits, and means of the distributions.
     """
-    planes: list[tuple[Tensor, ...]] = []
-    for plane, (values, references, *own) in _planes(grids, weights, spec):
-        if plane.level != level:
+    bits, means = torch.zeros_like(grids[level]), torch.zeros_like(grids[level])
+    padded, own = _padded(grids), [weights[name] for name in WEIGHTS]
+    for pieces in _blocks(spec, len(bits), bits.device):
+        if all(piece.level != level for piece in pieces):
             continue
-        padded, folded = F.pad(values, (MARGIN, MARGIN, MARGIN, 0)), _folded(own)
-        rows = rows_a_block(values.device, values.shape[0] * plane.width)
-        parts = []
-        for top in range(0, plane.height, rows):
-            cut = padded[:, top : top + rows + MARGIN], references[:, :, top : top + rows]
-            block = _Block(*cut, folded, SPATIAL_CONTEXTS[: spec.spatial])
-            parts.append([x.unflatten(1, block.size) for x in (block.each(), block.output[:, 0])])
-        planes.append(tuple(torch.cat(part, 1) for part in zip(*parts, strict=True)))
-    bits, means = (torch.stack(each, 1) for each in zip(*planes, strict=True))
+        block = _Block(pieces, padded, own, spec)
+        for found, samples in ((bits, block.each()), (means, block.output[:, 0])):
+            for piece, part in zip(pieces, samples.split(block.lengths, 1), strict=True):
+                if piece.level == level:
+                    found[:, piece.features, piece.rows] = part.reshape(-1, *piece.size)
     return bits, means
 
 
-def _planes(grids: list[Tensor], weights: dict[str, Tensor], spec: Spec) -> Iterator[tuple[Plane, list[Tensor]]]:
-    """Planes in coding order, each with its values, its references and the weights of its model."""
-    shared = [weights[f"arm.{name}"] for name in WEIGHTS]
-    known: list[tuple[Tensor, Plane]] = []
-    for index, plane in enumerate(spec.planes):
-        values = grids[plane.level][:, plane.feature]
-        references = [_align(*known[-1 - i], plane) for i in range(min(spec.references, index))]
-        missing = [torch.zeros_like(values)] * (spec.references - len(references))
-        known.append((values, plane))
-        inputs = torch.stack(references + missing, 1) if spec.references else values.unsqueeze(1)[:, :0]
-        own = [w[:, index] for w in shared] if spec.separate else shared
-        yield plane, [values, inputs, *own, weights["arm.output_bias"][:, :, index]]
+@dataclass(frozen=True)
+class _Piece:
+    """Some rows of a plane, or of planes of one resolution that each have a model of their own.
+
+    Attributes:
+        planes: their places in the coding order.
+        features: the same among the features of the level.
+    """
+
+    planes: slice
+    level: int
+    features: slice
+    rows: slice
+    width: int
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """Planes, height and width."""
+        return self.planes.stop - self.planes.start, self.rows.stop - self.rows.start, self.width
+
+    def within(self, padded: list[Tensor], dy: int = 0, dx: int = 0) -> Tensor:
+        """The samples so many rows and columns away from it, of its own level, (batch, planes, height, width)."""
+        top, left = self.rows.start + MARGIN + dy, MARGIN + dx
+        rows, columns = slice(top, top + self.size[1]), slice(left, left + self.width)
+        return padded[self.level][:, self.features, rows, columns]
+
+    def around(self, padded: list[Tensor], plane: Plane) -> Tensor:
+        """The samples at the same place of a plane as fine or coarser, (batch, height, width): see `finer`."""
+        times = 2 ** (plane.level - self.level)
+        rows = slice(MARGIN + self.rows.start // times, MARGIN - (-self.rows.stop // times))
+        return padded[plane.level][:, plane.feature, rows, MARGIN:-MARGIN]
+
+    def finer(self, samples: Tensor, times: int) -> Tensor:
+        """What is `around` a piece, each sample repeated so many times in both directions to be as fine as the piece."""
+        if times == 1:
+            return samples
+        above = self.rows.start % times
+        samples = samples.repeat_interleave(times, 1)[:, above : above + self.size[1]]
+        return samples.repeat_interleave(times, 2)[:, :, : self.width]
+
+    def coarser(self, gradients: Tensor, times: int) -> Tensor:
+        """Gradients of what is `around` a piece, from those of what it became."""
+        if times == 1:
+            return gradients
+        whole = F.pad(gradients, (0, -self.width % times, self.rows.start % times, -self.rows.stop % times))
+        return whole.unflatten(2, (-1, times)).unflatten(1, (-1, times)).sum((2, 4))
 
 
-def _folded(weights: list[Tensor]) -> list[Tensor]:
-    """Residual identities in the hidden layers' weights."""
-    identity = torch.eye(weights[0].shape[-1], dtype=weights[0].dtype, device=weights[0].device)
-    return [weights[0] + identity, weights[1], weights[2] + identity, *weights[3:]]
+def _padded(grids: list[Tensor]) -> list[Tensor]:
+    return [F.pad(g, (MARGIN, MARGIN, MARGIN, 0)) for g in grids]
 
 
-def _align(values: Tensor, source: Plane, target: Plane) -> Tensor:
-    """Repeat a coarser plane's samples to the resolution of a finer one."""
-    times = 2 ** (source.level - target.level)
-    if times == 1:
-        return values
-    values = values.repeat_interleave(times, 1)[:, : target.height]
-    return values.repeat_interleave(times, 2)[:, :, : target.width]
+def _blocks(spec: Spec, batch: int, device: torch.device) -> Iterator[list[_Piece]]:
+    """All planes in pieces, in lists of those that have a model in common and are small enough together."""
+    pieces: list[_Piece] = []
+    used, most = 0, positions_a_block(device)
+    for group in spec.groups:
+        plane = spec.planes[group.start]
+        planes, features = slice(group.start, group.stop), slice(plane.feature, plane.feature + len(group))
+        row = batch * len(group) * plane.width
+        for rows in slices(plane.height, max(1, most // row)):
+            size = row * (rows.stop - rows.start)
+            if pieces and (spec.separate or used + size > most):
+                yield pieces
+                pieces, used = [], 0
+            pieces.append(_Piece(planes, plane.level, features, rows, plane.width))
+            used += size
+    yield pieces
 
 
-class _PlaneRate(torch.autograd.Function):
-    """Bits of one plane (batch,), from its values (batch, height, width) and references (batch, n, height, width)."""
+class _Rate(torch.autograd.Function):
+    """Bits (batch,) of all planes, from grids and weights in one list."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, references: Tensor, *rest: Any) -> Tensor:
-        *weights, spatial, with_gradients, inside = rest
-        offsets = SPATIAL_CONTEXTS[:spatial]
-        padded = F.pad(values, (MARGIN, MARGIN, MARGIN, 0))
-        tensors = [padded, references, *weights]
-        gradients = [torch.zeros_like(t) for t in tensors] if with_gradients else None
-        batch, height, width = values.shape
-        folded = _folded(weights)
-        rows = rows_a_block(values.device, batch * width)
-        total = values.new_zeros(batch)
-        for top in range(0, height, rows):
-            bottom = min(top + rows, height)
-            worth = None if inside is None else inside[:, top:bottom].flatten(1)
-            block = _Block(padded[:, top : bottom + MARGIN], references[:, :, top:bottom], folded, offsets, worth)
+    def forward(ctx: Any, spec: Spec, inside: list[Tensor] | None, with_gradients: bool, *tensors: Tensor) -> Tensor:
+        levels = len(spec.features)
+        padded, weights = _padded(list(tensors[:levels])), list(tensors[levels:])
+        total = weights[0].new_zeros(len(weights[0]))
+        gradients = [torch.zeros_like(t) for t in (*padded, *weights)] if with_gradients else None
+        for pieces in _blocks(spec, len(total), total.device):
+            block = _Block(pieces, padded, weights, spec, inside)
             if gradients is None:
                 total += block.bits()
-                continue
-            cut = [gradients[0][:, top : bottom + MARGIN], gradients[1][:, :, top:bottom], *gradients[2:]]
-            total += block.bits_and_gradients(cut)
+            else:
+                total += block.bits_and_gradients(gradients[:levels], gradients[levels:])
         if gradients is not None:
-            gradients[0] = gradients[0][:, MARGIN:, MARGIN:-MARGIN]
-            ctx.save_for_backward(*gradients)
+            of_grids = [g[:, :, MARGIN:, MARGIN:-MARGIN] for g in gradients[:levels]]
+            ctx.save_for_backward(*of_grids, *gradients[levels:])
         return total
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
         scaled = [g * upstream.view(-1, *[1] * (g.dim() - 1)) for g in ctx.saved_tensors]
-        return (*scaled, None, None, None)
+        return (None, None, None, *scaled)
 
 
 class _Block:
-    """The network on some rows of a plane; residual identities are folded into the hidden layers' weights."""
+    """The network on some pieces; residual identities are folded into the hidden layers' weights.
+
+    Tensors are (models, channels, positions): of each function in the batch, the models of its planes.
+    """
 
     def __init__(
-        self, padded: Tensor, references: Tensor, weights: list[Tensor], offsets: Any, worth: Tensor | None = None
-    ) -> None:
-        batch, count, height, width = references.shape
-        self.offsets, self.size, self.worth = offsets, (height, width), worth
-        inputs = references.new_empty(batch, len(offsets) + count, height, width)
-        for i, window in enumerate(self._windows(padded)):
-            inputs[:, i] = window
-        inputs[:, len(offsets) :] = references
-        self.inputs = inputs.flatten(2)
-        self.values = padded[:, MARGIN:, MARGIN:-MARGIN].flatten(1)
-        self.weights = weights
-        hidden1, bias1, hidden2, bias2, output, stabiliser, bias = weights
+        self, pieces: list[_Piece], padded: list[Tensor], weights: list[Tensor], spec: Spec,
+        inside: list[Tensor] | None = None,
+    ) -> None:  # fmt: skip
+        self.pieces, self.spec = pieces, spec
+        self.axes = len(weights[0]), pieces[0].size[0]
+        self.lengths = [height * width for _, height, width in (piece.size for piece in pieces)]
+        inputs = weights[0].new_zeros(*self.axes, spec.contexts, sum(self.lengths))
+        for piece, part in self._parts(inputs):
+            for to, source, times in self._contexts(piece, part, padded):
+                to.copy_(piece.finer(source, times))
+        self.inputs = inputs.flatten(0, 1)
+        self.values = torch.cat([piece.within(padded).flatten(2) for piece in pieces], 2).flatten(0, 1)
+        self.worth = None if inside is None else self._worth(inside)
+        own = [self._own(w).flatten(0, 1) for w in weights[:-1]]
+        identity = torch.eye(spec.contexts, dtype=inputs.dtype, device=inputs.device)
+        self.weights = [own[0] + identity, own[1], own[2] + identity, *own[3:]]
+        hidden1, bias1, hidden2, bias2, output, stabiliser = self.weights
         # Biases are added in place: broadcasting them inside a product would copy them out first.
         self.first = torch.relu_((hidden1 @ self.inputs).add_(bias1.unsqueeze(2)))
         self.second = torch.relu_((hidden2 @ self.first).add_(bias2.unsqueeze(2)))
-        self.output = (output @ self.second).add_(bias.unsqueeze(2)).baddbmm_(stabiliser, self.inputs)
+        self.output = (output @ self.second).baddbmm_(stabiliser, self.inputs)
+        for piece, part in zip(pieces, self.output.split(self.lengths, 2), strict=True):
+            part += weights[-1][:, :, piece.planes].mT.flatten(0, 1).unsqueeze(2)
 
-    def _windows(self, padded: Tensor) -> list[Tensor]:
-        """The plane as each of its causal neighbours sees it."""
-        height, width = self.size
-        corners = [(MARGIN + dy, MARGIN + dx) for dy, dx in self.offsets]
-        return [padded[:, y : y + height, x : x + width] for y, x in corners]
+    def _own(self, weight: Tensor) -> Tensor:
+        """A weight, or its gradient, of these planes' models, (batch, models, ...)."""
+        return weight[:, self.pieces[0].planes] if self.spec.separate else weight.unsqueeze(1)
+
+    def _worth(self, inside: list[Tensor]) -> Tensor:
+        """What each position counts for, (models, positions)."""
+        parts = [inside[piece.level][:, :, piece.rows].flatten(2) for piece in self.pieces]
+        return torch.cat(parts, 2).expand(*self.axes, -1).flatten(0, 1)
+
+    def _parts(self, inputs: Tensor) -> Iterator[tuple[_Piece, Tensor]]:
+        """Of each piece, its part (batch, planes, contexts, height, width) of inputs."""
+        for piece, part in zip(self.pieces, inputs.split(self.lengths, 3), strict=True):
+            yield piece, part.unflatten(3, piece.size[1:])
+
+    def _contexts(self, piece: _Piece, inputs: Tensor, padded: list[Tensor]) -> Iterator[tuple[Tensor, Tensor, int]]:
+        """Parts of the inputs, the samples that they are, and how many times finer the inputs are.
+
+        The first planes' references lie before all of the piece's planes, those of the others among them.
+        """
+        offsets, (count, _, _) = SPATIAL_CONTEXTS[: self.spec.spatial], piece.size
+        for i, (dy, dx) in enumerate(offsets):
+            yield inputs[:, :, i], piece.within(padded, dy, dx), 1
+        own = piece.within(padded)
+        for i in range(self.spec.references):
+            for k in range(min(i + 1, count)):
+                if (place := piece.planes.start + k - 1 - i) >= 0:
+                    plane = self.spec.planes[place]
+                    times = 2 ** (plane.level - piece.level)
+                    yield inputs[:, k, len(offsets) + i], piece.around(padded, plane), times
+            if i + 1 < count:
+                yield inputs[:, i + 1 :, len(offsets) + i], own[:, : count - 1 - i], 1
 
     def bits(self) -> Tensor:
-        return laplace_bits(self.values, self.output[:, 0], self.output[:, 1], self.worth)
+        """(batch,)."""
+        each = self.each()
+        return (each if self.worth is None else each.mul_(self.worth)).view(*self.axes, -1).sum((1, 2))
 
     def each(self) -> Tensor:
-        """Bits of each sample, (batch, n)."""
-        return laplace_bits_of_each(self.values, self.output[:, 0], self.output[:, 1])
+        """Bits of each sample, (models, positions)."""
+        return laplace_bits(self.values, self.output[:, 0], self.output[:, 1])
 
-    def bits_and_gradients(self, gradients: list[Tensor]) -> Tensor:
-        """Add the gradients of the bits to `gradients` (of padded, references, then weights); return the bits."""
-        of_padded, of_references, *of_weights = gradients
-        hidden1, _, hidden2, _, output, stabiliser, _ = self.weights
+    def bits_and_gradients(self, of_padded: list[Tensor], of_weights: list[Tensor]) -> Tensor:
+        """Add the gradients of the bits to these; return the bits (batch,)."""
+        hidden1, _, hidden2, _, output, stabiliser = self.weights
         found = laplace_bits_and_gradients(self.values, self.output[:, 0], self.output[:, 1], self.worth)
         bits, of_values, of_output = found
         at_second = where_positive(output.mT @ of_output, self.second)
@@ -178,16 +248,18 @@ class _Block:
         at_inputs = (stabiliser.mT @ of_output).baddbmm_(hidden1.mT, at_first)
         parts = (
             at_first @ self.inputs.mT, at_first.sum(2), at_second @ self.first.mT, at_second.sum(2),
-            of_output @ self.second.mT, of_output @ self.inputs.mT, of_output.sum(2),
+            of_output @ self.second.mT, of_output @ self.inputs.mT,
         )  # fmt: skip
-        for total, part in zip(of_weights, parts, strict=True):
-            total += part
-        at_inputs = at_inputs.unflatten(2, self.size)
-        for i, window in enumerate(self._windows(of_padded)):
-            window += at_inputs[:, i]
-        of_references += at_inputs[:, len(self.offsets) :]
-        of_padded[:, MARGIN:, MARGIN:-MARGIN] += of_values.unflatten(1, self.size)
-        return bits
+        for total, part in zip(of_weights[:-1], parts, strict=True):
+            self._own(total).add_(part.unflatten(0, self.axes))
+        for piece, part in zip(self.pieces, of_output.split(self.lengths, 2), strict=True):
+            of_weights[-1][:, :, piece.planes] += part.sum(2).unflatten(0, self.axes).mT
+        for piece, part in zip(self.pieces, of_values.split(self.lengths, 1), strict=True):
+            piece.within(of_padded).add_(part.reshape(-1, *piece.size))
+        for piece, inputs in self._parts(at_inputs.unflatten(0, self.axes)):
+            for part, of_source, times in self._contexts(piece, inputs, of_padded):
+                of_source += piece.coarser(part, times)
+        return bits.view(self.axes).sum(1)
 
 
 def _laplace(values: Tensor, mean: Tensor, log_scale: Tensor) -> tuple[Tensor, ...]:
@@ -203,13 +275,7 @@ def _laplace(values: Tensor, mean: Tensor, log_scale: Tensor) -> tuple[Tensor, .
     return offset, inverse, near, low, high, probability
 
 
-def laplace_bits(values: Tensor, mean: Tensor, log_scale: Tensor, worth: Tensor | None = None) -> Tensor:
-    """Bits (batch,) of what `laplace_bits_of_each` takes; each counts for what it is worth (batch, n), or for 1."""
-    bits = laplace_bits_of_each(values, mean, log_scale)
-    return (bits if worth is None else bits.mul_(worth)).sum(1)
-
-
-def laplace_bits_of_each(values: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+def laplace_bits(values: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
     """Bits of integer values under Laplace distributions integrated over unit intervals, all of one shape.
 
     Means and log-scales are rounded as the coder's tables have them, so this is what the values will cost.

@@ -131,7 +131,7 @@ def distortion(function: Function, target: Tensor) -> Tensor:
 def rate(function: Function) -> Tensor:
     """Bits per sample position (batch,) of the grids."""
     inside = None if function.extent is None else function.extent.inside
-    return arm.rate(function.grids, function.weights, function.spec, inside).sum(1) / function.positions
+    return arm.rate(function.grids, function.weights, function.spec, inside) / function.positions
 
 
 def cost(function: Function, target: Tensor, lambdas: Tensor, measure: Distortion = distortion) -> Tensor:
@@ -141,8 +141,8 @@ def cost(function: Function, target: Tensor, lambdas: Tensor, measure: Distortio
 
 def drift(weights: Weights, origin: Weights) -> Tensor:
     """About how many bits (batch,) the differences of some weights to others will cost, in a form with a gradient."""
-    moved = [(w - origin[name]).abs().flatten(1) for name, w in weights.items()]
-    return torch.log2(1 + torch.cat(moved, 1) * 2**5).sum(1)
+    before, after = (torch.cat([each[name].flatten(1) for name in weights], 1) for each in (origin, weights))
+    return torch.log2(1 + (after - before).abs() * 2**5).sum(1)
 
 
 def fit(
@@ -230,7 +230,7 @@ class Fit:
             groups[0]["lr"], rate_of_weights = s.learning_rates(part)
             for group in groups[1:]:
                 group["lr"] = rate_of_weights
-            soft = f.cut([soften(g, *s.softness(part), self.generator) for g in grids])
+            soft = f.cut(soften(grids, *s.softness(part), self.generator))
             for optimizer in optimizers:
                 optimizer.zero_grad()
             loss = self._loss(replace(f, weights=weights, grids=soft), target)
@@ -263,8 +263,11 @@ class Fit:
 
     def _loss(self, function: Function, target: Tensor) -> Tensor:
         """The cost, and about what the weights will cost as differences to where they started."""
+        total = cost(function, target, self.lambdas, self.measure)
+        if not self.schedule.drift:
+            return total
         bits = self.schedule.drift * drift(function.weights, self.origin)
-        return cost(function, target, self.lambdas, self.measure) + self.lambdas * bits / function.positions
+        return total + self.lambdas * bits / function.positions
 
     def _settle(self) -> Function:
         """Round the grids for good and let the weights adapt to that; return the best state seen."""
@@ -307,11 +310,13 @@ def choose(condition: Tensor, yes: Tensor, no: Tensor) -> Tensor:
     return torch.where(condition.view(-1, *[1] * (yes.dim() - 1)), yes, no)
 
 
-def soften(grid: Tensor, temperature: float, noise: float, generator: torch.Generator) -> Tensor:
-    """Almost round a grid, with a gradient: the softer, the higher the temperature; noise is a standard deviation."""
-    random = torch.randn(grid.shape, generator=generator, device=grid.device).mul_(noise)
-    soft: Tensor = _Soften.apply(grid, random, temperature)  # type: ignore[no-untyped-call]
-    return soft
+def soften(grids: list[Tensor], temperature: float, noise: float, generator: torch.Generator) -> list[Tensor]:
+    """Almost round grids, with a gradient: the softer, the higher the temperature; noise is a standard deviation."""
+    together = torch.cat([g.flatten(1) for g in grids], 1)  # or most of a small picture's time goes to starting this
+    random = torch.randn(together.shape, generator=generator, device=together.device).mul_(noise)
+    soft: Tensor = _Soften.apply(together, random, temperature)  # type: ignore[no-untyped-call]
+    parts = soft.split([g[0].numel() for g in grids], 1)
+    return [part.unflatten(1, g.shape[1:]) for part, g in zip(parts, grids, strict=True)]
 
 
 class _Soften(torch.autograd.Function):

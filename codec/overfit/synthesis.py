@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from codec.blocks import rows_a_block
+from codec.blocks import positions_a_block
 from codec.overfit.arm import where_positive
 from codec.overfit.extent import Extent
 from codec.overfit.function import Spec
@@ -157,7 +157,7 @@ def _inputs(grids: list[Tensor], weights: dict[str, Tensor], spec: Spec, extent:
 
 
 def _blocks(spec: Spec, batch: int, device: torch.device) -> Iterator[_Rows]:
-    rows = rows_a_block(device, batch * spec.width, least=8)
+    rows = max(8, positions_a_block(device) // (batch * spec.width))
     for top in range(0, spec.height, rows):
         yield _Rows(top, min(top + rows, spec.height), spec)
 

@@ -103,7 +103,7 @@ class Trainer:
             part = i / CYCLE.main
             optimizer.param_groups[0]["lr"], _ = CYCLE.learning_rates(part)
             function, samples, lambdas = self._under_all(crops, grids)
-            function.grids = [soften(g, *CYCLE.softness(part), self.generator) for g in grids]
+            function.grids = soften(grids, *CYCLE.softness(part), self.generator)
             optimizer.zero_grad()
             self.optimizers["fit"].zero_grad()
             cost(function, samples, lambdas).sum().backward()
