@@ -252,15 +252,13 @@ def test_model_is_exact_at_all_bounds_at_once(sign: int) -> None:
 def test_model_is_near_the_one_that_is_fitted(seed: int) -> None:
     generator = np.random.default_rng(seed)
     spec = Spec(9, 7, 3, (1,), spatial=14, references=2)
-    c = spec.contexts
-    shapes = [spec.weight_shapes[f"arm.{name}"] for name in arm.WEIGHTS]
+    shapes = [spec.weight_shapes[name] for name in arm.WEIGHTS[:-1]]
     whole = [np.rint(generator.normal(size=s) * 2**WEIGHT_BITS * 0.2) for s in shapes] + [np.array([100.0, -4000.0])]
     values = np.rint(generator.laplace(0, 2, (9, 7)))
     floats = [torch.from_numpy(w / 2**WEIGHT_BITS)[None] for w in whole]
-    for layer in (0, 2):  # the identities that are folded in
-        floats[layer] = floats[layer] + torch.eye(c, dtype=torch.float64)
-    padded = torch.nn.functional.pad(torch.from_numpy(values)[None], (4, 4, 4, 0))
-    block = arm._Block(padded, torch.zeros(1, 2, 9, 7, dtype=torch.float64), floats, SPATIAL_CONTEXTS[:14])
+    floats[-1] = floats[-1].unsqueeze(2)
+    [pieces] = arm._blocks(spec, 1, torch.device("cpu"))
+    block = arm._Block(pieces, arm._padded([torch.from_numpy(values)[None, None]]), floats, spec)
     [mean], [scale] = IntegerARM(*(w[None] for w in whole))(block.inputs.numpy())
     output = block.output[0].numpy()
     assert np.abs(mean / 16 - output[0]).max() <= 1 / 32 + 0.01

@@ -103,7 +103,7 @@ class _Piece:
         return padded[plane.level][:, plane.feature, rows, MARGIN:-MARGIN]
 
     def finer(self, samples: Tensor, times: int) -> Tensor:
-        """What is `around` a piece, each sample repeated so many times in both directions to be as fine as the piece."""
+        """What is `around` a piece, each sample repeated in both directions to be as fine as the piece."""
         if times == 1:
             return samples
         above = self.rows.start % times
@@ -115,7 +115,8 @@ class _Piece:
         if times == 1:
             return gradients
         whole = F.pad(gradients, (0, -self.width % times, self.rows.start % times, -self.rows.stop % times))
-        return whole.unflatten(2, (-1, times)).unflatten(1, (-1, times)).sum((2, 4))
+        summed: Tensor = whole.unflatten(2, (-1, times)).unflatten(1, (-1, times)).sum((2, 4))
+        return summed
 
 
 def _padded(grids: list[Tensor]) -> list[Tensor]:
