@@ -27,7 +27,7 @@ import pillow_clric
 
 # Functions that are timed, and the stage that each stands for. What they have in common goes to the innermost.
 ENCODE = {
-    "codec.overfit.initial.candidates": "starting point",
+    "codec.overfit.initial.trained": "starting point",
     "codec.overfit.fit.Fit._warm_up": "choice of a beginning",
     "codec.overfit.fit.Fit._descend": "annealing",
     "codec.overfit.fit.Fit._settle": "settling",

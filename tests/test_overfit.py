@@ -257,7 +257,8 @@ def test_drift() -> None:
 def test_fit_lowers_the_cost_of_every_target() -> None:
     target = torch.cat([target_of(photo(32, 40)), target_of(photo(64, 80)[::2, ::2])])
     lambdas = torch.tensor((0.01, 0.0005))
-    candidates = initial.candidates(target, lambdas)
+    start = initial.trained(target, lambdas)
+    candidates = [start, replace(start, grids=[torch.zeros_like(g) for g in start.grids])]
     ticks: list[int] = []
     schedule = Schedule(warm_up=2, main=40, settle=10)
     fitted = fit.fit(target, lambdas, candidates, schedule, torch.Generator().manual_seed(0), ticks.append)
@@ -320,12 +321,12 @@ def test_the_nearest_base_is_chosen(outputs: int) -> None:
         assert weight_bytes(spec, each) < 60
 
 
-def test_candidates_are_the_bases_of_the_nearest_lambdas() -> None:
-    target, lambdas = torch.rand(2, 1, 9, 14), torch.tensor((0.03, 0.0001))
-    for candidate, numbers in zip(initial.candidates(target, lambdas), ((1, 5), (2, 4)), strict=True):
-        for i, number in enumerate(numbers):
-            base = as_tensors(bases.base_weights(number, candidate.spec), CPU)
-            assert all(torch.equal(candidate.weights[name][i], w[0]) for name, w in base.items())
+def test_fits_start_from_the_bases_of_the_nearest_lambdas() -> None:
+    target, lambdas = torch.rand(3, 1, 9, 14), torch.tensor((0.1, 0.0015, 0.0001))
+    start = initial.trained(target, lambdas)
+    for i, number in enumerate((1, 3, 5)):
+        base = as_tensors(bases.base_weights(number, start.spec), CPU)
+        assert all(torch.equal(start.weights[name][i], w[0]) for name, w in base.items())
 
 
 # Bytes

@@ -25,20 +25,19 @@ PRINCIPAL: dict[str, Any] = {"spatial": 8, "references": 2, "hidden": 1, "residu
 FILE = Path(__file__).with_name("analysis.safetensors")
 
 
-def candidates(target: Tensor, lambdas: Tensor) -> list[Function]:
-    """Starting points for fits to pictures: the base functions for the two lambdas nearest to each target's.
+def trained(target: Tensor, lambdas: Tensor) -> Function:
+    """Where fits to pictures start: base functions, with guessed grids.
 
     Args:
         target: (batch, 1 or 3, height, width), samples in 0..1.
-        lambdas: (batch,).
+        lambdas: (batch,), to which the base functions' are nearest.
     """
     analysis = _analysis(target.device)
     spec = trained_spec(target.shape[2], target.shape[3], target.shape[1])
-    distance = (lambdas.log().unsqueeze(1) - lambdas.new_tensor(LAMBDAS).log()).abs()
-    nearest = distance.topk(2, largest=False).indices
+    which = (lambdas.log().unsqueeze(1) - lambdas.new_tensor(LAMBDAS).log()).abs().argmin(1)
     with torch.no_grad():
         guess = analysis(target.expand(-1, OUTPUTS, -1, -1))
-        return [Function(spec, functions(spec, which), analysis.scale(guess, which)) for which in nearest.T]
+        return Function(spec, functions(spec, which), analysis.scale(guess, which))
 
 
 def universal(origin: Origin, scaled: Tensor) -> Function:

@@ -22,11 +22,14 @@ if TYPE_CHECKING:
 # Distortion of samples in 0..1 that one bit per pixel may save, at `codec.profiles.QUALITIES`.
 LOG_LAMBDA = (-3.0, -3.91, -6.73, -9.1, -10.5)
 
-# (warm-up, main, settling) iterations by effort.
+# (main, settling) iterations by effort.
 ITERATIONS = {
-    1: (5, 60, 20), 2: (10, 150, 40), 3: (20, 300, 60), 4: (30, 600, 100), 5: (30, 1300, 120),
-    6: (50, 2000, 250), 7: (60, 3000, 350), 8: (80, 6000, 600), 9: (100, 15000, 1000),
+    1: (60, 20), 2: (150, 40), 3: (300, 60), 4: (600, 100), 5: (1300, 120), 6: (2000, 250), 7: (3000, 350),
+    8: (6000, 600), 9: (15000, 1000),
 }  # fmt: skip
+# Times lambda, that of the base function which fits of at least so many iterations begin with. The lower a function's
+# lambda, the more it leaves to its finest grid, and long fits add to that more easily than they take from it.
+AHEAD, LONG = 3.0, 300
 ANNEALING: dict[str, Any] = {"temperature": (0.5, 0.06), "noise": (0.22, 0.15), "preconditioned": True}
 
 
@@ -75,8 +78,11 @@ def _fits(
     from codec.profiles.pictures import PictureFits
     from codec.profiles.targets import ROUNDS
 
-    as_published = settings.effort == PAPER
-    schedule = PAPER_SCHEDULE if as_published else Schedule(*ITERATIONS[int(settings.effort)], **ANNEALING)
+    if settings.effort == PAPER:
+        schedule, ahead = PAPER_SCHEDULE, None
+    else:
+        schedule = Schedule(0, *ITERATIONS[int(settings.effort)], **ANNEALING)
+        ahead = AHEAD if schedule.main >= LONG else 1.0
     total = schedule.total + sized * ROUNDS * (schedule.again + schedule.settle)
     bounds, progress = (min(LOG_LAMBDA), max(LOG_LAMBDA)), settings.counting(total)
-    return PictureFits(pictures, schedule, bounds, settings.seed, progress, device, as_published=as_published)
+    return PictureFits(pictures, schedule, bounds, settings.seed, progress, device, ahead)

@@ -31,14 +31,15 @@ class PictureFits(Fits):
         pictures: (height, width) or (height, width, 3), uint8, all with as many channels.
         bounds: least and greatest logarithm of lambda.
         progress: told after each iteration.
+        ahead: times lambda, that of the base function to begin with; random ones if None.
     """
 
     def __init__(
         self, pictures: Sequence[NDArray[np.uint8]], schedule: Schedule, bounds: tuple[float, float], seed: int,
-        progress: Callable[[int], None], device: torch.device, *, as_published: bool,
+        progress: Callable[[int], None], device: torch.device, ahead: float | None,
     ) -> None:  # fmt: skip
         self.count, self.bounds, self.progress = len(pictures), bounds, progress
-        self.schedule, self.as_published = schedule, as_published
+        self.schedule, self.ahead = schedule, ahead
         self.target = to_tensor(pictures, device)
         outputs, height, width = self.target.shape[1:]
         self.spec = trained_spec(height, width, outputs)
@@ -56,8 +57,9 @@ class PictureFits(Fits):
     @cached_property
     def _guesses(self) -> NDArray[np.float64]:
         """Logarithms of bits of the guessed grids for each of the base functions, (bases, batch)."""
-        each = [self._candidates(torch.full((self.count,), lam, device=self.target.device))[0] for lam in LAMBDAS]
-        return torch.stack([self._of_grids(function) for function in each]).log().cpu().double().numpy()
+        lambdas = torch.tensor(LAMBDAS, device=self.target.device).repeat(self.count, 1)
+        each = [initial.trained(self.target, own) for own in lambdas.T]
+        return torch.stack([self._of_grids(self._cut(function)) for function in each]).log().cpu().double().numpy()
 
     def bits(self, function: Function) -> Tensor:
         return self._of_grids(function) + drift(function.weights, self._fit.origin).clamp(max=8 * self.budget)
@@ -70,8 +72,7 @@ class PictureFits(Fits):
 
     def fitted(self, logs: Tensor, steer: Steer | None = None) -> Fitted:
         lambdas = self._lambdas(logs)
-        candidates = self._candidates(lambdas)
-        self._fit = Fit(self.target, lambdas, candidates, self.schedule, self.generator, self.progress)
+        self._fit = Fit(self.target, lambdas, self._starts(lambdas), self.schedule, self.generator, self.progress)
         return self._coded(self._fit.run(steer))
 
     def slopes(self, found: Fitted) -> list[Tensor]:
@@ -79,13 +80,16 @@ class PictureFits(Fits):
         total = fit.distortion(replace(found.function, grids=grids), self.target)
         return list(torch.autograd.grad(total.sum(), grids))
 
-    def _candidates(self, lambdas: Tensor) -> list[Function]:
-        if self.as_published:
+    def _starts(self, lambdas: Tensor) -> list[Function]:
+        if self.ahead is None:
             found = [initial.random(self.spec, self.generator) for _ in range(PAPER_CANDIDATES)]
         else:
-            found = initial.candidates(self.target, lambdas)
-        found = [replace(f, extent=self.extent) for f in found]
-        return [replace(f, grids=f.cut(f.grids)) for f in found]
+            found = [initial.trained(self.target, self.ahead * lambdas)]
+        return [self._cut(f) for f in found]
+
+    def _cut(self, function: Function) -> Function:
+        function = replace(function, extent=self.extent)
+        return replace(function, grids=function.cut(function.grids))
 
     def _lambdas(self, logs: Tensor) -> Tensor:
         return logs.exp().to(self.target.device, torch.float32)
