@@ -24,7 +24,7 @@ LOG_LAMBDA = (-3.0, -3.91, -6.73, -9.1, -10.5)
 
 # (main, settling) iterations by effort.
 ITERATIONS = {
-    1: (60, 20), 2: (150, 40), 3: (300, 60), 4: (600, 100), 5: (1300, 120), 6: (2000, 250), 7: (3000, 350),
+    1: (60, 20), 2: (150, 40), 3: (300, 60), 4: (600, 100), 5: (1200, 120), 6: (2000, 250), 7: (3000, 350),
     8: (6000, 600), 9: (15000, 1000),
 }  # fmt: skip
 # Times lambda, that of the base function which fits of at least so many iterations begin with. The lower a function's
