@@ -67,6 +67,11 @@ class Function:
         """The same with whole numbers in the grids, such as can be coded."""
         return replace(self, grids=[g.round().clamp_(-LIMIT, LIMIT) for g in self.cut(self.grids)])
 
+    def within(self, extent: Extent | None) -> Function:
+        """The same for these parts of its shape."""
+        function = replace(self, extent=extent)
+        return replace(function, grids=function.cut(self.grids))
+
     def cut(self, grids: list[Tensor]) -> list[Tensor]:
         """Grids such as it has, with 0 where they are for nothing."""
         return grids if self.extent is None else [g * m for g, m in zip(grids, self.extent.inside, strict=True)]

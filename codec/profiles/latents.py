@@ -123,8 +123,7 @@ class LatentFits(Fits):
     def _together(self, begun: list[Start]) -> Function:
         """All beginnings in one batch."""
         self._starts, self._step = begun, torch.cat([start.step for start in begun])
-        function = replace(joined([start.function for start in begun]), extent=self.extent)
-        return replace(function, grids=function.cut(function.grids))
+        return joined([start.function for start in begun]).within(self.extent)
 
     def _coded(self, function: Function) -> Fitted:
         """What became of the beginnings."""

@@ -58,8 +58,8 @@ class PictureFits(Fits):
     def _guesses(self) -> NDArray[np.float64]:
         """Logarithms of bits of the guessed grids for each of the base functions, (bases, batch)."""
         lambdas = torch.tensor(LAMBDAS, device=self.target.device).repeat(self.count, 1)
-        each = [initial.trained(self.target, own) for own in lambdas.T]
-        return torch.stack([self._of_grids(self._cut(function)) for function in each]).log().cpu().double().numpy()
+        each = [initial.trained(self.target, own).within(self.extent) for own in lambdas.T]
+        return torch.stack([self._of_grids(function) for function in each]).log().cpu().double().numpy()
 
     def bits(self, function: Function) -> Tensor:
         return self._of_grids(function) + drift(function.weights, self._fit.origin).clamp(max=8 * self.budget)
@@ -85,11 +85,7 @@ class PictureFits(Fits):
             found = [initial.random(self.spec, self.generator) for _ in range(PAPER_CANDIDATES)]
         else:
             found = [initial.trained(self.target, self.ahead * lambdas)]
-        return [self._cut(f) for f in found]
-
-    def _cut(self, function: Function) -> Function:
-        function = replace(function, extent=self.extent)
-        return replace(function, grids=function.cut(function.grids))
+        return [f.within(self.extent) for f in found]
 
     def _lambdas(self, logs: Tensor) -> Tensor:
         return logs.exp().to(self.target.device, torch.float32)
