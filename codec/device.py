@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
+
+WARM_UP = 3  # times that something is done before it is captured as a graph
+GRAPHED = 100  # times, from which on that pays
 
 
 def resolve(name: str) -> torch.device:
@@ -106,6 +110,56 @@ def computing(device: torch.device) -> Iterator[None]:
     finally:
         if _forked:
             torch.set_num_threads(threads)
+
+
+class Repeated:
+    """Does the same over and over; on CUDA as one graph of kernels, which take longer to be started than to run.
+
+    What is not the same each time must be in tensors that stay where they are, and nothing may wait for the GPU.
+
+    Args:
+        times: how often; a few times are not worth a graph.
+    """
+
+    def __init__(self, action: Callable[[], None], device: torch.device, times: int) -> None:
+        self._action, self._device = action, device
+        self._graphed = device.type == "cuda" and times >= GRAPHED
+        self.changed()
+
+    def changed(self) -> None:
+        """Say that tensors are no more where they were."""
+        self._done, self._quick = 0, self._action
+
+    def __call__(self) -> None:
+        if self._graphed and self._done == WARM_UP:
+            self._quick = self._captured()
+        self._done += 1
+        if self._graphed and self._done <= WARM_UP:
+            self._aside()
+        else:
+            self._quick()
+
+    def _aside(self) -> None:
+        """Do it in another stream, as torch asks for before a graph is captured: what is made once is made then."""
+        stream, ours = torch.cuda.Stream(self._device), torch.cuda.current_stream(self._device)
+        stream.wait_stream(ours)
+        with torch.cuda.stream(stream):
+            self._action()
+        ours.wait_stream(stream)
+
+    def _captured(self) -> Callable[[], None]:
+        """What does it as one graph; or as before, where that cannot be."""
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(self._device)
+        alone = torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local")  # whatever other threads do
+        try:
+            with torch.cuda.device(self._device), alone:
+                self._action()
+        except RuntimeError as error:
+            warnings.warn(
+                f"this fit is slower than it could be, as its graph could not be captured: {error}", stacklevel=2
+            )
+            return self._action
+        return graph.replay
 
 
 class _Float32:

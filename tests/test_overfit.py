@@ -217,7 +217,7 @@ def test_synthesis(size: tuple[int, int], features: tuple[int, ...], residuals: 
 
 
 def soften(x: Tensor, noise: Tensor, temperature: float) -> Tensor:
-    soft: Tensor = fit._Soften.apply(x, noise, temperature)  # type: ignore[no-untyped-call]
+    soft: Tensor = fit._Soften.apply(x, noise, torch.tensor(temperature, dtype=x.dtype))  # type: ignore[no-untyped-call]
     return soft
 
 

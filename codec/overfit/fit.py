@@ -7,21 +7,23 @@ clamped on the way: where an output leaves the range of samples, the error pulls
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from codec.device import Repeated
 from codec.entropy.coder import LIMIT
 from codec.overfit import arm, synthesis
 from codec.overfit.extent import Extent
 from codec.overfit.function import Spec
-from codec.overfit.soap import Soap
+from codec.overfit.soap import EPSILON, EVERY, Soap
 
 Weights = dict[str, Tensor]
 Distortion = Callable[["Function", Tensor], Tensor]  # of a function and its target, (batch,), differentiable
+Loss = Callable[["Function"], Tensor]  # (batch,), what is lowered
 # Functions, lambdas and the part of the annealing that is done, to what functions and lambdas shall be.
 Steer = Callable[["Function", Tensor, float], tuple["Function", Tensor]]
 STEERED = 0.6  # part of an annealing in which it may be steered: after that too little moves
@@ -62,6 +64,11 @@ class Function:
         height, width = one.extent.sizes[0].tolist()
         spec = replace(self.spec, height=height, width=width)
         return Function(spec, one.weights, [g[:, :, :h, :w] for g, (h, w) in zip(one.grids, spec.sizes, strict=True)])
+
+    def detached(self) -> Function:
+        """The same without gradients."""
+        weights = {name: w.detach() for name, w in self.weights.items()}
+        return replace(self, weights=weights, grids=[g.detach() for g in self.grids])
 
     def rounded(self) -> Function:
         """The same with whole numbers in the grids, such as can be coded."""
@@ -222,43 +229,28 @@ class Fit:
 
     def _descend(self, iterations: int, target: Tensor, first: float, last: float, steer: Steer | None = None) -> None:
         """Less and less noise, smaller and smaller steps; `first` and `last` say what part of the annealing."""
-        s, f = self.schedule, self.function
-        grids = [g.detach().clone().requires_grad_() for g in f.grids]
-        weights = {name: w.detach().clone().requires_grad_(s.weight_rate > 0) for name, w in f.weights.items()}
-        optimizers = self._optimizers(grids, weights)
-        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+
+        def loss(function: Function) -> Tensor:
+            total = self._loss(function, target)
+            return total / self.lambdas if self.schedule.relative else total
+
+        descent = _Descent(self.function, self.schedule, loss, self.generator)
+        iterate = Repeated(descent, self.lambdas.device, iterations)
         stops = {round(STEERED * iterations * i / STOPS) for i in range(1, STOPS + 1)} if steer else set()
         for i in range(iterations):
             part = first + (last - first) * i / iterations
             if steer and i in stops:
-                self._steered(steer, replace(f, weights=weights, grids=grids), part)
-            groups[0]["lr"], rate_of_weights = s.learning_rates(part)
-            for group in groups[1:]:
-                group["lr"] = rate_of_weights
-            soft = f.cut(soften(grids, *s.softness(part), self.generator))
-            for optimizer in optimizers:
-                optimizer.zero_grad()
-            loss = self._loss(replace(f, weights=weights, grids=soft), target)
-            (loss / self.lambdas if s.relative else loss).sum().backward()
-            for optimizer in optimizers:
-                optimizer.step()
+                self._steered(steer, descent.function, part)
+                iterate.changed()
+            descent.prepare(i, part)
+            iterate()
             self._tick()
-        self.function = replace(f, weights=_detached(weights), grids=[g.detach() for g in grids])
-
-    def _optimizers(self, grids: list[Tensor], weights: Weights) -> list[torch.optim.Optimizer]:
-        """For the grids, which are the first group of parameters, and for the weights."""
-        matrices = [w for name, w in weights.items() if name.startswith("synthesis.") and w.dim() > 2]
-        matrices = matrices if self.schedule.preconditioned else []
-        rest = [w for w in weights.values() if not any(w is matrix for matrix in matrices)]
-        epsilon = self.schedule.epsilon(self.function.spec)
-        groups: list[dict[str, Any]] = [{"params": grids, "eps": epsilon}, {"params": rest}]
-        adam = torch.optim.Adam(groups, fused=True)
-        return [adam, Soap(matrices)] if matrices else [adam]
+        self.function = descent.function.detached()
 
     @torch.no_grad()
     def _steered(self, steer: Steer, function: Function, part: float) -> None:
         """Change what is being fitted in place, and keep a copy."""
-        self.kept, self.lambdas = steer(replace(function, weights=_detached(function.weights)), self.lambdas, part)
+        self.kept, self.lambdas = steer(function.detached(), self.lambdas, part)
         self.kept = replace(self.kept, grids=[g.clone() for g in self.kept.grids])
         self.kept.weights = {name: w.clone() for name, w in self.kept.weights.items()}
         for g, changed in zip(function.grids, self.kept.grids, strict=True):
@@ -269,33 +261,99 @@ class Fit:
     def _loss(self, function: Function, target: Tensor) -> Tensor:
         """The cost, and about what the weights will cost as differences to where they started."""
         total = cost(function, target, self.lambdas, self.measure)
-        if not self.schedule.drift:
-            return total
-        bits = self.schedule.drift * drift(function.weights, self.origin)
-        return total + self.lambdas * bits / function.positions
+        if self.schedule.drift:
+            bits = self.schedule.drift * drift(function.weights, self.origin)
+            total = total + self.lambdas * bits / function.positions
+        return total
 
     def _settle(self) -> Function:
         """Round the grids for good and let the weights adapt to that; return the best state seen."""
-        s, f = self.schedule, self.function.rounded()
-        best, lowest = f, torch.full_like(self.lambdas, math.inf)
-        weights = {name: w.detach().clone().requires_grad_() for name, w in f.weights.items()}
-        optimizer = torch.optim.Adam(weights.values(), lr=s.settle_rate, fused=True)
-        for i in range(s.settle):
-            optimizer.param_groups[0]["lr"] = s.settle_rate * (1 - i / s.settle)
-            loss = self._loss(replace(f, weights=weights), self.target)
-            better = loss.detach() < lowest
-            lowest = torch.where(better, loss.detach(), lowest)
-            kept = {n: choose(better, w.detach(), best.weights[n]) for n, w in weights.items()}
-            best = replace(f, weights=kept)
-            optimizer.zero_grad()
-            loss.sum().backward()
-            optimizer.step()
+        rate_of_weights, iterations = self.schedule.settle_rate, self.schedule.settle
+        settling = _Settling(self.function.rounded(), lambda f: self._loss(f, self.target))
+        iterate = Repeated(settling, self.lambdas.device, iterations)
+        for i in range(iterations):
+            settling.rate.fill_(rate_of_weights * (1 - i / iterations))
+            iterate()
             self._tick()
-        return best
+        return settling.best
 
     def _tick(self) -> None:
         self.done += 1
         self.progress(self.done)
+
+
+class _Descent:
+    """An iteration of a descent of grids and weights; what each has of its own is in tensors that stay."""
+
+    def __init__(self, function: Function, schedule: Schedule, loss: Loss, generator: torch.Generator) -> None:
+        self.schedule, self.loss, self.generator = schedule, loss, generator
+        grids, fitted = _leaves(function.grids), schedule.weight_rate > 0
+        weights = dict(zip(function.weights, _leaves(function.weights.values(), gradients=fitted), strict=True))
+        self.function = replace(function, grids=grids, weights=weights)
+        self.noise = torch.cat([g.detach().flatten(1) for g in grids], 1)
+        self.rates, self.temperature = [self.noise.new_zeros(()) for _ in range(2)], self.noise.new_zeros(())
+        layers = [name for name, w in weights.items() if name.startswith("synthesis.") and w.dim() > 2]
+        layers = layers if schedule.preconditioned else []
+        rest = [w for name, w in weights.items() if name not in layers]
+        groups = [(grids, self.rates[0], schedule.epsilon(function.spec)), (rest, self.rates[1], EPSILON)]
+        self.soap = Soap([weights[name] for name in layers], self.rates[1]) if layers else None
+        self.optimizers = [_adam(*groups), *filter(None, [self.soap])]
+
+    def prepare(self, iteration: int, part: float) -> None:
+        """Set what the next iteration has of its own, after a part of the annealing."""
+        temperature, noise = self.schedule.softness(part)
+        for held, value in zip(self.rates, self.schedule.learning_rates(part), strict=True):
+            held.fill_(value)
+        self.temperature.fill_(temperature)
+        self.noise.normal_(0, noise, generator=self.generator)
+        if self.soap and iteration % EVERY == 0:
+            self.soap.turn()
+
+    def __call__(self) -> None:
+        soft = self.function.cut(soften(self.function.grids, self.noise, self.temperature))
+        _lower(self.loss(replace(self.function, grids=soft)), self.optimizers)
+
+
+class _Settling:
+    """An iteration of a descent of the weights alone, which keeps the best that was seen."""
+
+    def __init__(self, function: Function, loss: Loss) -> None:
+        self.loss = loss
+        weights = dict(zip(function.weights, _leaves(function.weights.values()), strict=True))
+        self.function = replace(function, weights=weights)
+        self.best = replace(function, weights={name: w.detach().clone() for name, w in weights.items()})
+        self.lowest = function.grids[0].new_full((len(function.grids[0]),), math.inf)
+        self.rate = self.lowest.new_zeros(())
+        self.optimizers = [_adam((weights.values(), self.rate, EPSILON))]
+
+    def __call__(self) -> None:
+        loss = self.loss(self.function)
+        better = loss.detach() < self.lowest
+        self.lowest.copy_(torch.where(better, loss.detach(), self.lowest))
+        for name, kept in self.best.weights.items():
+            kept.copy_(choose(better, self.function.weights[name].detach(), kept))
+        _lower(loss, self.optimizers)
+
+
+def _leaves(tensors: Iterable[Tensor], *, gradients: bool = True) -> list[Tensor]:
+    """Copies, to take gradients in or not."""
+    return [t.detach().clone(memory_format=torch.contiguous_format).requires_grad_(gradients) for t in tensors]
+
+
+def _adam(*groups: tuple[Iterable[Tensor], Tensor, float]) -> torch.optim.Optimizer:
+    """For tensors that have a learning rate and an epsilon in common."""
+    named = [{"params": [*tensors], "lr": rate, "eps": epsilon} for tensors, rate, epsilon in groups]
+    return torch.optim.Adam(named, fused=True, capturable=True)
+
+
+def _lower(loss: Tensor, optimizers: list[torch.optim.Optimizer]) -> None:
+    """A step of each. Gradients replace those before: in a captured graph there is nothing to add them to."""
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    tensors = [t for group in groups for t in group["params"] if t.requires_grad]
+    for tensor, gradient in zip(tensors, torch.autograd.grad(loss.sum(), tensors, allow_unused=True), strict=True):
+        tensor.grad = None if gradient is None else gradient.contiguous()
+    for optimizer in optimizers:
+        optimizer.step()
 
 
 def joined(functions: list[Function]) -> Function:
@@ -307,19 +365,19 @@ def joined(functions: list[Function]) -> Function:
     return Function(functions[0].spec, weights, grids, extent)
 
 
-def _detached(weights: Weights) -> Weights:
-    return {name: w.detach() for name, w in weights.items()}
-
-
 def choose(condition: Tensor, yes: Tensor, no: Tensor) -> Tensor:
     return torch.where(condition.view(-1, *[1] * (yes.dim() - 1)), yes, no)
 
 
-def soften(grids: list[Tensor], temperature: float, noise: float, generator: torch.Generator) -> list[Tensor]:
-    """Almost round grids, with a gradient: the softer, the higher the temperature; noise is a standard deviation."""
+def soften(grids: list[Tensor], noise: Tensor, temperature: Tensor) -> list[Tensor]:
+    """Almost round grids, with a gradient: the softer, the higher the temperature.
+
+    Args:
+        noise: what is added to all samples in between, (batch, samples).
+        temperature: a number.
+    """
     together = torch.cat([g.flatten(1) for g in grids], 1)  # or most of a small picture's time goes to starting this
-    random = torch.randn(together.shape, generator=generator, device=together.device).mul_(noise)
-    soft: Tensor = _Soften.apply(together, random, temperature)  # type: ignore[no-untyped-call]
+    soft: Tensor = _Soften.apply(together, noise, temperature)  # type: ignore[no-untyped-call]
     parts = soft.split([g[0].numel() for g in grids], 1)
     return [part.unflatten(1, g.shape[1:]) for part, g in zip(parts, grids, strict=True)]
 
@@ -328,16 +386,16 @@ class _Soften(torch.autograd.Function):
     """Soft rounding, noise, soft rounding again: rounding that has a gradient (Agustsson & Theis, NeurIPS 2020)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, noise: Tensor, temperature: float) -> Tensor:
-        slope = torch.ones_like(x)
+    def forward(ctx: Any, x: Tensor, noise: Tensor, temperature: Tensor) -> Tensor:
+        slope, reach = torch.ones_like(x), 0.5 / torch.tanh(0.5 / temperature)
         for added in (None, noise):
             if added is not None:
                 x = x + added
             middle = x.floor().add_(0.5)
             bend = (x - middle).div_(temperature).tanh_()
-            x = middle.add_(bend, alpha=0.5 / math.tanh(0.5 / temperature))
+            x = middle.add_(bend * reach)
             slope.addcmul_(slope * bend, bend, value=-1)
-        ctx.save_for_backward(slope.mul_((0.5 / math.tanh(0.5 / temperature) / temperature) ** 2))
+        ctx.save_for_backward(slope.mul_((reach / temperature) ** 2))
         return x
 
     @staticmethod

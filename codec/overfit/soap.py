@@ -11,16 +11,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-BETAS = 0.95, 0.95  # of the means of gradients and of what they are divided by
+BETA = 0.95  # of the means of gradients and of what they are divided by
 DAMPING = 0.08  # of steps where there is little but noise, relative to the gradients' root mean square
 EPSILON = 1e-8
-EVERY = 10  # steps, after which the bases follow
+EVERY = 10  # steps, after which the bases should be turned
 
 
 class Soap(torch.optim.Optimizer):
-    """For tensors whose first axis is a batch, the second one the rows of a matrix, and all others its columns."""
+    """For tensors whose first axis is a batch, the second one the rows of a matrix, and all others its columns.
 
-    def __init__(self, tensors: Iterable[Tensor], lr: float = 3e-3) -> None:
+    After the first step its state stays in the same tensors, so that steps can be captured as a graph.
+
+    Args:
+        lr: a number, or a tensor that holds one.
+    """
+
+    def __init__(self, tensors: Iterable[Tensor], lr: float | Tensor = 3e-3) -> None:
         super().__init__(tensors, {"lr": lr})
 
     @torch.no_grad()
@@ -30,28 +36,33 @@ class Soap(torch.optim.Optimizer):
             for tensor in group["params"]:
                 if tensor.grad is not None:
                     change = _change(self.state[tensor], tensor.grad.flatten(2))
-                    tensor.add_(change.view_as(tensor), alpha=-group["lr"])
+                    tensor.sub_(change.mul_(group["lr"]).view_as(tensor))
+
+    @torch.no_grad()
+    def turn(self) -> None:
+        """Let the bases follow what they diagonalise: by an iteration of the power method, as they hardly change."""
+        for state in self.state.values():
+            left, right = state["bases"]
+            mean = left @ state["mean"] @ right.mT
+            for covariance, basis in zip(state["covariances"], (left, right), strict=True):
+                basis.copy_(torch.linalg.qr(covariance @ basis).Q)
+            state["mean"].copy_(left.mT @ mean @ right)
 
 
 def _change(state: dict[str, Any], gradient: Tensor) -> Tensor:
     """Adam's change for gradients (batch, rows, columns), made in bases of its own."""
+    products = gradient @ gradient.mT, gradient.mT @ gradient
     if not state:
-        rows, columns = gradient @ gradient.mT, gradient.mT @ gradient
-        state |= {"step": 0, "mean": torch.zeros_like(gradient), "square": torch.zeros_like(gradient)}
-        state |= {"covariances": [c * (1 - BETAS[1]) for c in (rows, columns)]}
-        state |= {"bases": [torch.linalg.eigh(c).eigenvectors for c in (rows, columns)]}
-    state["step"] += 1
-    for covariance, now in zip(state["covariances"], (gradient @ gradient.mT, gradient.mT @ gradient), strict=True):
-        covariance.lerp_(now, 1 - BETAS[1])
+        state |= {"mean": torch.zeros_like(gradient), "square": torch.zeros_like(gradient)}
+        state |= {"covariances": [torch.zeros_like(c) for c in products], "weight": gradient.new_zeros(())}
+        state |= {"bases": [torch.linalg.eigh(c).eigenvectors for c in products]}
+    for covariance, now in zip(state["covariances"], products, strict=True):
+        covariance.lerp_(now, 1 - BETA)
     left, right = state["bases"]
-    if state["step"] % EVERY == 0:
-        mean = left @ state["mean"] @ right.mT
-        bases = zip(state["covariances"], state["bases"], strict=True)
-        left, right = state["bases"] = [torch.linalg.qr(covariance @ basis).Q for covariance, basis in bases]
-        state["mean"] = left.mT @ mean @ right
     turned = left.mT @ gradient @ right
-    mean, square = state["mean"].lerp_(turned, 1 - BETAS[0]), state["square"].lerp_(turned.square(), 1 - BETAS[1])
-    unbiased, scale = (m / (1 - beta ** state["step"]) for m, beta in zip((mean, square), BETAS, strict=True))
-    damping = DAMPING * scale.mean((1, 2), keepdim=True).sqrt() + EPSILON
-    change: Tensor = left @ (unbiased / (scale.sqrt() + damping)) @ right.mT
+    mean, square = state["mean"].lerp_(turned, 1 - BETA), state["square"].lerp_(turned.square(), 1 - BETA)
+    weight = state["weight"].mul_(BETA).add_(1 - BETA)  # of all gradients in the means, which begin at zero
+    scale = (square / weight).sqrt_()
+    damping = DAMPING * (square.mean((1, 2), keepdim=True) / weight).sqrt_() + EPSILON
+    change: Tensor = left @ ((mean / weight) / (scale + damping)) @ right.mT
     return change

@@ -99,11 +99,14 @@ class Trainer:
         function, samples, lambdas = self._under_all(crops)
         grids = [g.detach().requires_grad_() for g in function.grids]
         optimizer = torch.optim.Adam(grids, eps=CYCLE.epsilon(self.spec), fused=True)
+        noise = torch.cat([g.detach().flatten(1) for g in grids], 1)
         for i in range(CYCLE.main):
             part = i / CYCLE.main
+            temperature, spread = CYCLE.softness(part)
             optimizer.param_groups[0]["lr"], _ = CYCLE.learning_rates(part)
             function, samples, lambdas = self._under_all(crops, grids)
-            function.grids = soften(grids, *CYCLE.softness(part), self.generator)
+            noise.normal_(0, spread, generator=self.generator)
+            function.grids = soften(grids, noise, noise.new_tensor(temperature))
             optimizer.zero_grad()
             self.optimizers["fit"].zero_grad()
             cost(function, samples, lambdas).sum().backward()
