@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from codec.container import Header, Section, pack
+from codec.processes import cores, sharing
 from codec.profiles import Profile, RoomError, Settings
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
 
 FULL = 0.8  # of the largest pictures' area, what pictures in a batch have on average at least
@@ -46,14 +48,21 @@ def encode(items: Sequence[Item], profile: Profile, settings: Settings) -> list[
     """
     from codec.device import pixels_at_once, resolve
 
-    capacity = pixels_at_once(resolve(settings.device), profile.footprint) if profile.together(settings) else 0
+    device = resolve(settings.device)
+    capacity = pixels_at_once(device, profile.footprint) if profile.together(settings) else 0
     shapes = [(item.header.mode, item.header.height, item.header.width) for item in items]
     files: dict[int, bytes] = {}
-    for bucket in buckets(shapes, capacity):
-        told = settings if len(items) == 1 else _in_pictures(settings, len(files), len(bucket), len(items))
-        for part, coded in _fitted(bucket, items, profile, told):
-            files |= zip(part, coded, strict=True)
+    with sharing(_helpers(len(items), device)):
+        for bucket in buckets(shapes, capacity):
+            told = settings if len(items) == 1 else _in_pictures(settings, len(files), len(bucket), len(items))
+            for part, coded in _fitted(bucket, items, profile, told):
+                files |= zip(part, coded, strict=True)
     return [files[i] for i in range(len(items))]
+
+
+def _helpers(count: int, device: torch.device) -> int:
+    """Processes that share what is done picture by picture, which a GPU would wait for; fits on CPUs need all cores."""
+    return 0 if count == 1 or device.type == "cpu" else min(count, cores())
 
 
 def _in_pictures(settings: Settings, before: int, count: int, total: int) -> Settings:

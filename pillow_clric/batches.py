@@ -10,7 +10,6 @@ import itertools
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 from collections import deque
@@ -25,6 +24,7 @@ from typing import Any, cast
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
+from codec.processes import cores
 from pillow_clric import decode, encode, encode_batch
 from pillow_clric._metadata import for_tiff
 from pillow_clric._modes import on_white
@@ -115,15 +115,6 @@ def on_gpu(device: str) -> bool:
         return resolve(device).type != "cpu"
     except (RuntimeError, ValueError):
         return False  # coding the first photo says what is wrong
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    if sys.version_info >= (3, 13):
-        return os.process_cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def convert(job: Job, options: Options, progress: Progress | None = None) -> Result:

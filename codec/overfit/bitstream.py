@@ -132,6 +132,23 @@ def read(
     return spec, weights, _by_level(spec, read_planes(grids_section, spec, weights.whole(spec), empty))
 
 
+def verify(
+    sections: tuple[bytes, bytes], spec: Spec, weights: QuantisedWeights, grids: Sequence[Integers]
+) -> None:  # fmt: skip
+    """Read back what was written; anything else than the same would be a file that shows another picture.
+
+    Raises:
+        RuntimeError: it is not the same.
+    """
+    size = spec.height, spec.width, spec.outputs
+    read_spec, read_weights, read_grids = read(*sections, *size, weights.origin.universal)
+    same = read_spec == spec and all(np.array_equal(a, b) for a, b in zip(grids, read_grids, strict=True))
+    whole, read_whole = weights.whole(spec), read_weights.whole(spec)
+    same &= all(np.array_equal(whole[name], read_whole[name]) for name in whole)
+    if not same:
+        raise RuntimeError("what was written does not read back the same: please report this with the picture")
+
+
 def read_weights(
     section: bytes, height: int, width: int, outputs: int, universal: Universal | None = None
 ) -> tuple[Spec, QuantisedWeights, list[bool]]:

@@ -1,4 +1,4 @@
-"""From a fitted function to bytes and back: write, verify; read, synthesise."""
+"""Between functions as they are fitted and evaluated and as they are coded."""
 
 from __future__ import annotations
 
@@ -12,46 +12,16 @@ from codec.device import computing
 from codec.overfit import bitstream, synthesis
 from codec.overfit.bitstream import QuantisedWeights
 from codec.overfit.fit import Function
+from codec.overfit.function import Spec
 from codec.overfit.quantise import dequantise
 
 if TYPE_CHECKING:
     from codec.overfit.universal import Universal
 
 
-def coded(function: Function, weights: QuantisedWeights) -> tuple[bytes, bytes]:
-    """Bodies of a function's sections."""
-    return bitstream.write(function.spec, weights, _integers(function))
-
-
-def write(function: Function, weights: QuantisedWeights) -> tuple[bytes, bytes]:
-    """Bodies of a function's sections, which were read back.
-
-    Raises:
-        RuntimeError: the bytes did not decode to what was written.
-    """
-    sections = coded(function, weights)
-    verify(sections, function, weights)
-    return sections
-
-
-def _integers(function: Function) -> list[bitstream.Integers]:
-    return [g[0].cpu().numpy().astype(np.int32) for g in function.grids]
-
-
-def verify(sections: tuple[bytes, bytes], function: Function, weights: QuantisedWeights) -> None:
-    """Read back what was written; anything else than the same would be a file that shows another picture.
-
-    Raises:
-        RuntimeError: it is not the same.
-    """
-    spec, grids = function.spec, _integers(function)
-    size = spec.height, spec.width, spec.outputs
-    read_spec, read_weights, read_grids = bitstream.read(*sections, *size, weights.origin.universal)
-    same = read_spec == spec and all(np.array_equal(a, b) for a, b in zip(grids, read_grids, strict=True))
-    whole, read_whole = weights.whole(spec), read_weights.whole(spec)
-    same &= all(np.array_equal(whole[name], read_whole[name]) for name in whole)
-    if not same:
-        raise RuntimeError("what was written does not read back the same: please report this with the picture")
+def whole(function: Function, weights: QuantisedWeights) -> tuple[Spec, QuantisedWeights, list[bitstream.Integers]]:
+    """What `bitstream.write` takes, of one function."""
+    return function.spec, weights, [g[0].cpu().numpy().astype(np.int32) for g in function.grids]
 
 
 def decode(

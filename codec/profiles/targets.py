@@ -19,10 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from codec.container import Section
-from codec.overfit import arm, pipeline
-from codec.overfit.bitstream import QuantisedWeights
+from codec.overfit import arm, bitstream, pipeline
+from codec.overfit.bitstream import Integers, QuantisedWeights
 from codec.overfit.fit import Fit, Function, Steer, choose, rate
-from codec.overfit.function import MARGIN
+from codec.overfit.function import MARGIN, Spec
+from codec.processes import results
 from codec.profiles import RoomError
 
 SLOPE, AGAIN = -0.5, -0.35  # of the logarithm of the size against that of lambda, until it is known; of the last part
@@ -47,8 +48,7 @@ class Fitted:
 
     def sections(self) -> list[dict[Section, bytes]]:
         """The files' sections, which were read back."""
-        for i, (bodies, weights) in enumerate(zip(self._bodies, self.weights, strict=True)):
-            pipeline.verify(bodies, self.function.alone(i), weights)
+        results(bitstream.verify, [(bodies, *parts) for bodies, parts in zip(self._bodies, self._parts, strict=True)])
         return [dict(zip((Section.WEIGHTS, Section.GRIDS), bodies, strict=True)) for bodies in self._bodies]
 
     def log_sizes(self) -> Tensor:
@@ -57,8 +57,12 @@ class Fitted:
         return torch.tensor(sizes, dtype=torch.float64, device="cpu").log()
 
     @cached_property
+    def _parts(self) -> list[tuple[Spec, QuantisedWeights, list[Integers]]]:
+        return [pipeline.whole(self.function.alone(i), weights) for i, weights in enumerate(self.weights)]
+
+    @cached_property
     def _bodies(self) -> list[tuple[bytes, bytes]]:
-        return [pipeline.coded(self.function.alone(i), weights) for i, weights in enumerate(self.weights)]
+        return results(bitstream.write, self._parts)
 
 
 class Fits(ABC):

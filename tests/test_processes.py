@@ -1,0 +1,141 @@
+"""Other processes that share what is to do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import codec
+from codec import batches, processes
+from codec.processes import results, sharing
+
+SAMPLE = Path(__file__).parents[1] / "samples" / "coffee.png"
+
+
+def where(number: int) -> tuple[int, int]:
+    time.sleep(0.05)  # or one of them does it all
+    return number, os.getpid()
+
+
+def only_here(pid: int) -> int:
+    """What a process does that is killed, but not this one."""
+    if os.getpid() != pid:
+        os._exit(1)
+    return pid
+
+
+def test_others_do_it() -> None:
+    with sharing(2):
+        found = results(where, [(i,) for i in range(12)])
+        again = results(where, [(0,)])
+    assert [number for number, _ in found] == list(range(12))
+    pids = {pid for _, pid in found}
+    assert len(pids) == 2
+    assert os.getpid() not in pids
+    assert again[0][1] in pids  # they are kept
+
+
+def test_none_are_needed() -> None:
+    assert results(where, [(1,)]) == [(1, os.getpid())]
+    with sharing(0):
+        assert results(where, [(1,)]) == [(1, os.getpid())]
+
+
+def test_a_frozen_program_is_not_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    with sharing(2):
+        assert results(where, [(1,)]) == [(1, os.getpid())]
+
+
+@pytest.mark.parametrize("executable", [None, "/nowhere/python"])
+def test_without_a_python_to_start(executable: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", executable)
+    with sharing(2):
+        assert results(where, [(1,)]) == [(1, os.getpid())]
+
+
+def test_what_they_raise_is_raised_here() -> None:
+    with sharing(1):
+        with pytest.raises(ValueError, match="invalid literal"):
+            results(int, [("1",), ("x",)])
+        assert results(int, [("2",)]) == [2]
+
+
+def test_what_they_print_is_no_result(capfd: pytest.CaptureFixture[str]) -> None:
+    with sharing(1):
+        assert results(print, [("printed",), ("also",)]) == [None, None]
+    assert "printed" in "".join(capfd.readouterr())
+
+
+def test_what_a_killed_one_had_is_done_here() -> None:
+    with sharing(2):
+        assert results(only_here, [(os.getpid(),)] * 5) == [os.getpid()] * 5
+        assert results(where, [(3,)]) == [(3, os.getpid())]
+
+
+def test_programs_are_not_run_again(tmp_path: Path) -> None:
+    """Also those that do not ask whether they are the one that was started."""
+    script = tmp_path / "program.py"
+    script.write_text("from codec.processes import *\nprint('once')\nwith sharing(2): print(results(abs, [(-1,)]))")
+    run = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, timeout=60)
+    assert run.stdout.split() == ["once", "[1]"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_they_end_with_who_made_them(number: int) -> None:
+    program = (
+        "import os, sys, time\nfrom codec.processes import *\n"
+        "with sharing(2):\n"
+        '    print(*{r for r in results(eval, [(\'__import__("time").sleep(.1) or __import__("os").getpid()\',)] * 6)},'
+        " flush=True)\n    time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as made:
+        assert made.stdout is not None
+        pids = [int(pid) for pid in made.stdout.readline().split()]
+        assert len(pids) == 2
+        made.send_signal(number)
+        made.wait(30)
+    deadline = time.monotonic() + 30
+    while any(alive(pid) for pid in pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"  # one that nobody waits for any more
+
+
+def test_files_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Image.open(SAMPLE) as photo:
+        crop = np.asarray(photo.convert("RGB"))[100:164, 200:296]
+    pictures = [crop, crop[::-1], crop[:40, :56]]
+    plain = codec.encode_batch(pictures, effort=1)
+    monkeypatch.setattr(batches, "_helpers", lambda count, device: count)
+    asked: list[str] = []
+    monkeypatch.setattr(processes._Helper, "result", spied(processes._Helper.result, asked))
+    assert codec.encode_batch(pictures, effort=1) == plain
+    assert sorted(asked) == ["verify"] * 3 + ["write"] * 3
+
+
+def spied(result: Any, asked: list[str]) -> Any:
+    """The same, which also notes what is asked for."""
+
+    def noting(helper: Any, function: Any, arguments: Any) -> Any:
+        asked.append(function.__name__)
+        return result(helper, function, arguments)
+
+    return noting
