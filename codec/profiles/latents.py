@@ -69,6 +69,7 @@ class LatentFits(Fits):
         progress: told after each iteration.
     """
 
+    responses, far = (-0.5, -0.35), 0.1
     own_weights: bool
 
     def __init__(

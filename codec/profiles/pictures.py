@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -16,10 +17,16 @@ from codec.overfit.bases import LAMBDAS, trained_spec
 from codec.overfit.fit import PAPER_CANDIDATES, Fit, Function, Schedule, Steer, drift
 from codec.overfit.quantise import dequantise, quantise
 from codec.profiles.pixels import extent_of, to_tensor
-from codec.profiles.targets import SLOPE, Fits, Fitted
+from codec.profiles.targets import Fits, Fitted
 
-GUESS = 0.3  # logarithm of what guessed grids cost, relative to fitted ones
-SHRINKAGE, DECAY = 2.9, 3.9  # of sizes while fits anneal, in logarithm: at first, for a lambda of 1; how fast it ends
+# Logarithms of sizes, found in fits of effort 1 to 5. Of guessed grids, relative to fitted ones: for a lambda of 1 and
+# one iteration, and what the logarithms of both add.
+GUESS = 0.4, 0.1, 0.14
+# While fits anneal, relative to the end: at first, for a lambda of 1 and one iteration, and what the logarithms of both
+# add; how fast that is over; by how much files grow meanwhile.
+SHRINKAGE, DECAY, GROWTH = (4.5, 0.384, -0.48), 5.1, 0.09
+ONE_BASE = 1.0  # in the logarithm of lambda, what is fitted from one base: from one to the next sizes leap
+SUPPLE = 300  # iterations, from which on their last part still changes sizes
 WEIGHTS_BUDGET = 860  # bytes that a function's weights may take
 WEIGHTS_BUDGET_PIXELS = 768 * 512  # for a picture of up to so many pixels; for larger ones, more in proportion
 
@@ -40,11 +47,13 @@ class PictureFits(Fits):
     ) -> None:  # fmt: skip
         self.count, self.bounds, self.progress = len(pictures), bounds, progress
         self.schedule, self.ahead = schedule, ahead
+        self.responses, self.far = ((-0.4, -0.16), 0.1) if schedule.main >= SUPPLE else ((-0.2, -0.08), 0.0)
         self.target = to_tensor(pictures, device)
         outputs, height, width = self.target.shape[1:]
         self.spec = trained_spec(height, width, outputs)
         self.extent = extent_of(pictures, device, levels=len(self.spec.features))
-        self.generator = torch.Generator(device).manual_seed(seed)
+        self.generator, self.seed = torch.Generator(device), seed
+        self._begun: tuple[Tensor, list[Function]] | None = None  # logarithms of lambdas, and how the last fit began
         pixels = max(p.shape[0] * p.shape[1] for p in pictures)
         self.budget = WEIGHTS_BUDGET * max(pixels, WEIGHTS_BUDGET_PIXELS) // WEIGHTS_BUDGET_PIXELS
 
@@ -52,7 +61,7 @@ class PictureFits(Fits):
         known = np.log(LAMBDAS)[::-1]
         guesses = [np.interp(log, known, sizes[::-1]) for log, sizes in zip(logs, self._guesses.T, strict=True)]
         beyond = logs - logs.clamp(known[0], known[-1])
-        return (torch.from_numpy(np.array(guesses)) + SLOPE * beyond - GUESS).exp()
+        return (torch.from_numpy(np.array(guesses)) + self.responses[0] * beyond - self._linear(GUESS, logs)).exp()
 
     @cached_property
     def _guesses(self) -> NDArray[np.float64]:
@@ -68,11 +77,18 @@ class PictureFits(Fits):
         return fit.rate(function.rounded()) * function.positions
 
     def shrinkage(self, logs: Tensor, part: float) -> Tensor:
-        return SHRINKAGE * (logs / 6 - DECAY * part).exp()
+        return (self._linear(SHRINKAGE, logs) - DECAY * part).exp() - GROWTH * part
+
+    def _linear(self, of: tuple[float, float, float], logs: Tensor) -> Tensor:
+        constant, of_lambda, of_iterations = of
+        return constant + of_lambda * logs + of_iterations * math.log(self.schedule.main)
 
     def fitted(self, logs: Tensor, steer: Steer | None = None) -> Fitted:
         lambdas = self._lambdas(logs)
-        self._fit = Fit(self.target, lambdas, self._starts(lambdas), self.schedule, self.generator, self.progress)
+        self.generator.manual_seed(self.seed)  # so that sizes of several fits differ by lambda rather than by chance
+        if self._begun is None or (logs - self._begun[0]).abs().max() > ONE_BASE:
+            self._begun = logs, self._starts(lambdas)
+        self._fit = Fit(self.target, lambdas, self._begun[1], self.schedule, self.generator, self.progress)
         return self._coded(self._fit.run(steer))
 
     def slopes(self, found: Fitted) -> list[Tensor]:

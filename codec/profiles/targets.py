@@ -7,7 +7,6 @@ with another lambda; and if the file is then a little too large, samples are cha
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,22 +20,22 @@ from torch import Tensor
 from codec.container import Section
 from codec.overfit import arm, bitstream, pipeline
 from codec.overfit.bitstream import Integers, QuantisedWeights
-from codec.overfit.fit import Fit, Function, Steer, choose, rate
+from codec.overfit.fit import STEERED, Fit, Function, Steer, choose, rate
 from codec.overfit.function import MARGIN, Spec
 from codec.processes import results
 from codec.profiles import RoomError
 
-SLOPE, AGAIN = -0.5, -0.35  # of the logarithm of the size against that of lambda, until it is known; of the last part
-SLOPES = (-1.0, -0.05)  # between which it is believed
+SLOPES = (-1.0, -0.1)  # of the logarithm of the size against that of lambda, between which one is believed
 DOUBTFUL = 0.2  # shrinkage of sizes that is as likely to be another
+PROMPT = 0.75  # part of what is amiss that is put right each time
 GUESSES = 6  # at most
-ROUNDS = 3  # of annealing again, at most
-FAR = 0.1  # log size, relative to what is asked for, at which the whole fit is done again
-FITTING = (-0.012, 0.03)  # log size, relative to what is asked for, that is only trimmed
-AIM = -0.004  # where in there to go
+ROUNDS = 3  # of fitting again, wholly or in part, at most
+FITTING = (-0.028, 0.015)  # log size, relative to what is asked for, that is only trimmed
+AIM = -0.008  # where in there to go
 APART = 2 * MARGIN + 1  # samples, at which changes do not disturb each other
 TRIES = 6  # at trimming
-LARGEST_TRIM = 0.05  # of the logarithm of the size, of what does not fit at the greatest lambda
+FURTHER = 0.2  # in the logarithm of lambda, what is tried next where trimming does not suffice
+HOPELESS = 0.1  # log size, relative to what is asked for at the greatest lambda, that cannot be trimmed
 
 
 @dataclass(frozen=True)
@@ -71,10 +70,16 @@ class Fits(ABC):
     Attributes:
         count: of the pictures.
         bounds: least and greatest logarithm.
+        responses: slopes of the logarithm of the size against that of lambda, until they are known: where lambda is
+            another for the whole fit, and for what comes after steering.
+        far: log size, relative to what is asked for, from which on the whole fit is done again, and not its last part;
+            0 where lambdas must be there from the beginning to change much.
     """
 
     count: int
     bounds: tuple[float, float]
+    responses: tuple[float, float]
+    far: float
     _fit: Fit  # the last one
 
     @abstractmethod
@@ -115,18 +120,71 @@ class Fits(ABC):
 
 
 class _Steering:
-    """Changes lambdas towards the size that is asked for, a part of the way each time."""
+    """Changes lambdas towards the size that is asked for, a part of the way each time.
 
-    def __init__(self, fits: Fits, logs: Tensor, room: Tensor) -> None:
-        self.fits, self.logs, self.room = fits, logs, room
+    Attributes:
+        logs: logarithms of the lambdas now.
+        mean: of those that would give about the same files if they were there from the beginning.
+    """
+
+    def __init__(self, fits: Fits, logs: Tensor, wanted: Tensor) -> None:
+        self.fits, self.logs, self.wanted = fits, logs, wanted
+        self.mean = logs
 
     def __call__(self, function: Function, lambdas: Tensor, part: float) -> tuple[Function, Tensor]:
         before = self.logs
         shrinkage = self.fits.shrinkage(before, part)
-        too_large = (self.fits.bits(function).cpu().double() / 8).log() - shrinkage - self.room
+        too_large = (self.fits.bits(function).cpu().double() / 8).log() - shrinkage - self.wanted
         sure = 1 / (1 + (shrinkage / DOUBTFUL) ** 2)
-        self.logs = (before - 0.75 * sure * too_large / SLOPE).clamp(*self.fits.bounds)
+        first, last = self.fits.responses
+        response = first + (last - first) * part / STEERED
+        self.logs = (before - PROMPT * sure * too_large / response).clamp(*self.fits.bounds)
+        self.mean = self.mean + (self.logs - before) * response / first
         return self.fits.changed(function, before, self.logs)
+
+
+class _Search:
+    """A search for the logarithms of lambdas (batch,) at which sizes are those that are asked for.
+
+    Attributes:
+        logs: the best that were tried.
+        off: logarithms of sizes there, relative to what is asked for.
+    """
+
+    def __init__(self, fits: Fits, wanted: Tensor) -> None:
+        self.bounds, self.wanted = fits.bounds, wanted
+        self.logs, self.off = torch.zeros_like(wanted), torch.full_like(wanted, torch.inf)
+        self.slope, self.last = torch.full_like(wanted, fits.responses[0]), (self.logs, self.off)
+        # The greatest that gave too large files, the smallest that gave too small ones: logs, off
+        self.nearest = [(torch.full_like(wanted, -sign * torch.inf), sign * self.off) for sign in (1, -1)]
+
+    @property
+    def fits(self) -> Tensor:
+        """Where files need but be trimmed, (batch,)."""
+        return (self.off > FITTING[0]) & (self.off < FITTING[1])
+
+    def add(self, logs: Tensor, log_sizes: Tensor) -> Tensor:
+        """Note what was tried; where it is better than all before, (batch,)."""
+        off = log_sizes - self.wanted
+        run, rise = logs - self.last[0], off - self.last[1]
+        known = rise.isfinite() & (run.abs() > 1e-3)
+        self.slope, self.last = torch.where(known, (rise / run).clamp(*SLOPES), self.slope), (logs, off)
+        for i, sign in enumerate((1, -1)):
+            of_logs, of_off = self.nearest[i]
+            nearer = (sign * off > 0) & (sign * logs > sign * of_logs)
+            self.nearest[i] = torch.where(nearer, logs, of_logs), torch.where(nearer, off, of_off)
+        better = _amiss(off) < _amiss(self.off)
+        self.logs, self.off = torch.where(better, logs, self.logs), torch.where(better, off, self.off)
+        return better
+
+    def next(self) -> Tensor:
+        """What to try: between the nearest, or where there are none on one side, as far beyond as the slope says."""
+        (large_logs, large), (small_logs, small) = self.nearest
+        part = ((large - AIM) / (large - small)).clamp(0.1, 0.9)
+        between = large_logs + part * (small_logs - large_logs)
+        beyond = [logs - (off - AIM) / self.slope for logs, off in self.nearest]
+        tried = torch.where(large.isinf(), beyond[1], torch.where(small.isinf(), beyond[0], between))
+        return torch.where(self.fits, self.logs, tried.clamp(*self.bounds))
 
 
 def encoded(fits: Fits, log_lambda: float, room: Sequence[int] | None) -> Fitted:
@@ -143,55 +201,67 @@ def of_size(fits: Fits, room: Sequence[int]) -> Fitted:
         RoomError: a picture takes more, even at the greatest lambda.
     """
     wanted = torch.tensor(room, dtype=torch.float64, device="cpu").clamp(min=1).log()
-    logs = _guess(fits, wanted)
-    steering = _Steering(fits, logs, wanted)
-    found = fits.fitted(logs, steering)
-    logs = kept = steering.logs
-    off = found.log_sizes() - wanted
-    far = bool((off.abs() > FAR).any())
-    slope = torch.full_like(logs, SLOPE if far else AGAIN)
-    for i in range(ROUNDS):
-        tried = _next(fits, logs, off, slope)
-        if torch.equal(tried, logs):
+    steering = _Steering(fits, _guess(fits, wanted), wanted)
+    found = fits.fitted(steering.logs, steering if fits.far else _as_it_is)
+    search, late = _Search(fits, wanted), fits.responses[1] / fits.responses[0]
+    search.add(steering.mean, found.log_sizes())
+    mean, last = steering.mean, steering.logs  # of lambdas in the last whole fit, and at its end
+    for _ in range(ROUNDS):
+        tried = search.next()
+        if torch.equal(tried, search.logs):
             break
-        if far and i == 0:
-            other, kept = fits.fitted(tried, lambda function, lambdas, _: (function, lambdas)), tried
+        if (search.off.abs() < fits.far).all():
+            changed = (last + (tried - mean) / late).clamp(*fits.bounds)
+            other, tried = fits.again(last, changed), mean + (changed - last) * late
         else:
-            other = fits.again(kept, tried)
-        other_off = other.log_sizes() - wanted
-        slope = _secant(slope, tried - logs, other_off - off)
-        better = other_off.abs() < off.abs()
-        found = chosen(better, other, found)
-        logs, off = torch.where(better, tried, logs), torch.where(better, other_off, off)
-    for i in ((off > LARGEST_TRIM) & (logs >= fits.bounds[1])).nonzero().flatten().tolist():
-        raise RoomError(i, round(math.exp(off[i] + wanted[i])))
-    return _trimmed(fits, found, wanted)
+            other, mean, last = fits.fitted(tried, _as_it_is), tried, tried
+        found = chosen(search.add(tried, other.log_sizes()), other, found)
+    return _fitting(fits, found, search)
+
+
+def _fitting(fits: Fits, found: Fitted, search: _Search) -> Fitted:
+    """Files that are small enough: trimmed, or if that does not suffice for other lambdas, greater and greater."""
+    logs, off, step = search.logs, search.off, FURTHER
+    while True:
+        if (off < HOPELESS).all():
+            found = _trimmed(fits, found, search.wanted)
+            off = found.log_sizes() - search.wanted
+        over = off > 0
+        if not over.any():
+            return found
+        if (hopeless := over & (logs >= fits.bounds[1])).any():
+            raise _room_error(hopeless, found)
+        logs = torch.where(over, logs + step, logs).clamp(*fits.bounds)
+        found, step = chosen(over, fits.fitted(logs, _as_it_is), found), 2 * step
+        off = found.log_sizes() - search.wanted
+
+
+def _room_error(which: Tensor, found: Fitted) -> RoomError:
+    """What to say of the first of some files, which cannot be smaller."""
+    i = int(which.nonzero()[0])
+    return RoomError(i, round(found.log_sizes()[i].exp().item()))
+
+
+def _as_it_is(function: Function, lambdas: Tensor, _: float) -> tuple[Function, Tensor]:
+    """Steers nowhere."""
+    return function, lambdas
+
+
+def _amiss(off: Tensor) -> Tensor:
+    """How bad sizes are that are off so much: what is too large can be trimmed, what is too small stays so."""
+    return torch.where(off > 0, off / 2, -off)
 
 
 @torch.no_grad()
 def _guess(fits: Fits, wanted: Tensor) -> Tensor:
     """Logarithms of lambdas at which beginnings of fits have the size that is asked for."""
-    logs, slope = torch.full_like(wanted, sum(fits.bounds) / 2), torch.full_like(wanted, SLOPE)
-    off = (fits.guessed(logs) / 8).log() - wanted
+    search, tried = _Search(fits, wanted), torch.full_like(wanted, sum(fits.bounds) / 2)
     for _ in range(GUESSES):
-        tried = _next(fits, logs, off, slope)
-        if torch.equal(tried, logs):
+        search.add(tried, (fits.guessed(tried) / 8).log())
+        tried = search.next()
+        if torch.equal(tried, search.logs):
             break
-        other_off = (fits.guessed(tried) / 8).log() - wanted
-        slope = _secant(slope, tried - logs, other_off - off)
-        logs, off = tried, other_off
-    return logs
-
-
-def _next(fits: Fits, logs: Tensor, off: Tensor, slope: Tensor) -> Tensor:
-    """What to try after these gave sizes that are so much off: the same where that can be trimmed, or is for good."""
-    tried = (logs - (off - AIM) / slope).clamp(*fits.bounds)
-    return torch.where((off > FITTING[0]) & (off < FITTING[1]), logs, tried)
-
-
-def _secant(slope: Tensor, run: Tensor, rise: Tensor) -> Tensor:
-    """The slope between two tries, where they differ enough to tell."""
-    return torch.where(run.abs() > 1e-3, (rise / run).clamp(*SLOPES), slope)
+    return tried
 
 
 def chosen(condition: Tensor, yes: Fitted, no: Fitted) -> Fitted:
@@ -205,30 +275,40 @@ def chosen(condition: Tensor, yes: Fitted, no: Fitted) -> Fitted:
 
 
 def _trimmed(fits: Fits, found: Fitted, wanted: Tensor) -> Fitted:
-    """The same in no more bytes than are wanted."""
+    """The same in no more bytes than are wanted, or not many more."""
     slopes: list[Tensor] = []
     for tries in range(TRIES):
         off = found.log_sizes() - wanted
         if (off <= 0).all():
-            return found
+            break
         slopes = slopes or fits.slopes(found)
         part = torch.where(off > 0, (-off - 5e-4 * 2**tries).exp(), 1)
         found = replace(found, function=_smaller(found.function, slopes, part.float().to(slopes[0].device)))
-    raise RoomError(int(off.argmax()), round(math.exp(off.max() + wanted[off.argmax()])))
+    return found
 
 
 @torch.no_grad()
 def _smaller(function: Function, slopes: list[Tensor], part: Tensor) -> Function:
     """Functions whose grids cost about this part (batch,) of their bits, by changes of some samples by one.
 
-    Only the finest grid that is not empty is changed. Changes are tried far apart from each other, as each also changes
-    what is expected of samples around it; kept are those that save bits, most first. Where there is a choice, it falls
-    on the sample that adds least to the distortion: of that the gradient is known, and the curvature taken to be the
-    same for all samples, as how large gradients still are tells it.
+    Grids are changed one after the other, the finest first, and only as far as is needed.
     """
-    level = next((i for i, g in enumerate(function.grids) if g.any()), 0)
-    added = 2 * slopes[level].abs().mean((1, 2, 3), keepdim=True) + 1e-30
     needed = (1 - part) * rate(function) * function.positions
+    for level, grid in enumerate(function.grids):
+        if grid.any():
+            function, needed = _lowered(function, slopes[level], level, needed)
+    return function
+
+
+def _lowered(function: Function, slope: Tensor, level: int, needed: Tensor) -> tuple[Function, Tensor]:
+    """Functions that cost so many bits (batch,) less, by changes in one grid, and what is still needed.
+
+    Changes are tried far apart from each other, as each also changes what is expected of samples around it; kept are
+    those that save bits, most first. Where there is a choice, it falls on the sample that adds least to the distortion:
+    of that the gradient is known, and the curvature taken to be the same for all samples, as how large gradients still
+    are tells it.
+    """
+    added = 2 * slope.abs().mean((1, 2, 3), keepdim=True) + 1e-30
     for y, x in product(range(APART), repeat=2):
         if (needed <= 0).all():
             break
@@ -237,7 +317,7 @@ def _smaller(function: Function, slopes: list[Tensor], part: Tensor) -> Function
         move = (means.round() - grid).sign() * _lattice(grid, y, x)
         if function.extent is not None:
             move = move * function.extent.inside[level]
-        worth = bits / (move * slopes[level] + added).maximum(0.1 * added)
+        worth = bits / (move * slope + added).maximum(0.1 * added)
         best = torch.where(move == 0, 0, worth).max(1, keepdim=True)
         there = (best.values > 0).to(grid)
         tried = list(function.grids)
@@ -247,7 +327,7 @@ def _smaller(function: Function, slopes: list[Tensor], part: Tensor) -> Function
         kept, amount = _best(saved * there, needed)
         tried[level] = torch.where(kept, tried[level], grid)
         function, needed = replace(function, grids=tried), needed - amount
-    return function
+    return function, needed
 
 
 def _lattice(grid: Tensor, y: int, x: int) -> Tensor:
