@@ -69,7 +69,7 @@ class LatentFits(Fits):
         progress: told after each iteration.
     """
 
-    responses, far = (-0.5, -0.35), 0.1
+    far = 0.1
     own_weights: bool
 
     def __init__(
@@ -78,6 +78,7 @@ class LatentFits(Fits):
     ) -> None:  # fmt: skip
         device, self.count = autoencoder.device, len(pictures)
         self.autoencoder, self.iterations, self.bounds, self.progress = autoencoder, iterations, bounds, progress
+        self.responses = -0.5, -0.35 if iterations.appearance else -0.5
         self.generator = torch.Generator(device).manual_seed(seed)
         self.picture, self.visible = to_tensor(pictures, device).expand(-1, 3, -1, -1), extent_of(pictures, device)
         self.latent = autoencoder.encode(self.picture)

@@ -1,8 +1,9 @@
 """Files of a size that is asked for, from one fit.
 
 Lambda is guessed from what the beginning of the fit would cost. While the first part of the fit anneals, lambda is
-steered by what the grids cost already. What is still amiss at the end is put right by annealing the last part again,
-with another lambda; and if the file is then a little too large, samples are changed by one where that saves most.
+steered by what the grids cost already. What is still amiss at the end is put right by annealing the last part again, or
+if it is much, by fitting again, with other lambdas; and if the file is then a little too large, samples are changed by
+one where that saves most.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ AIM = -0.008  # where in there to go
 APART = 2 * MARGIN + 1  # samples, at which changes do not disturb each other
 TRIES = 6  # at trimming
 FURTHER = 0.2  # in the logarithm of lambda, what is tried next where trimming does not suffice
-HOPELESS = 0.1  # log size, relative to what is asked for at the greatest lambda, that cannot be trimmed
+HOPELESS = 0.1  # log size, relative to what is asked for, that is beyond trimming
 
 
 @dataclass(frozen=True)
@@ -221,19 +222,16 @@ def of_size(fits: Fits, room: Sequence[int]) -> Fitted:
 
 def _fitting(fits: Fits, found: Fitted, search: _Search) -> Fitted:
     """Files that are small enough: trimmed, or if that does not suffice for other lambdas, greater and greater."""
-    logs, off, step = search.logs, search.off, FURTHER
+    logs, step = search.logs, FURTHER
     while True:
-        if (off < HOPELESS).all():
-            found = _trimmed(fits, found, search.wanted)
-            off = found.log_sizes() - search.wanted
-        over = off > 0
+        found = _trimmed(fits, found, search.wanted)
+        over = found.log_sizes() > search.wanted
         if not over.any():
             return found
         if (hopeless := over & (logs >= fits.bounds[1])).any():
             raise _room_error(hopeless, found)
         logs = torch.where(over, logs + step, logs).clamp(*fits.bounds)
         found, step = chosen(over, fits.fitted(logs, _as_it_is), found), 2 * step
-        off = found.log_sizes() - search.wanted
 
 
 def _room_error(which: Tensor, found: Fitted) -> RoomError:
@@ -275,14 +273,15 @@ def chosen(condition: Tensor, yes: Fitted, no: Fitted) -> Fitted:
 
 
 def _trimmed(fits: Fits, found: Fitted, wanted: Tensor) -> Fitted:
-    """The same in no more bytes than are wanted, or not many more."""
+    """The same in no more bytes than are wanted, where that is not hopeless."""
     slopes: list[Tensor] = []
     for tries in range(TRIES):
         off = found.log_sizes() - wanted
-        if (off <= 0).all():
+        over = (off > 0) & (off < HOPELESS)
+        if not over.any():
             break
         slopes = slopes or fits.slopes(found)
-        part = torch.where(off > 0, (-off - 5e-4 * 2**tries).exp(), 1)
+        part = torch.where(over, (-off - 5e-4 * 2**tries).exp(), 1)
         found = replace(found, function=_smaller(found.function, slopes, part.float().to(slopes[0].device)))
     return found
 
