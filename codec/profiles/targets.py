@@ -155,9 +155,15 @@ class _Search:
     def __init__(self, fits: Fits, wanted: Tensor) -> None:
         self.bounds, self.wanted = fits.bounds, wanted
         self.logs, self.off = torch.zeros_like(wanted), torch.full_like(wanted, torch.inf)
-        self.slope, self.last = torch.full_like(wanted, fits.responses[0]), (self.logs, self.off)
+        self.slope = torch.full_like(wanted, fits.responses[0])
+        self.forget()
+
+    def forget(self) -> None:
+        """What comes is not to be compared with what was before, but for which is better."""
+        none = torch.full_like(self.wanted, torch.inf)
+        self.last = none, none
         # The greatest that gave too large files, the smallest that gave too small ones: logs, off
-        self.nearest = [(torch.full_like(wanted, -sign * torch.inf), sign * self.off) for sign in (1, -1)]
+        self.nearest = [(-sign * none, sign * none) for sign in (1, -1)]
 
     @property
     def fits(self) -> Tensor:
@@ -168,7 +174,7 @@ class _Search:
         """Note what was tried; where it is better than all before, (batch,)."""
         off = log_sizes - self.wanted
         run, rise = logs - self.last[0], off - self.last[1]
-        known = rise.isfinite() & (run.abs() > 1e-3)
+        known = run.isfinite() & (run.abs() > 1e-3)
         self.slope, self.last = torch.where(known, (rise / run).clamp(*SLOPES), self.slope), (logs, off)
         for i, sign in enumerate((1, -1)):
             of_logs, of_off = self.nearest[i]
@@ -202,11 +208,11 @@ def of_size(fits: Fits, room: Sequence[int]) -> Fitted:
         RoomError: a picture takes more, even at the greatest lambda.
     """
     wanted = torch.tensor(room, dtype=torch.float64, device="cpu").clamp(min=1).log()
-    steering = _Steering(fits, _guess(fits, wanted), wanted)
-    found = fits.fitted(steering.logs, steering if fits.far else _as_it_is)
+    steering, steered = _Steering(fits, _guess(fits, wanted), wanted), fits.far > 0
+    found = fits.fitted(steering.logs, steering if steered else _as_it_is)
     search, late = _Search(fits, wanted), fits.responses[1] / fits.responses[0]
     search.add(steering.mean, found.log_sizes())
-    mean, last = steering.mean, steering.logs  # of lambdas in the last whole fit, and at its end
+    mean, last = steering.mean, steering.logs  # lambdas of the last whole fit, and at its end
     for _ in range(ROUNDS):
         tried = search.next()
         if torch.equal(tried, search.logs):
@@ -216,6 +222,9 @@ def of_size(fits: Fits, room: Sequence[int]) -> Fitted:
             other, tried = fits.again(last, changed), mean + (changed - last) * late
         else:
             other, mean, last = fits.fitted(tried, _as_it_is), tried, tried
+            if steered:  # then sizes answer otherwise, as the fit began for other lambdas
+                search.forget()
+            steered = False
         found = chosen(search.add(tried, other.log_sizes()), other, found)
     return _fitting(fits, found, search)
 
