@@ -6,20 +6,23 @@ from collections.abc import Sequence
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from conftest import FastProfile
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 import codec
 import pillow_clric
 from codec import batches
 from codec.container import Section
-from codec.profiles import Profile, Settings
+from codec.profiles import Profile, Settings, targets
 
 SAMPLES = Path(__file__).parent.parent / "samples"
 PROFILES = [("clric", 1), ("clric", 2), ("coolchic", 1)]
@@ -137,13 +140,58 @@ def test_other_errors_are_errors(fast_profile: FastProfile, monkeypatch: pytest.
 def test_target_size(profile: str, effort: int) -> None:
     """Never over, hardly under, and as good as what has that size anyway."""
     picture = photo(96, 128)
-    for quality in (30, 60) if profile == "clric" else (50,):
+    for quality in (30, 60) if profile == "clric" else (15, 50):
         plain = codec.encode(picture, profile=profile, quality=quality, effort=effort, device="cpu")
         for target in (len(plain), int(0.8 * len(plain))):
             data = codec.encode(picture, profile=profile, target_size=target, effort=effort, device="cpu")
-            assert 0.95 * target <= len(data) <= target
+            assert 0.97 * target <= len(data) <= target
             if target == len(plain):
                 assert psnr(data, picture) > psnr(plain, picture) - 1
+
+
+class Sizes(SimpleNamespace):
+    """What a search asks of fits; two pictures' sizes fall with lambda, each as fast as it says."""
+
+    bounds, responses, steepness, leap = (-10.0, 2.0), (-0.4, -0.16), torch.tensor([0.3]), 0.0
+
+    def log_sizes(self, logs: Tensor) -> Tensor:
+        return 8 - self.steepness * logs - torch.where(logs > -3, self.leap, 0)
+
+
+def searched(sizes: Sizes, first: Tensor, wanted: Tensor, rounds: int) -> targets._Search:
+    search, tried = targets._Search(sizes, wanted), first  # type: ignore[arg-type]
+    for _ in range(rounds):
+        search.add(tried, sizes.log_sizes(tried))
+        tried = search.next()
+    return search
+
+
+@given(steepness=st.floats(0.12, 0.9), first=st.floats(-10, 2), right=st.floats(-9, 1))
+def test_search_finds_what_there_is(steepness: float, first: float, right: float) -> None:
+    sizes = Sizes(steepness=torch.tensor([steepness, 0.4]))
+    wanted = sizes.log_sizes(torch.tensor([right, right]))
+    search = searched(sizes, torch.tensor([first, right]), wanted, 4)
+    assert search.fits.all()
+    assert search.logs[1] == right  # what fits is left alone
+
+
+@given(first=st.floats(-10, 2), leap=st.floats(0.3, 1))
+def test_search_closes_in_on_a_leap(first: float, leap: float) -> None:
+    """No size that is asked for is there, but on both sides of it there are."""
+    sizes = Sizes(leap=leap)
+    wanted = sizes.log_sizes(torch.tensor([-3.0])) - leap / 2
+    search = searched(sizes, torch.tensor([first]), wanted, 9)
+    (large, _), (small, _) = search.nearest
+    assert large <= -3 < small < large + 2
+    assert search.off.abs() < leap
+
+
+@given(st.floats(-10, 2))
+def test_search_ends_at_its_bounds(first: float) -> None:
+    sizes = Sizes()
+    wanted = sizes.log_sizes(torch.tensor([3.0, -12.0]))
+    search = searched(sizes, torch.tensor([first, first]), wanted, 5)
+    assert search.logs.tolist() == [2.0, -10.0]
 
 
 def test_target_counts_metadata() -> None:
