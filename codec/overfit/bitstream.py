@@ -132,9 +132,7 @@ def read(
     return spec, weights, _by_level(spec, read_planes(grids_section, spec, weights.whole(spec), empty))
 
 
-def verify(
-    sections: tuple[bytes, bytes], spec: Spec, weights: QuantisedWeights, grids: Sequence[Integers]
-) -> None:  # fmt: skip
+def verify(sections: tuple[bytes, bytes], spec: Spec, weights: QuantisedWeights, grids: Sequence[Integers]) -> None:
     """Read back what was written; anything else than the same would be a file that shows another picture.
 
     Raises:
