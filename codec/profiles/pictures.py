@@ -26,7 +26,7 @@ GUESS = 0.4, 0.1, 0.14
 # add; how fast that is over; by how much files grow meanwhile.
 SHRINKAGE, DECAY, GROWTH = (4.5, 0.384, -0.48), 5.1, 0.09
 ONE_BASE = 1.0  # in the logarithm of lambda, what is fitted from one base: from one to the next sizes leap
-SUPPLE = 300  # iterations, from which on their last part still changes sizes
+SUPPLE = 150  # iterations, from which on their last part still changes sizes
 WEIGHTS_BUDGET = 860  # bytes that a function's weights may take
 WEIGHTS_BUDGET_PIXELS = 768 * 512  # for a picture of up to so many pixels; for larger ones, more in proportion
 
