@@ -124,6 +124,7 @@ class Repeated:
     def __init__(self, action: Callable[[], None], device: torch.device, times: int) -> None:
         self._action, self._device = action, device
         self._graphed = device.type == "cuda" and times >= GRAPHED
+        self._stream = torch.cuda.Stream(device) if self._graphed else None
         self.changed()
 
     def changed(self) -> None:
@@ -141,16 +142,18 @@ class Repeated:
 
     def _aside(self) -> None:
         """Do it in another stream, as torch asks for before a graph is captured: what is made once is made then."""
-        stream, ours = torch.cuda.Stream(self._device), torch.cuda.current_stream(self._device)
-        stream.wait_stream(ours)
-        with torch.cuda.stream(stream):
+        assert self._stream is not None
+        ours = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(ours)
+        with torch.cuda.stream(self._stream):
             self._action()
-        ours.wait_stream(stream)
+        ours.wait_stream(self._stream)
 
     def _captured(self) -> Callable[[], None]:
         """What does it as one graph; or as before, where that cannot be."""
-        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(self._device)
-        alone = torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local")  # whatever other threads do
+        graph = torch.cuda.CUDAGraph()
+        # Whatever other threads do meanwhile
+        alone = torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local")
         try:
             with torch.cuda.device(self._device), alone:
                 self._action()
