@@ -52,8 +52,9 @@ def encode(items: Sequence[Item], profile: Profile, settings: Settings) -> list[
     capacity = pixels_at_once(device, profile.footprint) if profile.together(settings) else 0
     shapes = [(item.header.mode, item.header.height, item.header.width) for item in items]
     files: dict[int, bytes] = {}
-    with sharing(_helpers(len(items), device)):
-        for bucket in buckets(shapes, capacity):
+    together = buckets(shapes, capacity)
+    with sharing(_helpers(max(map(len, together), default=0), device)):
+        for bucket in together:
             told = settings if len(items) == 1 else _in_pictures(settings, len(files), len(bucket), len(items))
             for part, coded in _fitted(bucket, items, profile, told):
                 files |= zip(part, coded, strict=True)
@@ -62,7 +63,7 @@ def encode(items: Sequence[Item], profile: Profile, settings: Settings) -> list[
 
 def _helpers(count: int, device: torch.device) -> int:
     """Processes that share what is done picture by picture, which a GPU would wait for; fits on CPUs need all cores."""
-    return 0 if count == 1 or device.type == "cpu" else min(count, cores())
+    return 0 if count < 2 or device.type == "cpu" else min(count, cores())
 
 
 def _in_pictures(settings: Settings, before: int, count: int, total: int) -> Settings:

@@ -46,7 +46,10 @@ def sharing(count: int) -> Iterator[None]:
 
 def results(function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> list[Any]:
     """What a function of a module gives for each of some arguments; what it raises, this raises."""
-    idle, helpers = SimpleQueue[_Helper](), _helpers.get()
+    helpers = _helpers.get()
+    if not helpers:
+        return [function(*given) for given in arguments]
+    idle = SimpleQueue[_Helper]()
     for helper in helpers:
         idle.put(helper)
 
@@ -57,8 +60,6 @@ def results(function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) 
         finally:
             idle.put(helper)
 
-    if not helpers:
-        return [function(*given) for given in arguments]
     with ThreadPoolExecutor(len(helpers)) as threads:
         return list(threads.map(result, arguments))
 
