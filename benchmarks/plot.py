@@ -11,7 +11,9 @@ from pathlib import Path
 
 import click
 from common import table
-from curves import METRICS, Curve, anchor_curves, bd_rate, results_curves
+from curves import METRICS, anchor_curves, results_curves
+
+from codec.curves import Curve, bd_rate
 
 AXES = {"psnr": "PSNR, dB", "msssim": "MS-SSIM, dB", "lpips": "LPIPS (lower is better)"}
 

@@ -24,9 +24,10 @@ from torch.optim.swa_utils import AveragedModel
 from codec.autoencoders import model as model_files
 from codec.autoencoders.networks.base import Base, Config
 from codec.training import photos
-from codec.training.loop import MuonAndAdam, iterations, resume
 from codec.training.lpips import Lpips
+from codec.training.optimizers import MuonAndAdam
 from codec.training.prior import CheckerboardPrior, Gains, draw_lambdas
+from codec.training.scripts import iterations, resume
 
 LPIPS_WEIGHT = 0.3
 AVERAGING = 0.999  # of the weights, an iteration

@@ -29,9 +29,9 @@ from codec.overfit import synthesis
 from codec.overfit.fit import Function, Weights, rate
 from codec.overfit.function import Spec
 from codec.training import photos
-from codec.training.loop import iterations, resume
 from codec.training.lpips import Lpips
 from codec.training.prior import KNOTS, LAMBDAS, draw_lambdas, knot_weights
+from codec.training.scripts import iterations, resume
 
 LPIPS_WEIGHT = 0.3
 AVERAGING = 0.998  # of the weights, an iteration

@@ -1,77 +1,294 @@
-"""What trainings have in common: Muon beside Adam, and iterations that are resumed from checkpoints."""
+"""The loop of all trainings: one that can be stopped and resumed at any iteration, on a CPU or a GPU.
+
+Whatever is random is drawn from the seed and the iteration, so that a training that was stopped and resumed is the
+same, bit by bit, as one that was not (on the same machine, with as many threads).
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 import time
-from collections.abc import Iterable, Iterator
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from types import FrameType
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-SAVED = 120  # seconds from one checkpoint to the next
+from codec.training.optimizers import MuonAndAdam, Schedule
+
+CHECKPOINT, DECAYED, LOG = "checkpoint.pt", "decayed.pt", "log.jsonl"
+SAVED = 300  # seconds from one checkpoint to the next
+LOGGED = 100  # iterations from one line of the log to the next
+AVERAGING = 1e-3  # weight of each iteration's parameters in their average; more in the beginning
+CLIPPED = 1.0  # norm of all gradients together
 
 
-class MuonAndAdam:
-    """Muon for some kernels of convolutions, each as a matrix that shares its memory, and Adam for the rest.
+class Task(ABC):
+    """What is trained, on what, to lower what.
 
-    Args:
-        times: Muon's learning rate, in Adam's.
+    Attributes:
+        name: of the training.
+        model: its parameters are what is trained. It is on the loop's device when `loss` is called.
+        config: what else a checkpoint must agree on.
     """
 
-    def __init__(self, kernels: Iterable[nn.Parameter], parameters: Iterable[nn.Parameter], times: float) -> None:
-        self.matrices = {p: p.detach().flatten(1).requires_grad_() for p in kernels}
-        rest = [p for p in parameters if p not in self.matrices]
-        muon = torch.optim.Muon(self.matrices.values(), weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
-        self.optimizers = {muon: times, torch.optim.Adam(rest, betas=(0.9, 0.99), fused=True): 1.0}
+    name: str
+    model: nn.Module
+    config: Mapping[str, Any]
 
-    def step(self, learning_rate: float) -> None:
-        """Change the parameters by their gradients."""
-        for kernels, matrix in self.matrices.items():
-            assert kernels.grad is not None
-            matrix.grad = kernels.grad.flatten(1)
-        for optimizer, times in self.optimizers.items():
-            optimizer.param_groups[0]["lr"] = learning_rate * times
-            optimizer.step()
+    @abstractmethod
+    def optimizer(self) -> MuonAndAdam:
+        """The optimizer of the model's parameters where they are now."""
 
-    def state(self) -> list[dict[str, Any]]:
-        return [optimizer.state_dict() for optimizer in self.optimizers]
+    @abstractmethod
+    def batch(self, seed: int, iteration: int) -> Tensor:
+        """Examples for an iteration, on the CPU; called by other threads, and depends on its arguments only."""
 
-    def load(self, states: list[dict[str, Any]]) -> None:
-        for optimizer, state in zip(self.optimizers, states, strict=True):
-            optimizer.load_state_dict(state)
+    @abstractmethod
+    def loss(self, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, and figures to log, as scalars. What is random comes from torch's generator."""
+
+    def validate(self, model: nn.Module, state: Progress, folder: Path) -> dict[str, Any]:
+        """Figures of the averaged model for the log; pictures may be left in the folder."""
+        return {}
 
 
-class Trainer(Protocol):
-    """What is trained: `done` counts its iterations, its state is what a checkpoint holds."""
+@dataclass(frozen=True)
+class Progress:
+    """How far a training has come.
 
-    done: int
-    device: torch.device
+    Attributes:
+        iteration: how many are done.
+        seconds: of wall clock.
+        core_seconds: of processor time: what is comparable if the machine does something else, too.
+    """
 
-    def state(self) -> dict[str, Any]: ...
+    iteration: int = 0
+    seconds: float = 0.0
+    core_seconds: float = 0.0
 
-    def load(self, state: dict[str, Any]) -> None: ...
+    def as_log(self) -> dict[str, float]:
+        return {
+            "iteration": self.iteration,
+            "hours": round(self.seconds / 3600, 4),
+            "core_hours": round(self.core_seconds / 3600, 4),
+        }
 
 
-def resume(trainer: Trainer, checkpoint: Path) -> None:
-    """Load the checkpoint if there is one, and seed torch by how much is done."""
-    if checkpoint.exists():
-        trainer.load(torch.load(checkpoint, weights_only=True, map_location=trainer.device))
-    torch.manual_seed(trainer.done)
+@dataclass(frozen=True)
+class Budget:
+    """When a run ends: by what comes first.
+
+    Attributes:
+        hours: of wall clock, from the beginning of the run.
+        core_hours: of processor time since the training began.
+        iterations: since the training began.
+    """
+
+    hours: float | None = None
+    core_hours: float | None = None
+    iterations: int | None = None
+
+    def spent(self, progress: Progress, begun: Progress) -> bool:
+        return (
+            (self.hours is not None and progress.seconds - begun.seconds >= 3600 * self.hours)
+            or (self.core_hours is not None and progress.core_seconds >= 3600 * self.core_hours)
+            or (self.iterations is not None and progress.iteration >= self.iterations)
+        )
 
 
-def iterations(trainer: Trainer, checkpoint: Path, end: float, length: int) -> Iterator[float]:
-    """Part of the training that is done, 0 to 1, before each iteration; writes the checkpoint now and then and at last.
+class Loop:
+    """A training in a folder, which holds its checkpoint, its log, and what validations leave.
 
     Args:
-        end: when to stop, by `time.monotonic()`.
-        length: iterations of the whole training.
+        task: what is trained; its model is moved to the device.
+        folder: made if it is missing; a checkpoint in it is resumed.
+        schedule: of learning rates.
+        seed: of all that is random.
+        decay: iterations in which the learning rate falls to zero, from the checkpoint on, after which the training is
+            done; the state is then kept beside the checkpoint, from which training may go on as if nothing had been.
     """
-    saved = time.monotonic()
-    while time.monotonic() < end and trainer.done < length:
-        yield trainer.done / length
-        if time.monotonic() - saved > SAVED:
-            torch.save(trainer.state(), checkpoint)
-            saved = time.monotonic()
-    torch.save(trainer.state(), checkpoint)
+
+    def __init__(
+        self, task: Task, folder: Path, schedule: Schedule, device: torch.device | str = "cpu", seed: int = 0,
+        decay: int | None = None,
+    ) -> None:  # fmt: skip
+        folder.mkdir(parents=True, exist_ok=True)
+        self.task, self.folder, self.schedule, self.seed = task, folder, schedule, seed
+        self.device = torch.device(device)
+        task.model.to(self.device)
+        self.average = {name: tensor.detach().clone() for name, tensor in task.model.state_dict().items()}
+        self.optimizer = task.optimizer()
+        self.progress = Progress()
+        self.sums: dict[str, Tensor | float] = {}
+        self.summed = 0
+        self.checkpoint = folder / (CHECKPOINT if decay is None else DECAYED)
+        for path in (self.checkpoint, folder / CHECKPOINT):
+            if path.exists():
+                self._load(torch.load(path, weights_only=True, map_location=self.device))
+                break
+        if decay is not None and self.schedule.decay is None:
+            self.schedule = replace(schedule, decay=(self.progress.iteration, self.progress.iteration + decay))
+
+    def run(self, budget: Budget, validate_every: float | None = None, workers: int = 1) -> None:
+        """Train until the budget is spent, the learning rate is zero, or SIGINT or SIGTERM asks to stop; then save.
+
+        Args:
+            validate_every: hours of training from one validation to the next; also one at the end. None: none.
+            workers: threads that make batches.
+        """
+        begun = validated = self.progress
+        saved = time.monotonic()
+        with _stop_signals() as stopped, self._batches(workers) as batches:
+            while not (stopped or budget.spent(self.progress, begun) or self._decayed()):
+                wall, core = time.monotonic(), time.process_time()
+                self._step(next(batches))
+                self.progress = Progress(
+                    self.progress.iteration + 1,
+                    self.progress.seconds + time.monotonic() - wall,
+                    self.progress.core_seconds + time.process_time() - core,
+                )
+                if self.progress.iteration % LOGGED == 0:
+                    self._log_means()
+                if time.monotonic() - saved > SAVED:
+                    self.save()
+                    saved = time.monotonic()
+                if validate_every is not None and self.progress.seconds - validated.seconds > 3600 * validate_every:
+                    self.validate()
+                    validated = self.progress
+            self.save()
+            if validate_every is not None and not stopped and validated != self.progress:
+                self.validate()
+
+    def validate(self) -> None:
+        """Log the figures of the averaged model."""
+        model, current = self.task.model, {n: t.clone() for n, t in self.task.model.state_dict().items()}
+        model.load_state_dict(self.average)
+        try:
+            with torch.no_grad():
+                figures = self.task.validate(model.eval(), self.progress, self.folder)
+        finally:
+            model.load_state_dict(current)
+            model.train()
+        if figures:
+            self._log({"validation": figures})
+
+    def save(self) -> None:
+        """Write the checkpoint, whole or not at all."""
+        state = {
+            "task": self.task.name, "config": json.dumps(self.task.config), "seed": self.seed,
+            "model": self.task.model.state_dict(), "average": self.average, "optimizer": self.optimizer.state(),
+            "iteration": self.progress.iteration, "seconds": self.progress.seconds,
+            "core_seconds": self.progress.core_seconds, "decay": self.schedule.decay,
+        }  # fmt: skip
+        temporary = self.checkpoint.with_suffix(".tmp")
+        torch.save(state, temporary)
+        os.replace(temporary, self.checkpoint)
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        found = {"task": state["task"], "seed": state["seed"], "config": json.loads(state["config"])}
+        wanted = {"task": self.task.name, "seed": self.seed, "config": json.loads(json.dumps(self.task.config))}
+        for key, value in wanted.items():
+            if found[key] != value:
+                raise ValueError(
+                    f"the checkpoint in {self.folder} was trained with {key} {found[key]}, not {value}: give the same,"
+                    " or another folder"
+                )
+        self.task.model.load_state_dict(state["model"])
+        for name, tensor in self.average.items():
+            tensor.copy_(state["average"][name])
+        self.optimizer.load(state["optimizer"])
+        self.progress = Progress(state["iteration"], state["seconds"], state["core_seconds"])
+        if state["decay"] is not None:
+            self.schedule = replace(self.schedule, decay=tuple(state["decay"]))
+
+    def _decayed(self) -> bool:
+        return self.schedule.decay is not None and self.progress.iteration >= self.schedule.decay[1]
+
+    def _step(self, batch: Tensor) -> None:
+        """One iteration."""
+        iteration = self.progress.iteration
+        torch.manual_seed(self.seed * 2**32 + iteration)
+        loss, figures = self.task.loss(batch.to(self.device, non_blocking=True))
+        self.task.model.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.task.model.parameters(), CLIPPED)
+        self.optimizer.step(self.schedule(iteration))
+        self._update_average(iteration)
+        for name, value in {"loss": loss.detach(), "norm": norm, **figures}.items():
+            self.sums[name] = self.sums.get(name, 0) + value
+        self.summed += 1
+
+    @torch.no_grad()
+    def _update_average(self, iteration: int) -> None:
+        state = self.task.model.state_dict()
+        tensors = [tensor for tensor in self.average.values() if tensor.is_floating_point()]
+        current = [state[name] for name, tensor in self.average.items() if tensor.is_floating_point()]
+        torch._foreach_lerp_(tensors, current, max(AVERAGING, 1 / (1 + iteration / 10)))
+
+    @contextmanager
+    def _batches(self, workers: int) -> Iterator[Iterator[Tensor]]:
+        """Batches from the next iteration on, some of them made in advance."""
+        pool = ThreadPoolExecutor(workers)
+
+        def batches() -> Iterator[Tensor]:
+            ahead: deque[Future[Tensor]] = deque()
+            following = self.progress.iteration
+            while True:
+                while len(ahead) < workers + 1:
+                    ahead.append(pool.submit(self.task.batch, self.seed, following))
+                    following += 1
+                yield ahead.popleft().result()
+
+        try:
+            yield batches()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _log_means(self) -> None:
+        """Log the means of all figures since this was last done."""
+        self._log({name: float(f"{float(total) / self.summed:.5g}") for name, total in self.sums.items()})
+        self.sums, self.summed = {}, 0
+
+    def _log(self, figures: Mapping[str, Any]) -> None:
+        with (self.folder / LOG).open("a") as file:
+            file.write(json.dumps({**self.progress.as_log(), **figures}) + "\n")
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The log's lines, without those of iterations that were lost and done again."""
+    lines: list[dict[str, Any]] = []
+    for text in (folder / LOG).read_text().splitlines():
+        line = json.loads(text)
+        while lines and lines[-1]["iteration"] > line["iteration"]:
+            lines.pop()
+        lines.append(line)
+    return lines
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """A list that has something in it as soon as SIGINT or SIGTERM came."""
+    came: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+
+    try:
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # signals reach the main thread only
+        before = {}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -25,8 +25,9 @@ from codec.autoencoders import store
 from codec.autoencoders.autoencoder import Autoencoder
 from codec.autoencoders.perception import TAPS, Perception, direction
 from codec.training import photos
-from codec.training.loop import MuonAndAdam, iterations, resume
 from codec.training.lpips import Lpips
+from codec.training.optimizers import MuonAndAdam
+from codec.training.scripts import iterations, resume
 
 BLOCKS = (0, 2, 4, 5, 7, 8, 10, 11)  # layers at which blocks begin, and the end
 APART = 1 / 3  # part of the training in which blocks learn apart

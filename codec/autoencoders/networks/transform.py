@@ -1,0 +1,305 @@
+"""The networks of the learned transform: everything at 1/8 and 1/16 of the picture's resolution, for any rate.
+
+Patches of 8 x 8 pixels are embedded once, and from there on all layers are 1 x 1 or depthwise convolutions, which CPUs
+and GPUs alike run at nearly the speed of plain matrix products (Jia et al., "Towards practical real-time neural video
+compression", CVPR 2025). The layers that change the resolution form a linear path from pixels to latent and back,
+beside which the residual blocks start as zero: a network that starts as a KLT has only to learn what no linear
+transform can do (`Transform.start_as_klt`).
+
+One network serves all rates: the latent is multiplied by a gain for each channel before it is rounded (Cui et al.,
+"Asymmetric gained deep image compression", CVPR 2021), and features at 1/16 are modulated, both by lambda.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from codec.autoencoders.errors import ModelFileError
+from codec.autoencoders.model import METADATA, read_safetensors
+from codec.autoencoders.networks.limits import MAX_BLOCKS, MAX_WIDTH, whole
+
+PATCH = 8  # pixels along a side of what is embedded at once
+DOWNSCALE = 16  # pixels for one sample of the latent, along each axis
+PIXELS = 3 * PATCH**2  # samples of a patch
+STEP = 10.2  # quantiser's best step by the root of lambda, at high rates, for pictures in -1..1
+
+
+@dataclass(frozen=True)
+class Config:
+    """What shapes the networks.
+
+    Attributes:
+        latent: channels of the latent, at 1/16.
+        fine: channels at 1/8 of the resolution.
+        coarse: channels at 1/16, at least as many as the latent's.
+        encoder, decoder: residual blocks at 1/8 and at 1/16.
+        expansion: hidden channels of each block's gated layer, in its channels.
+        knots: lambdas for which there are gains and modulations, evenly spaced in log lambda.
+        lambdas: least and greatest of them, for distortions that are squared errors of pictures in 0..1.
+    """
+
+    latent: int = 320
+    fine: int = 192
+    coarse: int = 320
+    encoder: tuple[int, int] = (3, 2)
+    decoder: tuple[int, int] = (3, 2)
+    expansion: int = 2
+    knots: int = 12
+    lambdas: tuple[float, float] = (3e-5, 0.1)
+
+    def __post_init__(self) -> None:
+        whole("fine", self.fine, 1, MAX_WIDTH)
+        whole("coarse", self.coarse, 1, min(MAX_WIDTH, 4 * self.fine))
+        whole("latent", self.latent, 1, min(self.coarse, 4 * PIXELS))
+        whole("expansion", self.expansion, 1, 16)
+        whole("knots", self.knots, 2, 256)
+        for name in ("encoder", "decoder"):
+            first, second = getattr(self, name)
+            object.__setattr__(self, name, (whole(name, first, 0, MAX_BLOCKS), whole(name, second, 0, MAX_BLOCKS)))
+        low, high = (float(bound) for bound in self.lambdas)
+        if not 0 < low < high < math.inf:
+            raise ValueError(f"lambdas must be two rising positive numbers, not {self.lambdas!r}")
+        object.__setattr__(self, "lambdas", (low, high))
+
+    @property
+    def macs(self) -> dict[str, float]:
+        """Multiplications a pixel of "encoder" and "decoder", in thousands."""
+
+        def blocks(channels: int, count: int) -> int:
+            return count * channels * (channels * (2 + 3 * self.expansion) + 9)
+
+        ends = 9 * PIXELS * self.fine
+        between = self.coarse * (4 * self.fine + self.latent)
+        return {
+            name: ((ends + blocks(self.fine, fine)) / PATCH**2 + (between + blocks(self.coarse, coarse)) / DOWNSCALE**2)
+            / 1000
+            for name, (fine, coarse) in (("encoder", self.encoder), ("decoder", self.decoder))
+        }
+
+
+class Pointwise(nn.Linear):
+    """A 1 x 1 convolution as a matrix product, which is faster where grids are small and weights are many."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, inputs, h, w) to (batch, outputs, h, w); channels_last stays so, without a copy."""
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class Block(nn.Module):
+    """Spatial mixing by a depthwise convolution, then a gated layer at each position; both are added to the input."""
+
+    def __init__(self, channels: int, expansion: int) -> None:
+        super().__init__()
+        self.mix_in = Pointwise(channels, channels)
+        self.mix = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        self.mix_out = Pointwise(channels, channels)
+        self.gate_in = Pointwise(channels, 2 * expansion * channels)
+        self.gate_out = Pointwise(expansion * channels, channels)
+        for layer in (self.mix_in, self.mix, self.gate_in):
+            initialise(layer)
+        for layer in (self.mix_out, self.gate_out):  # a block starts as the identity
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, h, w) to the same."""
+        x = x + self.mix_out(self.mix(F.silu(self.mix_in(x))))
+        gate, value = self.gate_in(x).chunk(2, 1)
+        result: Tensor = x + self.gate_out(F.silu(gate) * value)
+        return result
+
+
+def initialise(layer: nn.Conv2d | Pointwise) -> None:
+    """Random weights that keep the variance, and no bias."""
+    nn.init.normal_(layer.weight, std=layer.weight[0].numel() ** -0.5)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
+class Stack(nn.Sequential):
+    """Blocks of one width."""
+
+    def __init__(self, channels: int, count: int, expansion: int) -> None:
+        super().__init__(*(Block(channels, expansion) for _ in range(count)))
+
+
+class Encoder(nn.Module):
+    """Pictures in -1..1 to latents."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        fine, coarse = config.encoder
+        self.embed = nn.Conv2d(PIXELS, config.fine, 3, padding=1)
+        self.fine = Stack(config.fine, fine, config.expansion)
+        self.down = Pointwise(4 * config.fine, config.coarse)
+        self.coarse = Stack(config.coarse, coarse, config.expansion)
+        self.project = Pointwise(config.coarse, config.latent)
+        for layer in (self.embed, self.down, self.project):
+            initialise(layer)
+
+    def forward(self, pictures: Tensor, modulation: Tensor) -> Tensor:
+        """(batch, 3, 16 h, 16 w), modulation (batch, coarse, 1, 1) to (batch, latent, h, w)."""
+        x = self.fine(self.embed(F.pixel_unshuffle(pictures, PATCH)))
+        x = self.coarse(self.down(F.pixel_unshuffle(x, 2)) * modulation)
+        latents: Tensor = self.project(x)
+        return latents
+
+
+class Decoder(nn.Module):
+    """Latents to pictures, in -1..1 but for small excursions."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        fine, coarse = config.decoder
+        self.expand = Pointwise(config.latent, config.coarse)
+        self.coarse = Stack(config.coarse, coarse, config.expansion)
+        self.up = Pointwise(config.coarse, 4 * config.fine)
+        self.fine = Stack(config.fine, fine, config.expansion)
+        self.unembed = nn.Conv2d(config.fine, PIXELS, 3, padding=1)
+        for layer in (self.expand, self.up, self.unembed):
+            initialise(layer)
+
+    def forward(self, latents: Tensor, modulation: Tensor) -> Tensor:
+        """(batch, latent, h, w), modulation (batch, coarse, 1, 1) to (batch, 3, 16 h, 16 w)."""
+        x = self.coarse(self.expand(latents) * modulation)
+        x = self.fine(F.pixel_shuffle(self.up(x), 2))
+        return F.pixel_shuffle(self.unembed(x), PATCH)
+
+
+class Transform(nn.Module):
+    """Encoder, decoder, and what makes them serve every lambda."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder, self.decoder = Encoder(config), Decoder(config)
+        low, high = (math.log(bound) for bound in config.lambdas)
+        knots = torch.linspace(low, high, config.knots)
+        self.log_gain = nn.Parameter((-math.log(STEP) - knots / 2)[:, None].repeat(1, config.latent))
+        self.encoder_modulation = nn.Parameter(torch.zeros(config.knots, config.coarse))
+        self.decoder_modulation = nn.Parameter(torch.zeros(config.knots, config.coarse))
+
+    def knot_weights(self, lambdas: Tensor) -> Tensor:
+        """How much each knot counts at each lambda: (batch,) to (batch, knots); beyond the ends as at the ends."""
+        low, high = (math.log(bound) for bound in self.config.lambdas)
+        position = ((lambdas.log() - low) / (high - low)).clamp(0, 1) * (self.config.knots - 1)
+        knots = torch.arange(self.config.knots, device=lambdas.device)
+        return F.relu(1 - (position[:, None] - knots).abs())
+
+    def gains(self, lambdas: Tensor) -> Tensor:
+        """Gain of each channel: (batch,) to (batch, latent, 1, 1)."""
+        return _spread(self.knot_weights(lambdas) @ self.log_gain).exp()
+
+    def encode(self, pictures: Tensor, lambdas: Tensor) -> Tensor:
+        """Latents, not yet multiplied by gains.
+
+        Args:
+            pictures: (batch, 3, height, width) in 0..1, of any size from 1 x 1 on; edges are repeated outwards.
+            lambdas: (batch,)
+
+        Returns:
+            (batch, latent, ceil(height / 16), ceil(width / 16)) in float32.
+        """
+        height, width = pictures.shape[2:]
+        if height % DOWNSCALE or width % DOWNSCALE:
+            pictures = F.pad(pictures, (0, -width % DOWNSCALE, 0, -height % DOWNSCALE), mode="replicate")
+        modulation = 1 + _spread(self.knot_weights(lambdas) @ self.encoder_modulation)
+        latents: Tensor = self.encoder(2 * pictures - 1, modulation)
+        return latents.float()
+
+    def decode(self, latents: Tensor, lambdas: Tensor, height: int, width: int) -> Tensor:
+        """Pictures (batch, 3, height, width) in float32, in 0..1 but for small excursions.
+
+        Args:
+            latents: (batch, latent, ceil(height / 16), ceil(width / 16)), after their gains were divided out.
+            lambdas: (batch,)
+        """
+        modulation = 1 + _spread(self.knot_weights(lambdas) @ self.decoder_modulation)
+        pictures: Tensor = self.decoder(latents, modulation)
+        return pictures[:, :, :height, :width].float() / 2 + 0.5
+
+    @torch.no_grad()
+    def start_as_klt(self, pictures: Tensor) -> Tensor:
+        """Make the linear path the Karhunen-Loeve transform of patches of 16 x 16, best for the fewest channels.
+
+        Args:
+            pictures: (batch, 3, 16 h, 16 w) in 0..1, as many as possible.
+
+        Returns:
+            Variance of each channel of the latent (latent,), falling.
+        """
+        encoder, decoder = self.encoder, self.decoder
+        patches = F.pixel_unshuffle(2 * pictures - 1, PATCH)
+        embedding = _principal(patches)[1][: self.config.fine]
+        embedded = F.conv2d(patches, embedding[:, :, None, None])
+        variances, basis = _principal(F.pixel_unshuffle(embedded, 2))
+        basis = basis[: self.config.latent]
+        rows, inputs = basis.shape
+        for layer in (encoder.embed, encoder.down, encoder.project, decoder.expand, decoder.up, decoder.unembed):
+            # A little noise, so that channels that are not needed yet can become useful.
+            layer.weight.normal_(std=0.01 * layer.weight.shape[1] ** -0.5)
+        encoder.embed.weight[: len(embedding), :, 1, 1] += embedding
+        encoder.down.weight[:rows, :inputs] += basis
+        encoder.project.weight[:rows, :rows] += torch.eye(rows, device=basis.device)
+        decoder.expand.weight[:rows, :rows] += torch.eye(rows, device=basis.device)
+        decoder.up.weight[:inputs, :rows] += basis.T
+        decoder.unembed.weight[:, : len(embedding), 1, 1] += embedding.T
+        return variances[:rows]
+
+
+def _spread(values: Tensor) -> Tensor:
+    """(batch, channels) to (batch, channels, 1, 1)."""
+    return values[:, :, None, None]
+
+
+def _principal(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Second moments along the principal axes of features (batch, channels, h, w), falling, and these axes as rows."""
+    samples = features.transpose(0, 1).flatten(1)
+    moments, axes = torch.linalg.eigh(samples @ samples.T / samples.shape[1])
+    return moments.flip(0), axes.T.flip(0)
+
+
+def describe(config: Config) -> dict[str, str]:
+    """Metadata of a file of weights: what `read_config` reads."""
+    told = {"architecture": "transform", "config": {f.name: getattr(config, f.name) for f in fields(config)}}
+    return {METADATA: json.dumps(told, sort_keys=True)}
+
+
+def read_config(metadata: dict[str, str], path: Path) -> Config:
+    """The configuration in a file's metadata.
+
+    Raises:
+        ModelFileError: there is none, or it makes no sense.
+    """
+    try:
+        told: dict[str, Any] = json.loads(metadata[METADATA])
+        if told["architecture"] != "transform":
+            raise ModelFileError(f"{path} holds networks of kind {told['architecture']!r}, not a learned transform")
+        return Config(**told["config"])
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ModelFileError(f"{path} holds no learned transform: {error}") from error
+
+
+def load(path: Path) -> Transform:
+    """A trained transform, in float32, on the CPU.
+
+    Raises:
+        ModelFileError: the file is damaged, or holds something else.
+    """
+    metadata, tensors = read_safetensors(path)
+    with torch.device("meta"):  # no memory is taken before it is known to fit
+        transform = Transform(read_config(metadata, path))
+    expected = {name: tuple(tensor.shape) for name, tensor in transform.state_dict().items()}
+    weights = {name: tensor.float() for name, tensor in tensors.items() if name in expected}
+    if expected != {name: tuple(tensor.shape) for name, tensor in weights.items()}:
+        raise ModelFileError(f"{path} lacks weights of its networks, or has some of another shape: get the file again")
+    transform.load_state_dict(weights, assign=True)
+    return transform.requires_grad_(False).eval()

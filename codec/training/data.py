@@ -1,0 +1,136 @@
+"""Photos to train on, decoded once into one file that is mapped into memory, and random crops of them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from codec.training.synthetic import draw
+
+HELD_OUT = 20  # photos that validations are made with
+BENCHMARK = "kodak"  # folder whose photos nothing is ever trained on
+SUFFIXES = {".avif", ".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+SYNTHETIC, GREY = 0.06, 0.04  # of the crops; together they are a tenth
+REDUCED, ENLARGED = 2.5, 1.5  # at most so much
+
+Pixels = NDArray[np.uint8]
+
+
+def find_photos(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Photos in a folder and its folders: those to train on, and `HELD_OUT` others, chosen by hashes of their names.
+
+    Raises:
+        FileNotFoundError: there are too few.
+    """
+    paths = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()]
+    known = [path for path in paths if BENCHMARK not in path.relative_to(folder).parts]
+    ranked = sorted(known, key=lambda path: sha256(path.name.encode()).digest())
+    if len(ranked) <= HELD_OUT:
+        raise FileNotFoundError(
+            f"{folder} holds {len(ranked)} photos, of which {HELD_OUT} are held out: put photos into folders there, the"
+            f' more the better; those in a folder named "{BENCHMARK}" are for validation only'
+        )
+    return ranked[HELD_OUT:], ranked[:HELD_OUT]
+
+
+def find_benchmark(folder: Path, names: Sequence[str]) -> list[Path]:
+    """The photos of these names in the folder that nothing is trained on; none if it is not there."""
+    found = {path.stem: path for path in (folder / BENCHMARK).glob("*") if path.suffix.lower() in SUFFIXES}
+    return [found[name] for name in names if name in found]
+
+
+def read_rgb(path: Path) -> Pixels:
+    """(height, width, 3)"""
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Photos of different sizes in one array.
+
+    Attributes:
+        pixels: of all photos, one after the other (bytes,).
+        shapes: (height, width) of each.
+    """
+
+    pixels: Pixels
+    shapes: tuple[tuple[int, int], ...]
+
+    def __post_init__(self) -> None:
+        sizes = [3 * height * width for height, width in self.shapes]
+        object.__setattr__(self, "offsets", np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]))
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+    def __getitem__(self, index: int) -> Pixels:
+        """(height, width, 3)"""
+        offsets: NDArray[np.int64] = self.offsets  # type: ignore[attr-defined]
+        return self.pixels[offsets[index] : offsets[index + 1]].reshape(*self.shapes[index], 3)
+
+    @classmethod
+    def load(cls, paths: Sequence[Path], cache: Path, side: int) -> Photos:
+        """Photos no side of which is below `side`, from the cache's files if they are of the same photos.
+
+        Args:
+            cache: a folder for what is decoded, 3 bytes a pixel.
+        """
+        cache.mkdir(parents=True, exist_ok=True)
+        told = json.dumps([[path.name, path.stat().st_size] for path in paths] + [side])
+        name = sha256(told.encode()).hexdigest()[:16]
+        pixels, shapes = cache / f"{name}.rgb", cache / f"{name}.json"
+        if not shapes.exists():
+            found = []
+            temporary = pixels.with_suffix(".tmp")
+            with temporary.open("wb") as file:
+                for path in paths:
+                    photo = read_rgb(path)
+                    if min(photo.shape[:2]) >= side:
+                        file.write(photo.tobytes())
+                        found.append(photo.shape[:2])
+            os.replace(temporary, pixels)
+            shapes.write_text(json.dumps(found))
+        sizes = tuple((height, width) for height, width in json.loads(shapes.read_text()))
+        if not sizes:
+            raise FileNotFoundError(f"none of {len(paths)} photos has {side} pixels on each side: add larger ones")
+        return cls(np.memmap(pixels, np.uint8, "r"), sizes)
+
+
+def crop(photos: Photos, side: int, generator: np.random.Generator) -> Pixels:
+    """A random square (side, side, 3): mostly of a photo, made smaller or larger, mirrored, turned.
+
+    Photos made smaller are sharper, and rid of what an earlier compression did to them; many of large cameras are soft.
+    A tenth of the squares are what most photos are not: grey, or drawn (text, charts, windows, gradients).
+    """
+    kind = generator.random()
+    if kind < SYNTHETIC:
+        square = draw(side, generator)
+    else:
+        square = _of_photo(photos[int(generator.integers(len(photos)))], side, generator)
+        if kind < SYNTHETIC + GREY:
+            square = np.asarray(Image.fromarray(square).convert("L").convert("RGB"))
+    square = np.rot90(square, generator.choice((0, 0, 0, 1, 2, 3)))
+    return square[:, :: generator.choice((-1, 1))]
+
+
+def _of_photo(photo: Pixels, side: int, generator: np.random.Generator) -> Pixels:
+    height, width = photo.shape[:2]
+    smallest = min(height, width)
+    scale = generator.choice(
+        (1.0, generator.uniform(1 / ENLARGED, 1), generator.uniform(1, REDUCED)), p=(0.4, 0.1, 0.5)
+    )
+    taken = min(smallest, round(side * scale))
+    top, left = generator.integers(height - taken + 1), generator.integers(width - taken + 1)
+    square = photo[top : top + taken, left : left + taken]
+    if taken != side:
+        square = np.asarray(Image.fromarray(square).resize((side, side), Image.Resampling.LANCZOS))
+    return square

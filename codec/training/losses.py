@@ -1,0 +1,37 @@
+"""Distortions that trainings lower."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+WINDOW, STRIDE, SCALES = 8, 4, 4
+STABILISER = 0.03**2
+
+
+def squared_error(a: Tensor, b: Tensor) -> Tensor:
+    """Mean squared error of pictures (batch, 3, h, w): (batch,)."""
+    return (a - b).square().mean((1, 2, 3))
+
+
+def structural_error(a: Tensor, b: Tensor) -> Tensor:
+    """Mean of 1 - SSIM's contrast and structure over scales, of pictures (batch, 3, h, w) in 0..1: (batch,), 0 to 2.
+
+    Wang, Simoncelli and Bovik, "Multiscale structural similarity for image quality assessment", 2003, with square
+    windows and no term for luminance. Sides must be at least `WINDOW` * 2**(SCALES - 1).
+    """
+    a, b = a.contiguous(), b.contiguous()  # which pooling is faster for, of so few channels
+    total = a.new_zeros(len(a))
+    for scale in range(SCALES):
+        if scale:
+            a, b = F.avg_pool2d(a, 2), F.avg_pool2d(b, 2)
+        mean_a, mean_b = _pooled(a), _pooled(b)
+        variances = _pooled(a * a + b * b) - mean_a.square() - mean_b.square()
+        covariance = _pooled(a * b) - mean_a * mean_b
+        similarity = (2 * covariance + STABILISER) / (variances + STABILISER)
+        total = total + (1 - similarity).mean((1, 2, 3)) / SCALES
+    return total
+
+
+def _pooled(x: Tensor) -> Tensor:
+    return F.avg_pool2d(x, WINDOW, STRIDE)

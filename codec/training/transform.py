@@ -1,0 +1,175 @@
+"""The learned transform: lowers distortion and rate together, for every lambda at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from codec.autoencoders.networks.transform import Config, Transform, describe
+from codec.training.data import Photos, crop
+from codec.training.loop import Progress, Task
+from codec.training.losses import squared_error, structural_error
+from codec.training.optimizers import MuonAndAdam
+from codec.training.prior import laplace_bits
+from codec.training.progressive_prior import SCALES, ProgressivePrior
+from codec.training.validation import Validation
+
+WIDE = 64  # rows and columns from which on a kernel is left to Muon
+SPEED = 5.0  # of gains and scales, in the other parameters'
+ROUNDED = 0.7  # part of the pictures whose decoder gets rounded latents; the others' gets latents with uniform noise
+LARGE, OFTEN = 1.5, 8  # every so many batches, crops have sides so much longer
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is trained with.
+
+    Attributes:
+        network: of the transform.
+        side: of the crops, a multiple of 16 * 2**SCALES.
+        batch: crops of that side at once.
+        structure: weight of the structural error beside the squared one.
+        muon: whether matrices are left to Muon; otherwise Adam does it all.
+    """
+
+    network: Config = field(default_factory=Config)
+    side: int = 256
+    batch: int = 16
+    structure: float = 0.01
+    muon: bool = True
+
+
+class Model(nn.Module):
+    """The transform, and the prior that says what its latents cost."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.transform = Transform(config)
+        self.prior = ProgressivePrior(config.latent, config.knots)
+
+    def forward(self, pictures: Tensor, lambdas: Tensor) -> tuple[Tensor, Tensor]:
+        """Pictures (batch, 3, h, w) as a decoder shows them, and bits per pixel (batch,), as training sees them.
+
+        The rate is that of latents with uniform noise, whose context is rounded (Minnen and Singh, "Channel-wise
+        autoregressive entropy models for learned image compression", ICIP 2020). Gradients pass rounding as they are.
+        """
+        gains = self.transform.gains(lambdas)
+        scaled = self.transform.encode(pictures, lambdas) * gains
+        noisy = scaled + torch.rand_like(scaled) - 0.5
+        rounded = scaled + (scaled.round() - scaled).detach()
+        bits = self.bits(noisy, rounded / gains, gains, lambdas) / pictures[0, 0].numel()
+        hard = torch.rand(len(pictures), 1, 1, 1, device=pictures.device) < ROUNDED
+        decoded = torch.where(hard, rounded, noisy) / gains
+        return self.transform.decode(decoded, lambdas, *pictures.shape[2:]), bits
+
+    def code(self, pictures: Tensor, lambdas: Tensor) -> tuple[Tensor, Tensor]:
+        """The same when latents are really rounded."""
+        gains = self.transform.gains(lambdas)
+        rounded = (self.transform.encode(pictures, lambdas) * gains).round()
+        bits = self.bits(rounded, rounded / gains, gains, lambdas) / pictures[0, 0].numel()
+        return self.transform.decode(rounded / gains, lambdas, *pictures.shape[2:]), bits
+
+    def bits(self, scaled: Tensor, known: Tensor, gains: Tensor, lambdas: Tensor) -> Tensor:
+        """Bits (batch,) of scaled latents (batch, latent, h, w), where a decoder knows `known` of the same shape."""
+        height, width = scaled.shape[2:]
+        cell = 2**SCALES
+        if height % cell or width % cell:
+            known = F.pad(known, (0, -width % cell, 0, -height % cell), mode="replicate")
+        mean, log_scale = self.prior(known, self.transform.knot_weights(lambdas))
+        mean, log_scale = mean[:, :, :height, :width] * gains, log_scale[:, :, :height, :width] + gains.log()
+        return laplace_bits(scaled, mean, log_scale).flatten(1).sum(1)
+
+
+class TransformTask(Task):
+    """Training of a transform from photos.
+
+    Args:
+        weights: a file that `export` made, to start from; otherwise the network starts as a KLT of the photos.
+    """
+
+    name = "transform"
+    model: Model
+
+    def __init__(
+        self, settings: Settings, photos: Photos, validation: Validation | None = None, weights: Path | None = None
+    ) -> None:
+        self.settings, self.photos, self.validation = settings, photos, validation
+        self.config: Mapping[str, Any] = asdict(settings)
+        torch.manual_seed(0)
+        self.model = Model(settings.network)
+        if weights is None:
+            self._start()
+        else:
+            self.model.load_state_dict(read_weights(weights))
+
+    def optimizer(self) -> MuonAndAdam:
+        model = self.model
+        kernels = [p for p in model.parameters() if p.dim() in (2, 4) and min(p.shape[:2]) >= WIDE]
+        kernels = [p for p in kernels if self.settings.muon and p is not model.prior.log_scale]
+        fast = [model.transform.log_gain, model.prior.log_scale, model.prior.mean]
+        return MuonAndAdam(kernels, model.parameters(), fast=fast, speed=SPEED)
+
+    def batch(self, seed: int, iteration: int) -> Tensor:
+        """(batch, side, side, 3) in 0..255"""
+        side, count = self.settings.side, self.settings.batch
+        if iteration % OFTEN == OFTEN - 1:
+            side, count = round(side * LARGE), max(1, round(count / LARGE**2))
+        return torch.from_numpy(self.crops(side, count, seed, iteration))
+
+    def crops(self, side: int, count: int, *seeds: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """(count, side, side, 3)"""
+        generators = (np.random.default_rng([*seeds, i]) for i in range(count))
+        return np.stack([crop(self.photos, side, generator) for generator in generators])
+
+    def loss(self, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        pictures = as_pictures(batch)
+        low, high = (math.log(bound) for bound in self.settings.network.lambdas)
+        lambdas = torch.empty(len(pictures), device=batch.device).uniform_(low, high).exp()
+        with torch.autocast(batch.device.type, torch.bfloat16):
+            made, bits = self.model(pictures, lambdas)
+        error = squared_error(made, pictures)
+        distortion = error
+        if self.settings.structure:
+            distortion = error + self.settings.structure * structural_error(made, pictures)
+        # By the root of lambda, as distortion and rate of a good codec grow with it: all rates count alike.
+        loss = 10 * ((distortion + lambdas * bits) / lambdas.sqrt()).mean()
+        return loss, {"squared_error": error.detach().mean(), "bpp": bits.detach().mean()}
+
+    def validate(self, model: nn.Module, progress: Progress, folder: Path) -> dict[str, Any]:
+        if self.validation is None:
+            return {}
+        return self.validation.run(cast("Model", model).code, f"{progress.iteration:08d}", folder)
+
+    def _start(self) -> None:
+        pictures = as_pictures(torch.from_numpy(self.crops(self.settings.side, 256, 0)))
+        self.model.prior.start(self.model.transform.start_as_klt(pictures))
+
+
+def as_pictures(batch: Tensor) -> Tensor:
+    """(batch, h, w, 3) in 0..255 to (batch, 3, h, w) in 0..1, channels_last."""
+    return batch.permute(0, 3, 1, 2).float() / 255
+
+
+def export(config: Config, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Write a model's weights in float16, with what describes the networks.
+
+    The transform's own are named as `codec.autoencoders.networks.transform.load` reads them, the prior's begin with
+    "prior.".
+    """
+    tensors = {name.removeprefix("transform."): w.half().cpu().contiguous() for name, w in weights.items()}
+    path.write_bytes(save(tensors, describe(config)))
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The weights of a `Model` from a file that `export` made, in float32."""
+    tensors = {name: tensor.float() for name, tensor in load_file(path).items()}
+    return {name if name.startswith("prior.") else f"transform.{name}": tensor for name, tensor in tensors.items()}

@@ -1,0 +1,174 @@
+"""How good pictures are at their rates, beside AVIF: figures by independent judges, and pictures to look at."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from codec import metrics
+from codec.curves import Curve, bd_rate
+from codec.training.photos import to_tensor
+
+Code = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # pictures, lambdas to pictures, bits per pixel
+Pixels = NDArray[np.uint8]
+
+LAMBDAS = (4e-2, 1.5e-2, 6e-3, 2e-3, 7e-4, 2.5e-4, 3e-5)
+MOST = 1.0  # bits per pixel up to which curves are compared
+JUDGES = ("psnr", "msssim", "ssimulacra2")  # MS-SSIM in dB
+AVIF_QUALITIES = (1, 10, 20, 30, 40, 50, 60, 70, 80, 90)
+AVIF_SPEED = 4
+SHEET_LAMBDAS, SHEET_CROP = (1.5e-2, 4e-3), 240
+
+
+def judge(original: Pixels, made: Pixels) -> dict[str, float]:
+    """PSNR and MS-SSIM in dB, and SSIMULACRA2, of pictures (height, width, 3) of 161 x 161 at least."""
+    from ssimulacra2 import compute_ssimulacra2
+
+    similarity = metrics.ms_ssim(original, made)
+    return {
+        "psnr": metrics.psnr(original, made),
+        "msssim": -10 * math.log10(max(1 - similarity, 1e-10)),
+        "ssimulacra2": float(compute_ssimulacra2(_png(original), _png(made))),
+    }
+
+
+def _png(picture: Pixels) -> BytesIO:
+    buffer = BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG", compress_level=0)
+    return buffer
+
+
+def avif(picture: Pixels, quality: int, cache: Path, name: str) -> bytes:
+    """The picture as AVIF, at a speed that takes time; kept in the cache, since it never changes."""
+    path = cache / f"{name}-{quality}.avif"
+    if not path.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(path, "AVIF", quality=quality, speed=AVIF_SPEED)
+    return path.read_bytes()
+
+
+def read(data: bytes) -> Pixels:
+    with Image.open(BytesIO(data)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+@dataclass
+class Validation:
+    """Sets of photos, (height, width, 3) each and 161 x 161 at least, by the set's name and the photo's.
+
+    Attributes:
+        sets: of which each gets figures of its own; contact sheets show the last one.
+        cache: folder for what never changes.
+    """
+
+    sets: Mapping[str, Mapping[str, Pixels]]
+    cache: Path
+
+    def run(self, code: Code, name: str, folder: Path) -> dict[str, Any]:
+        """Figures by set: "points" of means, a lambda each, and "bd_rate" against AVIF in percent, by judge.
+
+        Args:
+            code: the codec.
+            name: of the contact sheet that is left in the folder's folder "sheets".
+        """
+        figures = {}
+        for label, photos in self.sets.items():
+            points = [self._mean(photos, partial(coded, code, number)) for number in LAMBDAS]
+            anchor = self._anchor(photos)
+            rates = {metric: _compare(points, anchor, metric) for metric in JUDGES}
+            labelled = [{"lambda": number, **point} for number, point in zip(LAMBDAS, points, strict=True)]
+            figures[label] = {"bd_rate": rates, "points": labelled}
+        sheet = folder / "sheets" / f"{name}.png"
+        sheet.parent.mkdir(parents=True, exist_ok=True)
+        self.sheet(code, list(self.sets.values())[-1]).save(sheet)
+        return figures
+
+    def _mean(
+        self, photos: Mapping[str, Pixels], encode: Callable[[str, Pixels], tuple[Pixels, float]]
+    ) -> dict[str, float]:
+        """Means over photos of bits per pixel and what the judges say."""
+        rows = []
+        for name, photo in photos.items():
+            made, bpp = encode(name, photo)
+            rows.append({"bpp": bpp, **judge(photo, made)})
+        return {key: round(float(np.mean([row[key] for row in rows])), 4) for key in rows[0]}
+
+    def _anchor(self, photos: Mapping[str, Pixels]) -> list[dict[str, float]]:
+        """The same of AVIF, at each of its qualities."""
+        return [self._cached(photos, quality) for quality in AVIF_QUALITIES]
+
+    def _cached(self, photos: Mapping[str, Pixels], quality: int) -> dict[str, float]:
+        path = self.cache / f"avif-{quality}-{'-'.join(sorted(photos))[:80]}-{len(photos)}.json"
+        if not path.exists():
+            mean = self._mean(photos, partial(self._avif, quality))
+            path.write_text(json.dumps(mean))
+        found: dict[str, float] = json.loads(path.read_text())
+        return found
+
+    def _avif(self, quality: int, name: str, photo: Pixels) -> tuple[Pixels, float]:
+        data = avif(photo, quality, self.cache, name)
+        return read(data), 8 * len(data) / photo[..., 0].size
+
+    def sheet(self, code: Code, photos: Mapping[str, Pixels]) -> Image.Image:
+        """A row a photo: a part of the original, then at each of some rates what we make of it and what AVIF does."""
+        rows = []
+        for name, photo in photos.items():
+            cells = [(photo, "original")]
+            for number in SHEET_LAMBDAS:
+                made, bpp = coded(code, number, name, photo)
+                size = bpp * photo[..., 0].size / 8
+                other = self._avif_of_size(name, photo, size)
+                cells.append((made, f"{size:.0f} bytes, {metrics.psnr(photo, made):.2f} dB"))
+                cells.append((read(other), f"AVIF {len(other)} bytes, {metrics.psnr(photo, read(other)):.2f} dB"))
+            rows.append(np.hstack([_captioned(*cell) for cell in cells]))
+        return Image.fromarray(np.vstack(rows))
+
+    def _avif_of_size(self, name: str, photo: Pixels, size: float) -> bytes:
+        """The AVIF whose size is nearest, of those of all qualities."""
+        low, high = 0, 100
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if len(avif(photo, middle, self.cache, name)) < size else (low, middle)
+        both = (avif(photo, quality, self.cache, name) for quality in (low, high))
+        return min(both, key=lambda data: abs(len(data) - size))
+
+
+def coded(code: Code, number: float, name: str, photo: Pixels) -> tuple[Pixels, float]:
+    """What a codec makes of a photo at a lambda, and bits per pixel."""
+    picture = to_tensor([photo])
+    made, bits = code(picture, torch.tensor([number]))
+    pixels = made[0].permute(1, 2, 0).clamp(0, 1).mul(255).round().byte()
+    return pixels.cpu().numpy(), bits.item()
+
+
+def _compare(points: Sequence[Mapping[str, float]], anchor: Sequence[Mapping[str, float]], metric: str) -> float | None:
+    """BD-rate up to a rate of `MOST`, in percent."""
+    curves = [Curve.of(metric, [(p["bpp"], p[metric]) for p in side if p["bpp"] <= MOST]) for side in (points, anchor)]
+    change = bd_rate(*curves)
+    return None if change is None else round(change, 2)
+
+
+def middle(picture: Pixels, side: int) -> Pixels:
+    """The middle of a picture (height, width, 3), neither side above `side`."""
+    top, left = (max(0, n - side) // 2 for n in picture.shape[:2])
+    return picture[top : top + side, left : left + side]
+
+
+def _captioned(picture: Pixels, caption: str) -> Pixels:
+    """The middle of a picture, with a line of text below."""
+    cell = Image.new("RGB", (SHEET_CROP, SHEET_CROP + 14))
+    cell.paste(Image.fromarray(middle(picture, SHEET_CROP)))
+    ImageDraw.Draw(cell).text((2, SHEET_CROP + 1), caption, (255,) * 3)
+    return np.asarray(cell)
