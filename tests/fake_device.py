@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
@@ -21,6 +22,11 @@ from torch.utils import backend_registration
 from torch.utils._pytree import tree_map
 
 import codec
+from codec.autoencoders.networks.transform import Config
+from codec.training.data import Photos
+from codec.training.loop import Budget, Loop
+from codec.training.optimizers import Schedule
+from codec.training.transform import Settings, TransformTask
 
 NAME = "fake"
 CASES: list[dict[str, Any]] = [
@@ -132,12 +138,24 @@ def patched() -> Iterator[None]:
         yield
 
 
+def train(crop: np.ndarray) -> None:
+    """Train a tiny transform on the device."""
+    network = Config(latent=8, fine=64, coarse=64, encoder=(1, 1), decoder=(1, 1), expansion=1, knots=3)
+    task = TransformTask(Settings(network, 64, 2), Photos(crop.ravel(), (crop.shape[:2],)))
+    with patched(), TemporaryDirectory() as folder:
+        loop = Loop(task, Path(folder), Schedule(1e-3, 2), f"{NAME}:0")
+        loop.run(Budget(iterations=2))
+        assert isinstance(loop.average["prior.mean"], Fake)
+    print("trained", loop.progress.iteration)
+
+
 def main() -> None:
-    """Code pictures of two sizes on the device, and compare what they decode to there and on the CPU."""
+    """Code pictures of two sizes on the device, and compare what they decode to there and on the CPU; train there."""
     register()
     torch.set_num_threads(1)
     with Image.open(Path(__file__).parents[1] / "samples" / "coffee.png") as photo:
-        crop = np.asarray(photo.convert("RGB"))[100:132, 200:248]
+        picture = np.asarray(photo.convert("RGB"))
+    crop = picture[100:132, 200:248]
     for case in CASES:
         with patched():
             files = codec.encode_batch([crop, crop[:24, :40]], device=f"{NAME}:0", **case)
@@ -146,6 +164,7 @@ def main() -> None:
         worst = max(int(np.abs(a.astype(int) - b).max()) for a, b in zip(there, here, strict=True))
         print(case, [len(file) for file in files], worst)
         assert worst <= 1
+    train(np.ascontiguousarray(picture[100:200, 200:300]))
 
 
 if __name__ == "__main__":

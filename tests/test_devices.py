@@ -32,6 +32,7 @@ def test_all_is_on_the_device() -> None:
     result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
     assert result.returncode == 0, result.stderr[-3000:]
     assert result.stdout.count("profile") == 2
+    assert "trained 2" in result.stdout
 
 
 # Graphs

@@ -265,8 +265,10 @@ class Loop:
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The log's lines, without those of iterations that were lost and done again."""
+    """The log's lines, if there is one, without those of iterations that were lost and done again."""
     lines: list[dict[str, Any]] = []
+    if not (folder / LOG).exists():
+        return lines
     for text in (folder / LOG).read_text().splitlines():
         line = json.loads(text)
         while lines and lines[-1]["iteration"] > line["iteration"]:

@@ -19,7 +19,7 @@ def draw(folder: Path, path: Path) -> None:
     validations = [line for line in lines if "validation" in line]
     figure = Figure(figsize=(11, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.plot(*zip(*losses, strict=True), linewidth=1)
+    left.plot([hours for hours, _ in losses], [loss for _, loss in losses], linewidth=1)
     left.set(ylabel="loss", xlabel="core-hours")
     for label, style in zip(validations[-1]["validation"] if validations else (), ("--", "-"), strict=False):
         for colour, metric in enumerate(JUDGES):

@@ -24,6 +24,11 @@ GROUPS = (0.05, 0.15, 0.4)  # of the channels, where all groups but the first be
 HIDDEN = 192
 
 
+def group_bounds(channels: int) -> list[int]:
+    """Where groups of channels begin, and where the last one ends; of few channels, there are fewer groups."""
+    return sorted({0, *(round(part * channels) for part in GROUPS), channels})
+
+
 class Step(nn.Module):
     """Distributions of one position of each cell.
 
@@ -34,7 +39,7 @@ class Step(nn.Module):
 
     def __init__(self, channels: int, known: int) -> None:
         super().__init__()
-        self.bounds = [0, *(round(part * channels) for part in GROUPS), channels]
+        self.bounds = group_bounds(channels)
         self.embed = Pointwise(known * channels, HIDDEN)
         self.context = nn.Sequential(Block(HIDDEN, 1), Block(HIDDEN, 1))
         self.earlier = nn.ModuleList(Pointwise(start, HIDDEN) for start in self.bounds[1:-1])

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from codec.autoencoders.networks.transform import Config, Transform, describe
+from codec.device import reduced_precision
 from codec.training.data import Photos, crop
 from codec.training.loop import Progress, Task
 from codec.training.losses import squared_error, structural_error
@@ -134,7 +135,7 @@ class TransformTask(Task):
         pictures = as_pictures(batch)
         low, high = (math.log(bound) for bound in self.settings.network.lambdas)
         lambdas = torch.empty(len(pictures), device=batch.device).uniform_(low, high).exp()
-        with torch.autocast(batch.device.type, torch.bfloat16):
+        with reduced_precision(batch.device):
             made, bits = self.model(pictures, lambdas)
         error = squared_error(made, pictures)
         distortion = error
@@ -147,7 +148,13 @@ class TransformTask(Task):
     def validate(self, model: nn.Module, progress: Progress, folder: Path) -> dict[str, Any]:
         if self.validation is None:
             return {}
-        return self.validation.run(cast("Model", model).code, f"{progress.iteration:08d}", folder)
+        trained = cast("Model", model)
+        device = trained.prior.mean.device
+
+        def code(pictures: Tensor, lambdas: Tensor) -> tuple[Tensor, Tensor]:
+            return trained.code(pictures.to(device), lambdas.to(device))
+
+        return self.validation.run(code, f"{progress.iteration:08d}", folder)
 
     def _start(self) -> None:
         pictures = as_pictures(torch.from_numpy(self.crops(self.settings.side, 256, 0)))

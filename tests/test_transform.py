@@ -1,0 +1,182 @@
+"""The learned transform's networks: they take any picture, start as a KLT, and serve every lambda."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save
+from torch import Tensor
+
+from codec.autoencoders.errors import ModelFileError
+from codec.autoencoders.networks import transform as networks
+from codec.autoencoders.networks.transform import Config, Transform
+from codec.training.progressive_prior import SCALES, STEPS, ProgressivePrior, group_bounds
+
+TINY = Config(latent=12, fine=32, coarse=16, encoder=(1, 1), decoder=(1, 1), expansion=1, knots=3)
+SAMPLE = Path(__file__).parent.parent / "samples" / "coffee.png"
+
+
+def photo(height: int, width: int) -> Tensor:
+    """(1, 3, height, width) in 0..1"""
+    with Image.open(SAMPLE) as image:
+        pixels = np.asarray(image.convert("RGB").crop((100, 100, 100 + width, 100 + height)))
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None] / 255
+
+
+def psnr(a: Tensor, b: Tensor) -> float:
+    return float(-10 * (a - b).square().mean().log10())
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 40), (15, 16), (17, 33), (48, 64)])
+def test_takes_pictures_of_any_size(height: int, width: int) -> None:
+    transform, lambdas = Transform(TINY), torch.tensor([1e-3])
+    latents = transform.encode(photo(height, width), lambdas)
+    assert latents.shape == (1, 12, -(-height // 16), -(-width // 16))
+    assert latents.dtype == torch.float32
+    made = transform.decode(latents, lambdas, height, width)
+    assert made.shape == (1, 3, height, width)
+    assert made.isfinite().all()
+
+
+def test_repeats_edges_outwards() -> None:
+    """A picture that ends within a patch is coded as if it went on as it ends."""
+    transform, lambdas = Transform(TINY), torch.tensor([1e-3])
+    small = photo(20, 24)
+    repeated = torch.nn.functional.pad(small, (0, 8, 0, 12), mode="replicate")
+    torch.testing.assert_close(transform.encode(small, lambdas), transform.encode(repeated, lambdas))
+
+
+def test_starts_as_a_klt() -> None:
+    """More channels keep more, and the variances say what is lost."""
+    picture, lambdas = photo(256, 256), torch.tensor([1e-3])
+    found = {}
+    for latent in (16, 96, 768):
+        torch.manual_seed(0)
+        transform = Transform(Config(latent=latent, fine=192, coarse=768, encoder=(1, 1), decoder=(1, 1)))
+        variances = transform.start_as_klt(picture)
+        assert variances.shape == (latent,)
+        assert (variances.diff() <= 1e-5).all()
+        with torch.no_grad():
+            found[latent] = psnr(transform.decode(transform.encode(picture, lambdas), lambdas, 256, 256), picture)
+    assert found[16] + 3 < min(found[96], found[768])  # but for the noise that it starts with
+    total = (2 * picture - 1).square().mean() * 768
+    lost = (total - variances[:16].sum()) / 768 / 4
+    assert found[16] == pytest.approx(float(-10 * lost.log10()), abs=0.3)
+
+
+def test_gains_fall_with_lambda_and_are_interpolated() -> None:
+    transform = Transform(TINY)
+    low, high = TINY.lambdas
+    gains = transform.gains(torch.tensor([low / 10, low, (low * high) ** 0.5, high, 10 * high])).detach()
+    assert gains.shape == (5, 12, 1, 1)
+    torch.testing.assert_close(gains[0], gains[1])
+    torch.testing.assert_close(gains[3], gains[4])
+    torch.testing.assert_close(gains[2], (gains[1] * gains[3]).sqrt())
+    assert (gains[1] > gains[2]).all()
+    assert (gains[2] > gains[3]).all()
+
+
+def test_counts_its_multiplications() -> None:
+    """As a count of weights, each used once at each position of its grid, says."""
+    for config in (TINY, Config()):
+        transform = Transform(config)
+        for name, network in (("encoder", transform.encoder), ("decoder", transform.decoder)):
+            total = 0.0
+            for key, weight in network.named_parameters():
+                if weight.dim() > 1:
+                    fine = key.startswith(("embed", "unembed", "fine"))
+                    total += weight.numel() / (64 if fine else 256) / 1000
+            assert config.macs[name] == pytest.approx(total)
+
+
+def test_default_decoder_costs_at_most_30_thousand_multiplications_a_pixel() -> None:
+    assert Config().macs["decoder"] < 30
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"latent": 0}, {"latent": 400}, {"fine": "192"}, {"coarse": 2000}, {"encoder": (1, -1)}, {"encoder": (1,)},
+        {"knots": 1}, {"lambdas": (0.1, 0.01)}, {"lambdas": (0, 1)}, {"lambdas": (1e-3, float("nan"))},
+        {"unknown": 1}, {"expansion": True},
+    ],
+)  # fmt: skip
+def test_refuses_configurations_that_make_no_sense(wrong: dict[str, object], tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    told = {"architecture": "transform", "config": wrong}
+    path.write_bytes(save({"x": torch.zeros(1)}, {"clric": json.dumps(told)}))
+    with pytest.raises(ModelFileError, match="holds no learned transform"):
+        networks.load(path)
+
+
+def test_weights_come_back_from_their_file(tmp_path: Path) -> None:
+    transform, path = Transform(TINY), tmp_path / "weights.safetensors"
+    path.write_bytes(save(transform.state_dict(), networks.describe(TINY)))
+    loaded = networks.load(path)
+    assert loaded.config == TINY
+    assert all(torch.equal(tensor, transform.state_dict()[name]) for name, tensor in loaded.state_dict().items())
+
+
+def test_damaged_files_are_refused(tmp_path: Path) -> None:
+    path, weights = tmp_path / "weights.safetensors", Transform(TINY).state_dict()
+    path.write_bytes(save(weights, networks.describe(TINY))[:-100])
+    with pytest.raises(ModelFileError, match="not a whole safetensors file"):
+        networks.load(path)
+    del weights["log_gain"]
+    path.write_bytes(save(weights, networks.describe(TINY)))
+    with pytest.raises(ModelFileError, match="lacks weights"):
+        networks.load(path)
+    path.write_bytes(save(weights, {"clric": '{"architecture": "base", "config": {}}'}))
+    with pytest.raises(ModelFileError, match="of kind 'base'"):
+        networks.load(path)
+
+
+class TestProgressivePrior:
+    CHANNELS = 10
+
+    def prior(self) -> ProgressivePrior:
+        torch.manual_seed(0)
+        prior = ProgressivePrior(self.CHANNELS, 3)
+        for parameter in prior.parameters():
+            torch.nn.init.normal_(parameter, std=0.15)
+        return prior
+
+    def order(self, row: int, column: int, channel: int) -> tuple[int, int, int]:
+        """When an element is coded: by scale, step and group."""
+        for scale in range(SCALES):
+            offset = (row >> scale) % 2, (column >> scale) % 2
+            if offset != (0, 0):
+                group = sum(channel >= bound for bound in group_bounds(self.CHANNELS)[1:])
+                return SCALES - scale, STEPS.index(offset), group
+        return 0, 0, 0
+
+    @pytest.mark.parametrize(
+        ("row", "column", "channel"), [(0, 0, 3), (8, 8, 0), (4, 8, 9), (2, 2, 1), (9, 5, 0), (3, 4, 4), (6, 7, 9)]
+    )
+    def test_is_causal(self, row: int, column: int, channel: int) -> None:
+        """An element changes the distributions of later ones only."""
+        prior, knots = self.prior(), torch.tensor([[0.3, 0.7, 0.0]])
+        latents = torch.randn(1, self.CHANNELS, 16, 16)
+        changed = latents.clone()
+        changed[0, channel, row, column] += 3
+        when, differing = self.order(row, column, channel), 0
+        for before, after in zip(prior(latents, knots), prior(changed, knots), strict=True):
+            for place in ((before - after).abs() > 1e-5).nonzero().tolist():
+                assert self.order(place[2], place[3], place[1]) > when
+                differing += 1
+        assert differing or when == (SCALES, len(STEPS) - 1, len(group_bounds(self.CHANNELS)) - 2)
+
+    def test_starts_as_wide_as_variances_say(self) -> None:
+        prior = ProgressivePrior(self.CHANNELS, 3)
+        variances = torch.linspace(4, 0.01, self.CHANNELS)
+        prior.start(variances)
+        _, log_scale = prior(torch.zeros(2, self.CHANNELS, 32, 16), torch.tensor([[1.0, 0, 0], [0, 0.5, 0.5]]))
+        assert log_scale.shape == (2, self.CHANNELS, 32, 16)
+        coarsest = log_scale[:, :, :: 2**SCALES, :: 2**SCALES]
+        expected = (variances.sqrt() / 2).log()[None, :, None, None].expand_as(coarsest)
+        torch.testing.assert_close(coarsest, expected)
