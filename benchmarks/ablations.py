@@ -51,7 +51,7 @@ def train(name: str, data: Path, folder: Path, core_hours: float) -> None:
 
 
 def row(name: str, folder: Path) -> dict[str, Any]:
-    """What came out: BD-rates by judge against AVIF, of the set that was validated last."""
+    """Figures of one that was trained: BD-rates by judge against AVIF, of the set that was validated last."""
     lines = read_log(folder / name)
     figures = list(lines[-1]["validation"].values())[-1]
     config = VARIANTS[name].network

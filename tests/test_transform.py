@@ -147,7 +147,7 @@ class TestProgressivePrior:
         return prior
 
     def order(self, row: int, column: int, channel: int) -> tuple[int, int, int]:
-        """When an element is coded: by scale, step and group."""
+        """Place of an element in the order of coding: scale, step and group."""
         for scale in range(SCALES):
             offset = (row >> scale) % 2, (column >> scale) % 2
             if offset != (0, 0):

@@ -174,6 +174,12 @@ def test_optimizer_moves_all_parameters_and_some_faster() -> None:
     assert 5e-5 < moved[0] < 5e-3
 
 
+def test_optimizer_refuses_kernels_that_it_could_only_copy() -> None:
+    kernel = torch.nn.Parameter(torch.randn(8, 4, 3, 3).to(memory_format=torch.channels_last))
+    with pytest.raises(ValueError, match="contiguous kernels"):
+        MuonAndAdam([kernel], [kernel])
+
+
 class TestData:
     def test_nothing_is_trained_on_that_is_held_out(self, data: Path) -> None:
         known, held_out = find_photos(data)

@@ -78,7 +78,7 @@ def transform(
 
 
 def photos_and_validation(data: Path, cache: Path, side: int) -> tuple[Photos, Validation]:
-    """What a folder of photos is used for: to train, if no side is below `side`, and to validate.
+    """Photos of a folder to train on, no side of which is below `side`, and the validation with others of them.
 
     Raises:
         FileNotFoundError: there are too few photos.

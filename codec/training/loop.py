@@ -33,7 +33,7 @@ CLIPPED = 1.0  # norm of all gradients together
 
 
 class Task(ABC):
-    """What is trained, on what, to lower what.
+    """A model, examples to train it on, and the loss that this lowers.
 
     Attributes:
         name: of the training.
@@ -64,7 +64,7 @@ class Task(ABC):
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a training has come.
+    """Iterations and time that a training has had.
 
     Attributes:
         iteration: how many are done.
@@ -86,7 +86,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Budget:
-    """When a run ends: by what comes first.
+    """Limits of a run, which ends at the first that it reaches.
 
     Attributes:
         hours: of wall clock, from the beginning of the run.
@@ -279,7 +279,7 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
 
 @contextmanager
 def _stop_signals() -> Iterator[list[int]]:
-    """A list that has something in it as soon as SIGINT or SIGTERM came."""
+    """Collect SIGINT and SIGTERM in a list instead of being ended by them."""
     came: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:

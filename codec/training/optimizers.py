@@ -1,4 +1,4 @@
-"""Muon beside Adam, and how fast both of them learn by iteration."""
+"""Muon beside Adam, and the schedule of their learning rates."""
 
 from __future__ import annotations
 
@@ -47,6 +47,8 @@ class MuonAndAdam:
         fast: Iterable[nn.Parameter] = (), speed: float = 1.0,
     ) -> None:  # fmt: skip
         self.matrices = {p: p.detach().flatten(1).requires_grad_() for p in kernels}
+        if any(p.data_ptr() != matrix.data_ptr() for p, matrix in self.matrices.items()):
+            raise ValueError("Muon needs contiguous kernels: of others, a copy would be trained")
         fast = list(fast)
         own = {id(p) for p in (*self.matrices, *fast)}
         groups = [{"params": [p for p in parameters if id(p) not in own], "times": 1.0}]

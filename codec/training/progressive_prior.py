@@ -1,4 +1,4 @@
-"""What a latent of many channels costs, for training: a multi-scale progressive prior.
+"""Multi-scale progressive prior of a latent of many channels, for training.
 
 The latent's grid is halved again and again. What is left at last has fixed distributions; then each scale's missing
 positions follow in three steps, the middles of four known ones first, given all that is known; and within a step the
@@ -25,7 +25,7 @@ HIDDEN = 192
 
 
 def group_bounds(channels: int) -> list[int]:
-    """Where groups of channels begin, and where the last one ends; of few channels, there are fewer groups."""
+    """First channel of each group, and the end of the last one; of few channels, there are fewer groups."""
     return sorted({0, *(round(part * channels) for part in GROUPS), channels})
 
 

@@ -32,7 +32,7 @@ LARGE, OFTEN = 1.5, 8  # every so many batches, crops have sides so much longer
 
 @dataclass(frozen=True)
 class Settings:
-    """What is trained with.
+    """Network, crops and loss of a training.
 
     Attributes:
         network: of the transform.
@@ -73,7 +73,7 @@ class Model(nn.Module):
         return self.transform.decode(decoded, lambdas, *pictures.shape[2:]), bits
 
     def code(self, pictures: Tensor, lambdas: Tensor) -> tuple[Tensor, Tensor]:
-        """The same when latents are really rounded."""
+        """Return the same of latents that are really rounded: what a codec does."""
         gains = self.transform.gains(lambdas)
         rounded = (self.transform.encode(pictures, lambdas) * gains).round()
         bits = self.bits(rounded, rounded / gains, gains, lambdas) / pictures[0, 0].numel()

@@ -1,4 +1,4 @@
-"""How good pictures are at their rates, beside AVIF: figures by independent judges, and pictures to look at."""
+"""Rate and distortion of a codec beside AVIF: figures by judges that it is not trained by, and pictures to look at."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class Validation:
         return {key: round(float(np.mean([row[key] for row in rows])), 4) for key in rows[0]}
 
     def _anchor(self, photos: Mapping[str, Pixels]) -> list[dict[str, float]]:
-        """The same of AVIF, at each of its qualities."""
+        """Return the same of AVIF, at each of its qualities."""
         return [self._cached(photos, quality) for quality in AVIF_QUALITIES]
 
     def _cached(self, photos: Mapping[str, Pixels], quality: int) -> dict[str, float]:
@@ -146,7 +146,7 @@ class Validation:
 
 
 def coded(code: Code, number: float, name: str, photo: Pixels) -> tuple[Pixels, float]:
-    """What a codec makes of a photo at a lambda, and bits per pixel."""
+    """Code a photo at a lambda: the picture that is decoded, and bits per pixel."""
     picture = to_tensor([photo])
     made, bits = code(picture, torch.tensor([number]))
     pixels = made[0].permute(1, 2, 0).clamp(0, 1).mul(255).round().byte()

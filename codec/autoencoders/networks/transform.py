@@ -34,7 +34,7 @@ STEP = 10.2  # quantiser's best step by the root of lambda, at high rates, for p
 
 @dataclass(frozen=True)
 class Config:
-    """What shapes the networks.
+    """Shape of the networks.
 
     Attributes:
         latent: channels of the latent, at 1/16.
@@ -188,7 +188,7 @@ class Transform(nn.Module):
         self.decoder_modulation = nn.Parameter(torch.zeros(config.knots, config.coarse))
 
     def knot_weights(self, lambdas: Tensor) -> Tensor:
-        """How much each knot counts at each lambda: (batch,) to (batch, knots); beyond the ends as at the ends."""
+        """Weight of each knot at each lambda: (batch,) to (batch, knots); beyond the ends as at the ends."""
         low, high = (math.log(bound) for bound in self.config.lambdas)
         position = ((lambdas.log() - low) / (high - low)).clamp(0, 1) * (self.config.knots - 1)
         knots = torch.arange(self.config.knots, device=lambdas.device)
