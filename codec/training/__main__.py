@@ -20,7 +20,7 @@ from codec.training.transform import Settings, TransformTask, export
 from codec.training.validation import Validation, middle
 
 BENCHMARK = ("kodim04", "kodim05", "kodim15", "kodim19", "kodim21", "kodim23")
-LARGEST = 768  # side of what is taken from a photo to validate with
+MIDDLE = 384  # side of what is taken of a held-out photo, as validations take time
 
 
 @click.group()
@@ -84,14 +84,14 @@ def photos_and_validation(data: Path, cache: Path, side: int) -> tuple[Photos, V
         FileNotFoundError: there are too few photos.
     """
     known, held_out = find_photos(data)
-    sets = {"held out": _pictures(held_out), "kodak": _pictures(find_benchmark(data, BENCHMARK))}
+    sets = {"held out": _pictures(held_out, MIDDLE), "kodak": _pictures(find_benchmark(data, BENCHMARK))}
     return Photos.load(known, cache, side), Validation({label: found for label, found in sets.items() if found}, cache)
 
 
-def _pictures(paths: list[Path]) -> dict[str, NDArray[np.uint8]]:
-    """The middles of photos, by name, where judges can judge them."""
-    pictures = {path.stem: read_rgb(path) for path in paths}
-    return {name: middle(p, LARGEST) for name, p in pictures.items() if min(p.shape[:2]) >= SMALLEST}
+def _pictures(paths: list[Path], side: int = 2**16) -> dict[str, NDArray[np.uint8]]:
+    """The middles of photos, neither side above `side`, by name, where judges can judge them."""
+    pictures = {path.stem: middle(read_rgb(path), side) for path in paths}
+    return {name: picture for name, picture in pictures.items() if min(picture.shape[:2]) >= SMALLEST}
 
 
 if __name__ == "__main__":

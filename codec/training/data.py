@@ -53,6 +53,14 @@ def read_rgb(path: Path) -> Pixels:
         return np.asarray(image.convert("RGB"))
 
 
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all, though others may write it, too; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)
+
+
 @dataclass(frozen=True)
 class Photos:
     """Photos of different sizes in one array.
@@ -90,7 +98,7 @@ class Photos:
         pixels, shapes = cache / f"{name}.rgb", cache / f"{name}.json"
         if not shapes.exists():
             found = []
-            temporary = pixels.with_suffix(".tmp")
+            temporary = pixels.with_suffix(f".{os.getpid()}.tmp")
             with temporary.open("wb") as file:
                 for path in paths:
                     photo = read_rgb(path)
@@ -98,7 +106,7 @@ class Photos:
                         file.write(photo.tobytes())
                         found.append(photo.shape[:2])
             os.replace(temporary, pixels)
-            shapes.write_text(json.dumps(found))
+            write_whole(shapes, json.dumps(found).encode())
         sizes = tuple((height, width) for height, width in json.loads(shapes.read_text()))
         if not sizes:
             raise FileNotFoundError(f"none of {len(paths)} photos has {side} pixels on each side: add larger ones")

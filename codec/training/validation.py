@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from codec import metrics
 from codec.curves import Curve, bd_rate
+from codec.training.data import write_whole
 from codec.training.photos import to_tensor
 
 Code = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # pictures, lambdas to pictures, bits per pixel
@@ -50,13 +52,22 @@ def _png(picture: Pixels) -> BytesIO:
     return buffer
 
 
-def avif(picture: Pixels, quality: int, cache: Path, name: str) -> bytes:
+def avif(picture: Pixels, quality: int, cache: Path) -> bytes:
     """The picture as AVIF, at a speed that takes time; kept in the cache, since it never changes."""
-    path = cache / f"{name}-{quality}.avif"
+    path = cache / f"{_identity([picture])}-{quality}-{AVIF_SPEED}.avif"
     if not path.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture).save(path, "AVIF", quality=quality, speed=AVIF_SPEED)
+        buffer = BytesIO()
+        Image.fromarray(picture).save(buffer, "AVIF", quality=quality, speed=AVIF_SPEED)
+        write_whole(path, buffer.getvalue())
     return path.read_bytes()
+
+
+def _identity(pictures: Iterable[Pixels]) -> str:
+    """Name for what depends on these pictures only."""
+    total = sha256()
+    for picture in pictures:
+        total.update(f"{picture.shape}".encode() + np.ascontiguousarray(picture).data)
+    return total.hexdigest()[:16]
 
 
 def read(data: bytes) -> Pixels:
@@ -85,8 +96,8 @@ class Validation:
         """
         figures = {}
         for label, photos in self.sets.items():
-            points = [self._mean(photos, partial(coded, code, number)) for number in LAMBDAS]
-            anchor = self._anchor(photos)
+            points = [_mean(photos.values(), partial(coded, code, number)) for number in LAMBDAS]
+            anchor = [self._anchor(photos, quality) for quality in AVIF_QUALITIES]
             rates = {metric: _compare(points, anchor, metric) for metric in JUDGES}
             labelled = [{"lambda": number, **point} for number, point in zip(LAMBDAS, points, strict=True)]
             figures[label] = {"bd_rate": rates, "points": labelled}
@@ -95,57 +106,53 @@ class Validation:
         self.sheet(code, list(self.sets.values())[-1]).save(sheet)
         return figures
 
-    def _mean(
-        self, photos: Mapping[str, Pixels], encode: Callable[[str, Pixels], tuple[Pixels, float]]
-    ) -> dict[str, float]:
-        """Means over photos of bits per pixel and what the judges say."""
-        rows = []
-        for name, photo in photos.items():
-            made, bpp = encode(name, photo)
-            rows.append({"bpp": bpp, **judge(photo, made)})
-        return {key: round(float(np.mean([row[key] for row in rows])), 4) for key in rows[0]}
-
-    def _anchor(self, photos: Mapping[str, Pixels]) -> list[dict[str, float]]:
-        """Return the same of AVIF, at each of its qualities."""
-        return [self._cached(photos, quality) for quality in AVIF_QUALITIES]
-
-    def _cached(self, photos: Mapping[str, Pixels], quality: int) -> dict[str, float]:
-        path = self.cache / f"avif-{quality}-{'-'.join(sorted(photos))[:80]}-{len(photos)}.json"
+    def _anchor(self, photos: Mapping[str, Pixels], quality: int) -> dict[str, float]:
+        """Means of AVIF, at one of its qualities."""
+        path = self.cache / f"{_identity(photos.values())}-{quality}-{AVIF_SPEED}.json"
         if not path.exists():
-            mean = self._mean(photos, partial(self._avif, quality))
-            path.write_text(json.dumps(mean))
+            mean = _mean(photos.values(), partial(self._avif, quality))
+            write_whole(path, json.dumps(mean).encode())
         found: dict[str, float] = json.loads(path.read_text())
         return found
 
-    def _avif(self, quality: int, name: str, photo: Pixels) -> tuple[Pixels, float]:
-        data = avif(photo, quality, self.cache, name)
+    def _avif(self, quality: int, photo: Pixels) -> tuple[Pixels, float]:
+        data = avif(photo, quality, self.cache)
         return read(data), 8 * len(data) / photo[..., 0].size
 
     def sheet(self, code: Code, photos: Mapping[str, Pixels]) -> Image.Image:
         """A row a photo: a part of the original, then at each of some rates what we make of it and what AVIF does."""
         rows = []
-        for name, photo in photos.items():
+        for photo in photos.values():
             cells = [(photo, "original")]
             for number in SHEET_LAMBDAS:
-                made, bpp = coded(code, number, name, photo)
+                made, bpp = coded(code, number, photo)
                 size = bpp * photo[..., 0].size / 8
-                other = self._avif_of_size(name, photo, size)
+                other = self._avif_of_size(photo, size)
                 cells.append((made, f"{size:.0f} bytes, {metrics.psnr(photo, made):.2f} dB"))
                 cells.append((read(other), f"AVIF {len(other)} bytes, {metrics.psnr(photo, read(other)):.2f} dB"))
             rows.append(np.hstack([_captioned(*cell) for cell in cells]))
         return Image.fromarray(np.vstack(rows))
 
-    def _avif_of_size(self, name: str, photo: Pixels, size: float) -> bytes:
+    def _avif_of_size(self, photo: Pixels, size: float) -> bytes:
         """The AVIF whose size is nearest, of those of all qualities."""
         low, high = 0, 100
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if len(avif(photo, middle, self.cache, name)) < size else (low, middle)
-        both = (avif(photo, quality, self.cache, name) for quality in (low, high))
+            low, high = (middle, high) if len(avif(photo, middle, self.cache)) < size else (low, middle)
+        both = (avif(photo, quality, self.cache) for quality in (low, high))
         return min(both, key=lambda data: abs(len(data) - size))
 
 
-def coded(code: Code, number: float, name: str, photo: Pixels) -> tuple[Pixels, float]:
+def _mean(photos: Iterable[Pixels], encode: Callable[[Pixels], tuple[Pixels, float]]) -> dict[str, float]:
+    """Means over photos of bits per pixel and the judges' figures."""
+    rows = []
+    for photo in photos:
+        made, bpp = encode(photo)
+        rows.append({"bpp": bpp, **judge(photo, made)})
+    return {key: round(float(np.mean([row[key] for row in rows])), 4) for key in rows[0]}
+
+
+def coded(code: Code, number: float, photo: Pixels) -> tuple[Pixels, float]:
     """Code a photo at a lambda: the picture that is decoded, and bits per pixel."""
     picture = to_tensor([photo])
     made, bits = code(picture, torch.tensor([number]))
