@@ -51,6 +51,18 @@ def test_repeats_edges_outwards() -> None:
     torch.testing.assert_close(transform.encode(small, lambdas), transform.encode(repeated, lambdas))
 
 
+def test_one_colour_has_the_same_latent_everywhere() -> None:
+    """At edges, too, whatever the weights; and in a picture of any size."""
+    transform, lambdas = Transform(TINY), torch.tensor([1e-3])
+    for parameter in transform.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    colour = torch.tensor([0.0, 1.0, 0.1]).view(1, 3, 1, 1)
+    latents = transform.encode(colour.expand(1, 3, 80, 96), lambdas)
+    torch.testing.assert_close(latents, latents[:, :, :1, :1].expand_as(latents))
+    small = transform.encode(colour, lambdas)
+    torch.testing.assert_close(small, latents[:, :, :1, :1])
+
+
 def test_starts_as_a_klt() -> None:
     """More channels keep more, and the variances say what is lost."""
     picture, lambdas = photo(256, 256), torch.tensor([1e-3])

@@ -93,13 +93,20 @@ class Pointwise(nn.Linear):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
+class Spatial(nn.Conv2d):
+    """A 3 x 3 convolution that repeats edges outwards: with zeros there, a picture of one colour would get a frame."""
+
+    def __init__(self, inputs: int, outputs: int, groups: int = 1) -> None:
+        super().__init__(inputs, outputs, 3, padding=1, padding_mode="replicate", groups=groups)
+
+
 class Block(nn.Module):
     """Spatial mixing by a depthwise convolution, then a gated layer at each position; both are added to the input."""
 
     def __init__(self, channels: int, expansion: int) -> None:
         super().__init__()
         self.mix_in = Pointwise(channels, channels)
-        self.mix = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        self.mix = Spatial(channels, channels, groups=channels)
         self.mix_out = Pointwise(channels, channels)
         self.gate_in = Pointwise(channels, 2 * expansion * channels)
         self.gate_out = Pointwise(expansion * channels, channels)
@@ -117,7 +124,7 @@ class Block(nn.Module):
         return result
 
 
-def initialise(layer: nn.Conv2d | Pointwise) -> None:
+def initialise(layer: Spatial | Pointwise) -> None:
     """Random weights that keep the variance, and no bias."""
     nn.init.normal_(layer.weight, std=layer.weight[0].numel() ** -0.5)
     if layer.bias is not None:
@@ -137,7 +144,7 @@ class Encoder(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         fine, coarse = config.encoder
-        self.embed = nn.Conv2d(PIXELS, config.fine, 3, padding=1)
+        self.embed = Spatial(PIXELS, config.fine)
         self.fine = Stack(config.fine, fine, config.expansion)
         self.down = Pointwise(4 * config.fine, config.coarse)
         self.coarse = Stack(config.coarse, coarse, config.expansion)
@@ -163,7 +170,7 @@ class Decoder(nn.Module):
         self.coarse = Stack(config.coarse, coarse, config.expansion)
         self.up = Pointwise(config.coarse, 4 * config.fine)
         self.fine = Stack(config.fine, fine, config.expansion)
-        self.unembed = nn.Conv2d(config.fine, PIXELS, 3, padding=1)
+        self.unembed = Spatial(config.fine, PIXELS)
         for layer in (self.expand, self.up, self.unembed):
             initialise(layer)
 
