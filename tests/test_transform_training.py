@@ -124,7 +124,9 @@ class TestLoop:
     def test_refuses_checkpoints_of_something_else(self, photos: Photos, tmp_path: Path) -> None:
         Loop(TransformTask(TINY, photos), tmp_path / "run", SCHEDULE).run(Budget(iterations=1))
         with pytest.raises(ValueError, match=r"was trained with config .* give the same, or another folder"):
-            Loop(TransformTask(replace(TINY, batch=3), photos), tmp_path / "run", SCHEDULE)
+            Loop(TransformTask(replace(TINY, muon=False), photos), tmp_path / "run", SCHEDULE)
+        larger = Loop(TransformTask(replace(TINY, batch=3), photos), tmp_path / "run", SCHEDULE)
+        assert larger.progress.iteration == 1
         with pytest.raises(ValueError, match="was trained with seed 0, not 1"):
             Loop(TransformTask(TINY, photos), tmp_path / "run", SCHEDULE, seed=1)
 

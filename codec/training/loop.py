@@ -38,7 +38,7 @@ class Task(ABC):
     Attributes:
         name: of the training.
         model: its parameters are what is trained. It is on the loop's device when `loss` is called.
-        config: what else a checkpoint must agree on.
+        config: of model and optimizer, which a checkpoint must agree on, as JSON has it.
     """
 
     name: str

@@ -104,7 +104,7 @@ class TransformTask(Task):
         self, settings: Settings, photos: Photos, validation: Validation | None = None, weights: Path | None = None
     ) -> None:
         self.settings, self.photos, self.validation = settings, photos, validation
-        self.config: Mapping[str, Any] = asdict(settings)
+        self.config: Mapping[str, Any] = {"network": asdict(settings.network), "muon": settings.muon}
         torch.manual_seed(0)
         self.model = Model(settings.network)
         if weights is None:
