@@ -215,13 +215,16 @@ class Loop:
         return self.schedule.decay is not None and self.progress.iteration >= self.schedule.decay[1]
 
     def _step(self, batch: Tensor) -> None:
-        """One iteration."""
+        """One iteration, which changes nothing if its gradients are not finite."""
         iteration = self.progress.iteration
         torch.manual_seed(self.seed * 2**32 + iteration)
         loss, figures = self.task.loss(batch.to(self.device, non_blocking=True))
         self.task.model.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.task.model.parameters(), CLIPPED)
+        if not norm.isfinite():  # one such step would spoil everything
+            self._log({"skipped": True})
+            return
         self.optimizer.step(self.schedule(iteration))
         self._update_average(iteration)
         for name, value in {"loss": loss.detach(), "norm": norm, **figures}.items():
@@ -256,7 +259,8 @@ class Loop:
 
     def _log_means(self) -> None:
         """Log the means of all figures since this was last done."""
-        self._log({name: float(f"{float(total) / self.summed:.5g}") for name, total in self.sums.items()})
+        means = {name: float(total) / max(1, self.summed) for name, total in self.sums.items()}
+        self._log({name: float(f"{mean:.5g}") for name, mean in means.items()})
         self.sums, self.summed = {}, 0
 
     def _log(self, figures: Mapping[str, Any]) -> None:

@@ -101,7 +101,11 @@ class Spatial(nn.Conv2d):
 
 
 class Block(nn.Module):
-    """Spatial mixing by a depthwise convolution, then a gated layer at each position; both are added to the input."""
+    """Spatial mixing by a depthwise convolution, then a gated layer at each position; both are added to the input.
+
+    Gates are at most 1, so a block's output grows no faster than its input. Products of two unbounded factors would be
+    polynomials of a high degree after many blocks, which explode where pictures are unlike those of the training.
+    """
 
     def __init__(self, channels: int, expansion: int) -> None:
         super().__init__()
@@ -120,7 +124,7 @@ class Block(nn.Module):
         """(batch, channels, h, w) to the same."""
         x = x + self.mix_out(self.mix(F.silu(self.mix_in(x))))
         gate, value = self.gate_in(x).chunk(2, 1)
-        result: Tensor = x + self.gate_out(F.silu(gate) * value)
+        result: Tensor = x + self.gate_out(torch.sigmoid(gate) * value)
         return result
 
 
