@@ -29,6 +29,7 @@ from codec.autoencoders.networks.limits import MAX_BLOCKS, MAX_WIDTH, whole
 PATCH = 8  # pixels along a side of what is embedded at once
 DOWNSCALE = 16  # pixels for one sample of the latent, along each axis
 PIXELS = 3 * PATCH**2  # samples of a patch
+MAX_GATE = 4.0
 STEP = 10.2  # quantiser's best step by the root of lambda, at high rates, for pictures in -1..1
 
 
@@ -103,7 +104,7 @@ class Spatial(nn.Conv2d):
 class Block(nn.Module):
     """Spatial mixing by a depthwise convolution, then a gated layer at each position; both are added to the input.
 
-    Gates are at most 1, so a block's output grows no faster than its input. Products of two unbounded factors would be
+    Gates are bounded, so a block's output grows no faster than its input. Products of two unbounded factors would be
     polynomials of a high degree after many blocks, which explode where pictures are unlike those of the training.
     """
 
@@ -124,7 +125,7 @@ class Block(nn.Module):
         """(batch, channels, h, w) to the same."""
         x = x + self.mix_out(self.mix(F.silu(self.mix_in(x))))
         gate, value = self.gate_in(x).chunk(2, 1)
-        result: Tensor = x + self.gate_out(torch.sigmoid(gate) * value)
+        result: Tensor = x + self.gate_out(F.silu(gate).clamp_max(MAX_GATE) * value)
         return result
 
 
