@@ -18,12 +18,11 @@ import torch
 from common import machine, table, write
 
 from codec.autoencoders.networks.transform import Config
-from codec.curves import Curve, bd_rate
 from codec.training.__main__ import photos_and_validation
 from codec.training.loop import Budget, Loop, read_log
 from codec.training.optimizers import Schedule
 from codec.training.transform import Settings, TransformTask
-from codec.training.validation import JUDGES, MOST
+from codec.training.validation import JUDGES, compare
 
 BASE = Settings()
 VARIANTS = {
@@ -63,8 +62,7 @@ def row(name: str, folder: Path) -> dict[str, Any]:
 
 def against_base(found: dict[str, Any], base: dict[str, Any], metric: str) -> str:
     """BD-rate against the base's configuration."""
-    curves = [Curve.of(metric, [(p["bpp"], p[metric]) for p in r["points"] if p["bpp"] <= MOST]) for r in (found, base)]
-    change = bd_rate(*curves)
+    change = compare(found["points"], base["points"], metric)
     return "-" if change is None else f"{change:+.1f} %"
 
 

@@ -6,7 +6,10 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
+from io import BytesIO
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -47,9 +50,9 @@ def find_benchmark(folder: Path, names: Sequence[str]) -> list[Path]:
     return [found[name] for name in names if name in found]
 
 
-def read_rgb(path: Path) -> Pixels:
+def read_rgb(file: Path | BytesIO) -> Pixels:
     """(height, width, 3)"""
-    with Image.open(path) as image:
+    with Image.open(file) as image:
         return np.asarray(image.convert("RGB"))
 
 
@@ -73,17 +76,17 @@ class Photos:
     pixels: Pixels
     shapes: tuple[tuple[int, int], ...]
 
-    def __post_init__(self) -> None:
-        sizes = [3 * height * width for height, width in self.shapes]
-        object.__setattr__(self, "offsets", np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]))
+    @cached_property
+    def offsets(self) -> list[int]:
+        """First byte of each photo, and the end of the last one."""
+        return list(accumulate((3 * height * width for height, width in self.shapes), initial=0))
 
     def __len__(self) -> int:
         return len(self.shapes)
 
     def __getitem__(self, index: int) -> Pixels:
         """(height, width, 3)"""
-        offsets: NDArray[np.int64] = self.offsets  # type: ignore[attr-defined]
-        return self.pixels[offsets[index] : offsets[index + 1]].reshape(*self.shapes[index], 3)
+        return self.pixels[self.offsets[index] : self.offsets[index + 1]].reshape(*self.shapes[index], 3)
 
     @classmethod
     def load(cls, paths: Sequence[Path], cache: Path, side: int) -> Photos:

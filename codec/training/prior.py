@@ -27,9 +27,9 @@ def knot_weights(lambdas: Tensor) -> Tensor:
     return F.relu(1 - (position[:, None] - knots).abs())
 
 
-def draw_lambdas(count: int, device: torch.device) -> Tensor:
+def draw_lambdas(count: int, device: torch.device, bounds: tuple[float, float] = DRAWN) -> Tensor:
     """Random lambdas (count,), uniform in their logarithm."""
-    low, high = (math.log(bound) for bound in DRAWN)
+    low, high = (math.log(bound) for bound in bounds)
     return torch.empty(count, device=device).uniform_(low, high).exp()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from codec.training.data import Photos, crop
 from codec.training.loop import Progress, Task
 from codec.training.losses import squared_error, structural_error
 from codec.training.optimizers import MuonAndAdam
-from codec.training.prior import laplace_bits
+from codec.training.prior import draw_lambdas, laplace_bits
 from codec.training.progressive_prior import SCALES, ProgressivePrior
 from codec.training.validation import Validation
 
@@ -133,8 +132,7 @@ class TransformTask(Task):
 
     def loss(self, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         pictures = as_pictures(batch)
-        low, high = (math.log(bound) for bound in self.settings.network.lambdas)
-        lambdas = torch.empty(len(pictures), device=batch.device).uniform_(low, high).exp()
+        lambdas = draw_lambdas(len(pictures), batch.device, self.settings.network.lambdas)
         with reduced_precision(batch.device):
             made, bits = self.model(pictures, lambdas)
         error = squared_error(made, pictures)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from codec import metrics
 from codec.curves import Curve, bd_rate
-from codec.training.data import write_whole
+from codec.training.data import read_rgb, write_whole
 from codec.training.photos import to_tensor
 
 Code = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # pictures, lambdas to pictures, bits per pixel
@@ -70,11 +70,6 @@ def _identity(pictures: Iterable[Pixels]) -> str:
     return total.hexdigest()[:16]
 
 
-def read(data: bytes) -> Pixels:
-    with Image.open(BytesIO(data)) as image:
-        return np.asarray(image.convert("RGB"))
-
-
 @dataclass
 class Validation:
     """Sets of photos, (height, width, 3) each and 161 x 161 at least, by the set's name and the photo's.
@@ -98,7 +93,7 @@ class Validation:
         for label, photos in self.sets.items():
             points = [_mean(photos.values(), partial(coded, code, number)) for number in LAMBDAS]
             anchor = [self._anchor(photos, quality) for quality in AVIF_QUALITIES]
-            rates = {metric: _compare(points, anchor, metric) for metric in JUDGES}
+            rates = {metric: compare(points, anchor, metric) for metric in JUDGES}
             labelled = [{"lambda": number, **point} for number, point in zip(LAMBDAS, points, strict=True)]
             figures[label] = {"bd_rate": rates, "points": labelled}
         sheet = folder / "sheets" / f"{name}.png"
@@ -117,7 +112,7 @@ class Validation:
 
     def _avif(self, quality: int, photo: Pixels) -> tuple[Pixels, float]:
         data = avif(photo, quality, self.cache)
-        return read(data), 8 * len(data) / photo[..., 0].size
+        return read_rgb(BytesIO(data)), 8 * len(data) / photo[..., 0].size
 
     def sheet(self, code: Code, photos: Mapping[str, Pixels]) -> Image.Image:
         """A row a photo: a part of the original, then at each of some rates what we make of it and what AVIF does."""
@@ -127,9 +122,10 @@ class Validation:
             for number in SHEET_LAMBDAS:
                 made, bpp = coded(code, number, photo)
                 size = bpp * photo[..., 0].size / 8
-                other = self._avif_of_size(photo, size)
+                data = self._avif_of_size(photo, size)
+                other = read_rgb(BytesIO(data))
                 cells.append((made, f"{size:.0f} bytes, {metrics.psnr(photo, made):.2f} dB"))
-                cells.append((read(other), f"AVIF {len(other)} bytes, {metrics.psnr(photo, read(other)):.2f} dB"))
+                cells.append((other, f"AVIF {len(data)} bytes, {metrics.psnr(photo, other):.2f} dB"))
             rows.append(np.hstack([_captioned(*cell) for cell in cells]))
         return Image.fromarray(np.vstack(rows))
 
@@ -160,7 +156,7 @@ def coded(code: Code, number: float, photo: Pixels) -> tuple[Pixels, float]:
     return pixels.cpu().numpy(), bits.item()
 
 
-def _compare(points: Sequence[Mapping[str, float]], anchor: Sequence[Mapping[str, float]], metric: str) -> float | None:
+def compare(points: Sequence[Mapping[str, float]], anchor: Sequence[Mapping[str, float]], metric: str) -> float | None:
     """BD-rate up to a rate of `MOST`, in percent."""
     curves = [Curve.of(metric, [(p["bpp"], p[metric]) for p in side if p["bpp"] <= MOST]) for side in (points, anchor)]
     change = bd_rate(*curves)
