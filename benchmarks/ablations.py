@@ -34,9 +34,10 @@ VARIANTS = {
     "expansion3": replace(BASE, network=Config(expansion=3)),
     "no-structure": replace(BASE, structure=0.0),
     "adam": replace(BASE, muon=False),
-    "batch8": replace(BASE, batch=8),
+    "batch16": replace(BASE, batch=16),
+    "double-rate": BASE,
 }
-RATES = {"adam": 6e-4}  # learning rates other than the usual
+RATES = {"adam": 6e-4, "double-rate": 2.4e-3}  # learning rates other than the usual
 
 
 def train(name: str, data: Path, folder: Path, core_hours: float) -> None:

@@ -41,7 +41,7 @@ def main() -> None:
 )
 @click.option("--export", "exported", type=click.Path(path_type=Path), help="Write the averaged weights to this file.")
 @click.option("--learning-rate", type=float, default=1.2e-3, show_default=True)
-@click.option("--batch", type=int, default=16, show_default=True, help="Crops at once.")
+@click.option("--batch", type=int, default=8, show_default=True, help="Crops at once.")
 @click.option("--validate", type=float, default=0.5, show_default=True, help="Hours between validations; 0 for none.")
 @click.option("--device", default="auto", show_default=True)
 @click.option("--threads", type=int, help="Of the CPU; all by default.")

@@ -22,7 +22,8 @@ HELD_OUT = 20  # photos that validations are made with
 BENCHMARK = "kodak"  # folder whose photos nothing is ever trained on
 SUFFIXES = {".avif", ".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 SYNTHETIC, GREY = 0.06, 0.04  # of the crops; together they are a tenth
-REDUCED, ENLARGED = 2.5, 1.5  # at most so much
+REDUCED, ENLARGED = 2.0, 2.0  # at most so much
+SCALED = (0.55, 0.3, 0.15)  # parts of squares that are as in the photo, enlarged, reduced
 
 Pixels = NDArray[np.uint8]
 
@@ -136,9 +137,7 @@ def crop(photos: Photos, side: int, generator: np.random.Generator) -> Pixels:
 def _of_photo(photo: Pixels, side: int, generator: np.random.Generator) -> Pixels:
     height, width = photo.shape[:2]
     smallest = min(height, width)
-    scale = generator.choice(
-        (1.0, generator.uniform(1 / ENLARGED, 1), generator.uniform(1, REDUCED)), p=(0.4, 0.1, 0.5)
-    )
+    scale = generator.choice((1.0, generator.uniform(1 / ENLARGED, 1), generator.uniform(1, REDUCED)), p=SCALED)
     taken = min(smallest, round(side * scale))
     top, left = generator.integers(height - taken + 1), generator.integers(width - taken + 1)
     square = photo[top : top + taken, left : left + taken]

@@ -26,6 +26,7 @@ from codec.training.validation import Validation
 WIDE = 64  # rows and columns from which on a kernel is left to Muon
 SPEED = 5.0  # of gains and scales, in the other parameters'
 ROUNDED = 0.7  # part of the pictures whose decoder gets rounded latents; the others' gets latents with uniform noise
+USUALLY = 0.75  # part of the pictures whose lambda is one that most files have
 LARGE, OFTEN = 1.5, 8  # every so many batches, crops have sides so much longer
 
 
@@ -37,13 +38,15 @@ class Settings:
         network: of the transform.
         side: of the crops, a multiple of 16 * 2**SCALES.
         batch: crops of that side at once.
+        usual: least and greatest lambda that most files have, of all that the network is for.
         structure: weight of the structural error beside the squared one.
         muon: whether matrices are left to Muon; otherwise Adam does it all.
     """
 
     network: Config = field(default_factory=Config)
     side: int = 256
-    batch: int = 16
+    batch: int = 8
+    usual: tuple[float, float] = (6e-4, 5e-2)
     structure: float = 0.01
     muon: bool = True
 
@@ -132,7 +135,7 @@ class TransformTask(Task):
 
     def loss(self, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         pictures = as_pictures(batch)
-        lambdas = draw_lambdas(len(pictures), batch.device, self.settings.network.lambdas)
+        lambdas = self.lambdas(len(pictures), batch.device)
         with reduced_precision(batch.device):
             made, bits = self.model(pictures, lambdas)
         error = squared_error(made, pictures)
@@ -142,6 +145,12 @@ class TransformTask(Task):
         # By the root of lambda, as distortion and rate of a good codec grow with it: all rates count alike.
         loss = 10 * ((distortion + lambdas * bits) / lambdas.sqrt()).mean()
         return loss, {"squared_error": error.detach().mean(), "bpp": bits.detach().mean()}
+
+    def lambdas(self, count: int, device: torch.device) -> Tensor:
+        """(count,), uniform in their logarithm: most in the usual range, which decides how good files are."""
+        usual = draw_lambdas(count, device, self.settings.usual)
+        rare = draw_lambdas(count, device, self.settings.network.lambdas)
+        return torch.where(torch.rand(count, device=device) < USUALLY, usual, rare)
 
     def validate(self, model: nn.Module, progress: Progress, folder: Path) -> dict[str, Any]:
         if self.validation is None:
