@@ -27,14 +27,14 @@ import pillow_clric
 
 # Functions that are timed, and the stage that each stands for. What they have in common goes to the innermost.
 ENCODE = {
-    "codec.overfit.initial.trained": "starting point",
+    "codec.overfit.initialisation.trained": "starting point",
     "codec.overfit.fit.Fit._warm_up": "choice of a beginning",
     "codec.overfit.fit.Fit._descend": "annealing",
     "codec.overfit.fit.Fit._settle": "settling",
     "codec.overfit.quantise._Search.run": "quantisation",
     "codec.autoencoders.autoencoder.Autoencoder.encode": "autoencoder's encoder",
     "codec.autoencoders.autoencoder.Autoencoder.decode": "autoencoder's decoder",
-    "codec.autoencoders.perception.Perception.embed": "perception",
+    "codec.autoencoders.perceptual_loss.Perception.embed": "perception",
     "codec.overfit.arm.rate": "rate",
     "codec.overfit.bitstream.write": "entropy coding",
     "codec.overfit.bitstream.read": "verification",
@@ -43,7 +43,7 @@ DECODE = {
     "codec.unpack": "header, checksum",
     "codec.overfit.bitstream._code_differences": "weights",
     "codec.overfit.bitstream.read": "grids: wavefront",
-    "codec.entropy.arm.IntegerARM.__call__": "grids: probability model",
+    "codec.entropy.integer_arm.IntegerARM.__call__": "grids: probability model",
     "codec.entropy.wavefront.code_laplace": "grids: symbols",
     "codec.overfit.synthesis.synthesise": "synthesis",
     "codec.autoencoders.autoencoder.Autoencoder.decode": "autoencoder's decoder",

@@ -73,7 +73,7 @@ def _shrunk(alpha: Samples, scale: int) -> Samples:
     import torch
 
     from codec.blocks import shrunk
-    from codec.profiles.pixels import to_pixels, to_tensor
+    from codec.tensors import to_pixels, to_tensor
 
     return to_pixels(shrunk(to_tensor([alpha], torch.device("cpu")), scale)[0].numpy())
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from codec.container import Header, Section, pack
-from codec.processes import cores, sharing
 from codec.profiles import Profile, RoomError, Settings
+from codec.workers import cores, sharing
 
 if TYPE_CHECKING:
     import numpy as np

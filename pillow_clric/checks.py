@@ -12,8 +12,8 @@ import click
 from PIL import Image
 
 import pillow_clric
-from pillow_clric.planning import coded_files
-from pillow_clric.report import message, shown
+from pillow_clric.convert.plan import coded_files
+from pillow_clric.convert.report import message, shown
 
 __all__ = ["info", "verify"]
 

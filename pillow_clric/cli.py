@@ -14,13 +14,14 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from pillow_clric import __version__, outputs
-from pillow_clric.batches import Options, Result, results_of
+from pillow_clric import __version__
 from pillow_clric.checks import info, verify
 from pillow_clric.compare import compare
+from pillow_clric.convert import outputs
+from pillow_clric.convert.plan import Plan, make_plan
+from pillow_clric.convert.report import Record, Report
+from pillow_clric.convert.run import Options, Result, results_of
 from pillow_clric.models import models
-from pillow_clric.planning import Plan, make_plan
-from pillow_clric.report import Record, Report
 from pillow_clric.thumbnail import thumbnail
 
 __all__ = ["main"]

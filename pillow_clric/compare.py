@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING, Any
 import click
 from PIL import Image, ImageOps
 
-from pillow_clric import decode, encode, info, outputs
+from pillow_clric import decode, encode, info
 from pillow_clric._modes import check, on_white, to_srgb
-from pillow_clric.report import message, shown
+from pillow_clric.convert import outputs
+from pillow_clric.convert.report import message, shown
 
 if TYPE_CHECKING:
     from codec.training.lpips import Lpips

@@ -27,7 +27,7 @@ def list_models() -> None:
     from rich.filesize import decimal
 
     from codec.autoencoders import store
-    from codec.autoencoders.catalogue import CATALOGUE
+    from codec.autoencoders.zoo import CATALOGUE
 
     entries = store.entries()
     for entry in entries:

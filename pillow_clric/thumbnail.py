@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from PIL import Image, ImageOps
 
-from pillow_clric.outputs import write
+from pillow_clric.convert.outputs import write
 
 __all__ = ["thumbnail"]
 

@@ -21,13 +21,13 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from codec import blocks
-from codec.autoencoders import foreign, store
+from codec.autoencoders import import_checkpoint, store
 from codec.autoencoders import model as files
 from codec.autoencoders.autoencoder import Autoencoder
 from codec.autoencoders.errors import ModelFileError
 from codec.autoencoders.model import Model
 from codec.autoencoders.networks import ARCHITECTURES, build
-from codec.autoencoders.perception import perception
+from codec.autoencoders.perceptual_loss import perception
 from codec.autoencoders.tiles import ramp, spans, tiled
 
 SAMPLES = Path(__file__).parent.parent / "samples"
@@ -250,7 +250,7 @@ class TestModelFile:
         fields = {name: getattr(model, name) for name in ("name", "architecture", "config", "mean", "scale", "tensors")}
         files.write(Model(**{**fields, **change}), tmp_path / "wrong.safetensors")
         with pytest.raises(ModelFileError, match=message):
-            foreign.read(tmp_path / "wrong.safetensors")
+            import_checkpoint.read(tmp_path / "wrong.safetensors")
 
     @pytest.mark.parametrize(
         ("weights", "message"),
@@ -267,7 +267,7 @@ class TestModelFile:
         wrong = Model("wrong", "base", BASE, model.mean, model.scale, tensors)
         files.write(wrong, tmp_path / "wrong.safetensors")
         with pytest.raises(ModelFileError, match=message):
-            foreign.read(tmp_path / "wrong.safetensors")
+            import_checkpoint.read(tmp_path / "wrong.safetensors")
 
 
 Writer = Callable[[Model, Path], Path]
@@ -309,7 +309,7 @@ class TestForeign:
     @pytest.mark.parametrize("pooling", [False, True])
     def test_taesd_in_every_layout(self, write: Writer, pooling: bool, tmp_path: Path) -> None:
         model = random_model("tiny", {"latent": 16, "pooling": pooling}, 16)
-        read = foreign.read(write(model, tmp_path), "mine")
+        read = import_checkpoint.read(write(model, tmp_path), "mine")
         assert (read.name, read.config) == ("mine", model.config)
         assert read.tensors.keys() == model.tensors.keys()
         assert all(torch.equal(read.tensors[name], model.tensors[name]) for name in model.tensors)
@@ -319,7 +319,7 @@ class TestForeign:
         torch.manual_seed(0)
         theirs = diffusers.AutoencoderTiny().eval()
         theirs.save_pretrained(tmp_path / "tiny")
-        ours = Autoencoder(foreign.read(tmp_path / "tiny"), CPU)
+        ours = Autoencoder(import_checkpoint.read(tmp_path / "tiny"), CPU)
         photos = picture("coffee.png")[:, :, :64, :80]
         with torch.no_grad():
             latents = theirs.encode(2 * photos - 1).latents
@@ -371,7 +371,7 @@ class TestForeign:
 
         monkeypatch.setitem(sys.modules, "diffusers", None)
         with pytest.raises(ImportError, match=r"pip install 'pillow-clric\[diffusers\]'"):
-            foreign.read(tmp_path)
+            import_checkpoint.read(tmp_path)
 
     def test_no_pickle_is_executed(self, tmp_path: Path) -> None:
         class Trap:
@@ -382,10 +382,10 @@ class TestForeign:
         for contents in (Trap(), {"0.weight": Trap()}):
             torch.save(contents, tmp_path / "taes_encoder.pth")
             with pytest.raises(ModelFileError, match="never executed"):
-                foreign.read(tmp_path)
+                import_checkpoint.read(tmp_path)
         (tmp_path / "taes_encoder.pth").write_bytes(pickle.dumps(Trap(), protocol=2))
         with pytest.raises(ModelFileError):
-            foreign.read(tmp_path)
+            import_checkpoint.read(tmp_path)
         assert not (tmp_path / "sprung").exists()
 
     @pytest.mark.parametrize("length", [0, 10, 1000, 100_000])
@@ -396,7 +396,7 @@ class TestForeign:
             write(random_model("tiny", TINY, 4), folder)
             (folder / name).write_bytes((folder / name).read_bytes()[:length])
             with pytest.raises(ModelFileError, match=r"again|never executed"):
-                foreign.read(folder)
+                import_checkpoint.read(folder)
 
     @pytest.mark.parametrize(
         "contents", [[1, 2], {"a": 1}, torch.zeros(3), {"0.weight": torch.zeros(1, dtype=torch.int8)}]
@@ -405,19 +405,19 @@ class TestForeign:
         write_pth_pair(random_model("tiny", TINY, 4), tmp_path)
         torch.save(contents, tmp_path / "taes_encoder.pth")
         with pytest.raises(ModelFileError, match="other things"):
-            foreign.read(tmp_path)
+            import_checkpoint.read(tmp_path)
 
     def test_what_is_not_known_is_refused(self, tmp_path: Path) -> None:
         save_file({"w": torch.zeros(1)}, tmp_path / "strange.safetensors")
         with pytest.raises(ModelFileError, match="not known"):
-            foreign.read(tmp_path / "strange.safetensors")
+            import_checkpoint.read(tmp_path / "strange.safetensors")
         save_file({"w": torch.zeros(1)}, tmp_path / "my_encoder.safetensors")
         with pytest.raises(ModelFileError, match="is missing"):
-            foreign.read(tmp_path / "my_encoder.safetensors")
+            import_checkpoint.read(tmp_path / "my_encoder.safetensors")
         with pytest.raises(ModelFileError, match="exactly one"):
-            foreign.read(tmp_path)
+            import_checkpoint.read(tmp_path)
         with pytest.raises(FileNotFoundError, match="does not exist"):
-            foreign.read(tmp_path / "nothing")
+            import_checkpoint.read(tmp_path / "nothing")
 
     @pytest.mark.parametrize(
         "config", ["", "[]", "{}", '{"_class_name": "AutoencoderKL"', '{"_class_name": "VQModel"}']
@@ -426,7 +426,7 @@ class TestForeign:
         (tmp_path / "config.json").write_text(config)
         save_file({"w": torch.zeros(1)}, tmp_path / "diffusion_pytorch_model.safetensors")
         with pytest.raises(ModelFileError, match=r"config\.json|VQModel"):
-            foreign.read(tmp_path)
+            import_checkpoint.read(tmp_path)
 
     def test_kl_that_does_not_fit_its_configuration(self, tmp_path: Path) -> None:
         self._kl(None).save_pretrained(tmp_path)
@@ -434,16 +434,16 @@ class TestForeign:
         for change in ({"latent_channels": 5}, {"latent_channels": 10**9}, {"block_out_channels": [10**9] * 3}):
             (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
             with pytest.raises(ModelFileError):
-                foreign.read(tmp_path)
+                import_checkpoint.read(tmp_path)
         (tmp_path / "config.json").write_text(json.dumps(config))
         save_file({"w": torch.zeros(1)}, tmp_path / "diffusion_pytorch_model.safetensors", {"format": "pt"})
         with pytest.raises(ModelFileError):
-            foreign.read(tmp_path)
+            import_checkpoint.read(tmp_path)
 
     @pytest.mark.skipif(not TAEF2.exists(), reason="needs the weights of taef2")
     def test_taef2(self) -> None:
         """Real weights: nearly the photo, from a latent of 32 channels."""
-        taef2 = Autoencoder(foreign.read(TAEF2), CPU)
+        taef2 = Autoencoder(import_checkpoint.read(TAEF2), CPU)
         assert (taef2.model.name, taef2.channels) == ("taef2", 32)
         photo = picture("rocket.jpg")[:, :, :256, :256]
         assert psnr(taef2.decode(taef2.encode(photo), 256, 256).clamp(0, 1), photo) > 30

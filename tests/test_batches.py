@@ -22,8 +22,10 @@ from PIL import Image
 import pillow_clric
 from codec.container import Section, unpack
 from codec.profiles import Settings
-from pillow_clric import batches, cli, outputs
-from pillow_clric.planning import Job
+from pillow_clric import cli
+from pillow_clric.convert import outputs
+from pillow_clric.convert import run as conversion
+from pillow_clric.convert.plan import Job
 
 # The command with a profile that takes no time, which processes that it starts import too. Photos that are wider than
 # high take long, those that are higher than wide kill the process that they are in, square black ones only once.
@@ -169,15 +171,15 @@ def test_number_of_processes(
 ) -> None:
     used = []
 
-    def side_by_side(jobs: list[Job], options: batches.Options, processes: int) -> list[batches.Result]:
+    def side_by_side(jobs: list[Job], options: conversion.Options, processes: int) -> list[conversion.Result]:
         used.append(processes)
-        return [batches.Result(job, 0) for job in jobs]
+        return [conversion.Result(job, 0) for job in jobs]
 
-    monkeypatch.setattr(batches, "cores", lambda: cores)
-    monkeypatch.setattr(batches, "_side_by_side", side_by_side)
+    monkeypatch.setattr(conversion, "cores", lambda: cores)
+    monkeypatch.setattr(conversion, "_side_by_side", side_by_side)
     todo = [Job(Path(f"{i}.clric"), Path(f"{i}.png"), encoding=False) for i in range(files)]
-    options = batches.Options(None, None, None, 5, "clric", "base", device, strip=False)
-    results = batches.results_of(todo, options, jobs, lambda name: lambda done, total: None)
+    options = conversion.Options(None, None, None, 5, "clric", "base", device, strip=False)
+    results = conversion.results_of(todo, options, jobs, lambda name: lambda done, total: None)
     assert [result.job for result in results] == todo
     assert used == processes
 
@@ -199,10 +201,10 @@ class Gpu:
 @pytest.fixture
 def gpu(fast_profile: FastProfile, monkeypatch: pytest.MonkeyPatch) -> Gpu:
     made = Gpu()
-    monkeypatch.setattr(batches, "encode_batch", made.encode_batch)
-    monkeypatch.setattr(batches, "on_gpu", lambda device: True)
-    monkeypatch.setattr(batches, "cores", lambda: 1)
-    monkeypatch.setattr(batches, "_PIXELS_AT_ONCE", 128)
+    monkeypatch.setattr(conversion, "encode_batch", made.encode_batch)
+    monkeypatch.setattr(conversion, "on_gpu", lambda device: True)
+    monkeypatch.setattr(conversion, "cores", lambda: 1)
+    monkeypatch.setattr(conversion, "_PIXELS_AT_ONCE", 128)
     return made
 
 
@@ -250,9 +252,9 @@ def test_reading_and_writing_while_the_gpu_works(
 ) -> None:
     was_read = {name: threading.Event() for name in "abc"}
     was_written = {name: threading.Event() for name in "abc"}
-    load, write = batches._read, outputs.write
+    load, write = conversion._read, outputs.write
 
-    def read(job: Job, options: batches.Options) -> tuple[Image.Image, int] | None:
+    def read(job: Job, options: conversion.Options) -> tuple[Image.Image, int] | None:
         was_read[job.source.stem].set()
         return load(job, options)
 
@@ -269,9 +271,9 @@ def test_reading_and_writing_while_the_gpu_works(
             assert was_read["c"].wait(10)
         return gpu.encode_batch(images, **options)
 
-    monkeypatch.setattr(batches, "_read", read)
+    monkeypatch.setattr(conversion, "_read", read)
     monkeypatch.setattr(outputs, "write", save)
-    monkeypatch.setattr(batches, "encode_batch", encode_batch)
+    monkeypatch.setattr(conversion, "encode_batch", encode_batch)
     gray(folder, a=(8, 8), b=(9, 9), c=(10, 10))
     assert run(folder).exit_code == 0
     assert gpu.sizes == [[(8, 8)], [(9, 9)], [(10, 10)]]  # an assertion that fails would have them encoded alone
@@ -281,7 +283,7 @@ def test_reading_and_writing_while_the_gpu_works(
 def test_interrupt_while_the_gpu_works(folder: Path, tmp_path: Path, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
     working, stopped = threading.Event(), threading.Event()
 
-    def encode_batch(images: Sequence[Image.Image], *, progress: batches.Progress, **options: Any) -> list[bytes]:
+    def encode_batch(images: Sequence[Image.Image], *, progress: conversion.Progress, **options: Any) -> list[bytes]:
         if images[0].width == 8:
             return gpu.encode_batch(images, **options)
         working.set()
@@ -295,7 +297,7 @@ def test_interrupt_while_the_gpu_works(folder: Path, tmp_path: Path, gpu: Gpu, m
         assert working.wait(10)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(batches, "encode_batch", encode_batch)
+    monkeypatch.setattr(conversion, "encode_batch", encode_batch)
     monkeypatch.setattr(outputs, "write", save)
     gray(folder, a=(8, 8), b=(9, 9))
     assert run(folder).exit_code == 130
@@ -305,6 +307,6 @@ def test_interrupt_while_the_gpu_works(folder: Path, tmp_path: Path, gpu: Gpu, m
 
 def test_what_is_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("cpu", "cpu:0", "meta", "no device"):
-        assert not batches.on_gpu(name)
+        assert not conversion.on_gpu(name)
     monkeypatch.setattr("codec.device.resolve", torch.device)  # as if there were one
-    assert batches.on_gpu("cuda:1")
+    assert conversion.on_gpu("cuda:1")

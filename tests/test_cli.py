@@ -25,8 +25,9 @@ from conftest import FastProfile
 from PIL import Image
 
 import pillow_clric
-from pillow_clric import batches, cli
-from pillow_clric.report import Report
+from pillow_clric import cli
+from pillow_clric.convert import run as conversion
+from pillow_clric.convert.report import Report
 
 EXIF = Image.Exif()
 EXIF[0x010F] = "Maker"
@@ -36,7 +37,7 @@ METADATA: dict[str, Any] = {"exif": EXIF.tobytes(), "icc_profile": b"a colour pr
 @pytest.fixture(autouse=True)
 def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files are converted in this process, the only one that knows the fast profile."""
-    monkeypatch.setattr(batches, "cores", lambda: 1)
+    monkeypatch.setattr(conversion, "cores", lambda: 1)
 
 
 @pytest.fixture
@@ -499,7 +500,7 @@ def test_inputs_that_are_gone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
             (folder / name).unlink()
         return pillow_clric.encode(image, **options)
 
-    monkeypatch.setattr(batches, "encode", encode_and_remove)
+    monkeypatch.setattr(conversion, "encode", encode_and_remove)
     result = run(folder)
     assert result.exit_code == 1
     assert f"failed: {folder / 'b.PNG'}: No such file or directory\n" in result.stderr
@@ -512,7 +513,7 @@ def test_outputs_that_others_wrote_meanwhile(folder: Path, monkeypatch: pytest.M
         (folder / "a.clric").write_bytes(b"precious")
         return pillow_clric.encode(image, **options)
 
-    monkeypatch.setattr(batches, "encode", encode_late)
+    monkeypatch.setattr(conversion, "encode", encode_late)
     result = run(folder / "a.png")
     assert result.exit_code == 1
     assert "meanwhile" in result.stderr
@@ -525,7 +526,7 @@ def test_leftovers_of_killed_processes_are_removed(folder: Path) -> None:
     script = """
 import os, signal, sys
 from pathlib import Path
-from pillow_clric import outputs
+from pillow_clric.convert import outputs
 os.replace = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)
 outputs.write(Path(sys.argv[1]), b"half")
 """
@@ -624,7 +625,7 @@ def test_transparent_parts_are_white_where_there_is_no_alpha(mode: str) -> None:
         ".bmp": False,
         ".ppm": False,
     }.items():
-        with Image.open(BytesIO(batches.to_format(image, suffix, 95))) as written:
+        with Image.open(BytesIO(conversion.to_format(image, suffix, 95))) as written:
             assert written.has_transparency_data == kept
             assert kept or set(written.convert("L").tobytes()) == {255}
 
@@ -728,7 +729,7 @@ def test_quality_or_a_target(
         assert (options["quality"], options["target_size"], options["target_bpp"]) == (quality, size, bpp)
         return b"coded"
 
-    monkeypatch.setattr(batches, "encode", encode)
+    monkeypatch.setattr(conversion, "encode", encode)
     result = run(folder / "a.png", *arguments)
     assert result.exit_code == 0, result.stderr
 
@@ -796,7 +797,7 @@ def test_interrupt(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise KeyboardInterrupt
 
     before = names(folder)
-    monkeypatch.setattr(batches, "encode", interrupt)
+    monkeypatch.setattr(conversion, "encode", interrupt)
     assert run(folder).exit_code == 130
     assert names(folder) == before
 
@@ -907,12 +908,13 @@ def test_exit_codes(tmp_path: Path) -> None:
 def test_signals(number: signal.Signals, folder: Path) -> None:
     script = """
 import signal, time
-from pillow_clric import batches, cli
+from pillow_clric import cli
+from pillow_clric.convert import run as conversion
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background may ignore it
 def slow(*_, **__):
     print("started", flush=True)
     time.sleep(60)
-batches.encode, batches.cores, cli._check = slow, lambda: 1, lambda options: None
+conversion.encode, conversion.cores, cli._check = slow, lambda: 1, lambda options: None
 cli.main()
 """
     before = names(folder)

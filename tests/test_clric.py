@@ -22,14 +22,16 @@ from codec.autoencoders import model as files
 from codec.autoencoders import store
 from codec.autoencoders.autoencoder import Autoencoder
 from codec.autoencoders.errors import ModelFileError
-from codec.autoencoders.networks.base import Base
-from codec.autoencoders.perception import perception
+from codec.autoencoders.networks.residual import Residual
+from codec.autoencoders.perceptual_loss import perception
 from codec.container import Section, unpack
-from codec.overfit import arm, bitstream, initial, pipeline, synthesis
-from codec.overfit.bases import PLAIN
+from codec.overfit import arm, bitstream, initialisation, pipeline, synthesis
 from codec.overfit.quantise import dequantise
-from codec.profiles import Settings, appearance, clric, sight, starts
-from codec.profiles.appearance import Appearance
+from codec.overfit.reference_weights import PLAIN
+from codec.profiles import Settings
+from codec.profiles.clric import distortion, profile, quantisation_step
+from codec.profiles.clric import initialisation as starts
+from codec.profiles.clric.distortion import PerceptualDistortion
 
 SAMPLES = Path(__file__).parent.parent / "samples"
 CPU = torch.device("cpu")
@@ -62,7 +64,7 @@ def test_principal_components_are_as_exact_as_their_step(step: float) -> None:
     generator = torch.Generator().manual_seed(0)
     mixed = torch.randn(6, 6, generator=generator) @ torch.randn(1, 6, 9 * 11, generator=generator) + 5
     latent = mixed.unflatten(2, (9, 11))
-    function = initial.principal(latent, step).rounded()
+    function = initialisation.principal(latent, step).rounded()
     made = synthesis.synthesise(function.grids, function.weights, function.spec)
     error = (made - latent).norm(dim=1)
     assert error.max() <= 6**0.5 * step / 2 * 1.001  # half a step along each of six axes
@@ -72,20 +74,20 @@ def test_principal_components_are_as_exact_as_their_step(step: float) -> None:
 
 def test_principal_components_that_are_zero_are_left_out() -> None:
     latent = torch.randn(1, 1, 7, 8) * torch.tensor((2.0, -1.0, 0.0, 3.0)).view(1, 4, 1, 1)
-    assert initial.principal(latent, 0.01).spec.features == (1,)
+    assert initialisation.principal(latent, 0.01).spec.features == (1,)
     flat = torch.full((1, 4, 7, 8), 0.3)
-    function = initial.principal(flat, 1.0).rounded()
+    function = initialisation.principal(flat, 1.0).rounded()
     assert function.spec.features == (1,)
     torch.testing.assert_close(synthesis.synthesise(function.grids, function.weights, function.spec), flat)
 
 
 def test_steps_grow_with_lambda() -> None:
     picture = to_tensor(photo(96, 128))
-    trials = sight.Trials.on(base(), picture)
+    trials = quantisation_step.StepTrials.on(base(), picture)
     steps = [trials.step(lam) for lam in (0.02, 0.1, 0.5, 2.0)]
     assert (np.diff(steps) > 0).all()
-    assert sight.TRIED[0] <= steps[0]
-    assert steps[-1] <= sight.TRIED[-1]
+    assert quantisation_step.TRIED[0] <= steps[0]
+    assert steps[-1] <= quantisation_step.TRIED[-1]
 
 
 # What fits are measured by
@@ -98,9 +100,9 @@ def test_appearance_is_that_of_the_picture() -> None:
     latents = base().encode(picture)
     made = base().decode(latents, 72, 100)
     difference = (made - picture).abs().mean().item()
-    found = Appearance(base(), picture).distortion(latents).item()
+    found = PerceptualDistortion(base(), picture).distortion(latents).item()
     assert difference < found < 3 * difference
-    assert Appearance(base(), made).distortion(latents).item() == pytest.approx(0, abs=1e-6)
+    assert PerceptualDistortion(base(), made).distortion(latents).item() == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.usefixtures("full_precision")
@@ -109,9 +111,9 @@ def test_tiles_of_appearance_make_up_the_picture(
     size: tuple[int, int], parts: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They cover it once, and each is what the autoencoder shows there when it sees all of the latent."""
-    monkeypatch.setattr(appearance, "TILE", 256)
+    monkeypatch.setattr(distortion, "TILE", 256)
     picture = to_tensor(photo(*size))
-    measured = Appearance(base(), picture)
+    measured = PerceptualDistortion(base(), picture)
     assert len(measured.parts) == parts
     covered = torch.zeros(size)
     for part in measured.parts:
@@ -125,9 +127,9 @@ def test_tiles_of_appearance_make_up_the_picture(
             share = picture[:, :, *part.place].numel() / picture.numel()
             views = [x[:, :, *part.place] for x in (made, picture)]
             areas = [F.avg_pool2d(x, 16, ceil_mode=True) for x in views]
-            colour = appearance.COLOUR * (areas[0] - areas[1]).abs().mean()
+            colour = distortion.COLOUR * (areas[0] - areas[1]).abs().mean()
             perceived = network.distance(views[0], network.embed(views[1]))[0]
-            total = total + share * (colour + appearance.PERCEPTION * perceived)
+            total = total + share * (colour + distortion.PERCEPTION * perceived)
         return total
 
     def value_and_gradient(distortion: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
@@ -149,10 +151,10 @@ def disturbed(picture: Tensor) -> Tensor:
 @pytest.mark.usefixtures("full_precision")
 @pytest.mark.parametrize(("tile", "parts"), [(512, 1), (32, 6)])
 def test_gradient_of_appearance(tile: int, parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(appearance, "TILE", tile)
-    monkeypatch.setattr(appearance, "OVERLAP", 16)
+    monkeypatch.setattr(distortion, "TILE", tile)
+    monkeypatch.setattr(distortion, "OVERLAP", 16)
     picture = to_tensor(photo(64, 48))
-    measured, latents = Appearance(base(), picture), disturbed(picture).requires_grad_()
+    measured, latents = PerceptualDistortion(base(), picture), disturbed(picture).requires_grad_()
     assert len(measured.parts) == parts
     [gradient] = torch.autograd.grad(measured.distortion(latents), latents)
     directions = torch.randn(3, *latents.shape, generator=torch.Generator().manual_seed(1))
@@ -168,9 +170,9 @@ def test_gradient_of_appearance(tile: int, parts: int, monkeypatch: pytest.Monke
 def test_precision_of_fits_hardly_matters(monkeypatch: pytest.MonkeyPatch) -> None:
     picture = to_tensor(photo(128, 192))
     latents = disturbed(picture)
-    exact = Appearance(base(), picture).distortion(latents)
+    exact = PerceptualDistortion(base(), picture).distortion(latents)
     monkeypatch.setattr(device, "_cpu_has_bfloat16", lambda: True)
-    reduced = Appearance(base(), picture).distortion(latents)
+    reduced = PerceptualDistortion(base(), picture).distortion(latents)
     assert reduced != exact
     torch.testing.assert_close(reduced, exact, rtol=0.01, atol=0)
 
@@ -195,8 +197,8 @@ def latents_of(data: bytes) -> Tensor:
 def test_effort_pays() -> None:
     """What a fit lowers is lower in the file, and that spends next to nothing on the function itself."""
     quality = 50
-    lam = np.exp(Settings(quality=quality).log_lambda(clric.LOG_LAMBDA))
-    measured = Appearance(base(), to_tensor(photo(128, 192)))
+    lam = np.exp(Settings(quality=quality).log_lambda(profile.LOG_LAMBDA))
+    measured = PerceptualDistortion(base(), to_tensor(photo(128, 192)))
     costs = []
     for effort in (1, 5):
         data = coded(quality, effort)
@@ -290,14 +292,14 @@ def test_universal_functions_whose_tensors_do_not_fit(change: Callable[[str, Ten
 @pytest.fixture
 def memory(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Positions of the latent for which the decoder has memory."""
-    room, decode_tile = [2**30], Base.decode_tile
+    room, decode_tile = [2**30], Residual.decode_tile
 
-    def bounded(self: Base, features: Tensor) -> Tensor:
+    def bounded(self: Residual, features: Tensor) -> Tensor:
         if features[0, 0].numel() > room[0]:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
         return decode_tile(self, features)
 
-    monkeypatch.setattr(Base, "decode_tile", bounded)
+    monkeypatch.setattr(Residual, "decode_tile", bounded)
     return room
 
 

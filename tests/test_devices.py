@@ -14,10 +14,11 @@ import torch
 from torch.utils import backend_registration
 
 from codec import device
-from codec.overfit import fit, initial
-from codec.overfit.extent import Extent
-from codec.overfit.fit import Function, Schedule
-from codec.overfit.function import Spec
+from codec.overfit import fit, initialisation
+from codec.overfit.fit import Schedule
+from codec.overfit.function import Function
+from codec.overfit.spec import Spec
+from codec.overfit.valid_region import ValidRegion
 
 
 @pytest.mark.skipif(
@@ -53,10 +54,10 @@ def of_pictures() -> Function:
     """A fit as `coolchic` does it, of two pictures of different sizes, whose lambdas are changed on the way."""
     generator = torch.Generator().manual_seed(0)
     target, lambdas = torch.rand(2, 3, 12, 17, generator=generator), torch.tensor((1e-3, 1e-4))
-    start = initial.trained(target, lambdas)
-    extent = Extent(torch.tensor([(12, 17), (9, 11)]), (12, 17), levels=len(start.grids))
+    start = initialisation.trained(target, lambdas)
+    region = ValidRegion(torch.tensor([(12, 17), (9, 11)]), (12, 17), levels=len(start.grids))
     schedule = Schedule(0, 40, 9, preconditioned=True)
-    one = fit.Fit(target, lambdas, [start.within(extent)], schedule, generator)
+    one = fit.Fit(target, lambdas, [start.within(region)], schedule, generator)
     return one.run(lambda function, lambdas, part: (function, lambdas * (1 + part)))
 
 
@@ -65,7 +66,7 @@ def of_latent() -> Function:
     generator = torch.Generator().manual_seed(0)
     target = torch.randn(1, 4, 9, 14, generator=generator)
     candidates = [
-        initial.random(Spec(9, 14, 4, features=(1,) * 4, spatial=8, references=0), generator) for _ in range(3)
+        initialisation.random(Spec(9, 14, 4, features=(1,) * 4, spatial=8, references=0), generator) for _ in range(3)
     ]
     return fit.fit(target, torch.full((1,), 0.01), candidates, Schedule(9, 12, 10), generator)
 

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 from codec.container import CorruptError
 from codec.entropy import tables
-from codec.entropy.arm import MAX_CONTEXTS, WEIGHT_BITS, WEIGHT_LIMIT, IntegerARM
 from codec.entropy.coder import LIMIT, Decoder, Encoder, code_laplace
+from codec.entropy.integer_arm import MAX_CONTEXTS, WEIGHT_BITS, WEIGHT_LIMIT, IntegerARM
 from codec.entropy.wavefront import code_planes
 from codec.overfit import arm
-from codec.overfit.function import SPATIAL_CONTEXTS, Spec
+from codec.overfit.spec import SPATIAL_CONTEXTS, Spec
 
 FORMAT_MD = Path(__file__).parent.parent / "docs" / "FORMAT.md"
 BOUND = WEIGHT_LIMIT - 1

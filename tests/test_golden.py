@@ -28,12 +28,12 @@ from PIL import Image
 
 import codec
 from codec import Container, Section, unpack
-from codec.autoencoders import perception, store
+from codec.autoencoders import perceptual_loss, store
 from codec.autoencoders.autoencoder import Autoencoder
 from codec.container import MODES
-from codec.overfit import bases, bitstream, initial, pipeline
-from codec.overfit.universal import Universal
-from codec.profiles.starts import step_of, universal_of
+from codec.overfit import bitstream, initialisation, pipeline, reference_weights
+from codec.overfit.lambda_conditioned_weights import LambdaConditionedWeights
+from codec.profiles.clric.initialisation import step_of, universal_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:TF32 acceleration")  # torch's, when oneDNN is switched off
 
@@ -60,7 +60,7 @@ class Symbols:
     weights: dict[str, NDArray[np.int64]]
 
 
-def function_of(container: Container) -> tuple[bytes, bytes, int, int, int, Universal | None]:
+def function_of(container: Container) -> tuple[bytes, bytes, int, int, int, LambdaConditionedWeights | None]:
     """The two bodies, height, width and outputs of the function, and the universal one of the file's model."""
     header, sections = container.header, container.sections
     bodies = sections[Section.WEIGHTS], sections[Section.GRIDS]
@@ -134,14 +134,14 @@ def test_there_are_golden_files() -> None:
         assert len(of_profile) >= 4
         assert {unpack(data).header.mode for data in of_profile} > {"L", "RGB"}
         found = {symbols(data).number for data in of_profile}
-        assert bases.PLAIN in found
+        assert reference_weights.PLAIN in found
         assert len(found) > 1
 
 
 def test_base_functions_are_those_of_the_specification() -> None:
     """They never change: files that refer to them would show other pictures."""
     [stated] = re.findall(r"<!-- functions -->\n`([0-9a-f]{64})`", FORMAT_MD.read_text())
-    assert hashlib.sha256(bases.FILE.read_bytes()).hexdigest() == stated
+    assert hashlib.sha256(reference_weights.FILE.read_bytes()).hexdigest() == stated
     assert stated == "6e97f7105c0ecd145e230ec54f7f567e0080afc582e3c5a163f1247b8630c4aa"
     assert stated in MODELS_MD.read_text()
     order = FORMAT_MD.read_text().split("<!-- order -->")[1].split("```")[1].split()
@@ -151,10 +151,10 @@ def test_base_functions_are_those_of_the_specification() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_no_file_depends_on_what_encoders_use(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, _, picture = golden(name)
-    for module in (initial, perception):
+    for module in (initialisation, perceptual_loss):
         monkeypatch.setattr(module, "FILE", tmp_path / "missing")
-    initial._analysis.cache_clear()
-    perception.perception.cache_clear()
+    initialisation._analysis.cache_clear()
+    perceptual_loss.perception.cache_clear()
     for profile in ("clric", "coolchic"):
         with pytest.raises(FileNotFoundError):
             codec.encode(picture, profile=profile, effort=2, device="cpu")

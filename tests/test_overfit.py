@@ -23,17 +23,18 @@ from torch import Tensor
 import codec
 from codec import blocks
 from codec.container import CorruptError, FormatError, LimitError, Section, UnsupportedError, unpack
-from codec.entropy.arm import WEIGHT_BITS, WEIGHT_LIMIT
 from codec.entropy.coder import LIMIT, Encoder
+from codec.entropy.integer_arm import WEIGHT_BITS, WEIGHT_LIMIT
 from codec.entropy.wavefront import waves
-from codec.overfit import arm, bases, bitstream, fit, initial, synthesis
+from codec.overfit import arm, bitstream, fit, initialisation, reference_weights, synthesis
 from codec.overfit.bitstream import Origin, QuantisedWeight, QuantisedWeights
-from codec.overfit.extent import Extent
-from codec.overfit.fit import Function, Schedule
-from codec.overfit.function import BICUBIC, Spec
+from codec.overfit.fit import Schedule
+from codec.overfit.function import Function
+from codec.overfit.lambda_conditioned_weights import LAST, NONE, NUMBER_BITS, LambdaConditionedWeights
 from codec.overfit.quantise import as_tensors, dequantise, quantise
 from codec.overfit.soap import Soap
-from codec.overfit.universal import LAST, NONE, NUMBER_BITS, Universal
+from codec.overfit.spec import BICUBIC, Spec
+from codec.overfit.valid_region import ValidRegion
 
 SAMPLES = Path(__file__).parent.parent / "samples"
 SMALL = Spec(5, 4, 2, features=(2, 1, 1), spatial=3, references=2, hidden=3, residuals=2)
@@ -143,7 +144,7 @@ UNEQUAL = ((13, 7), (4, 10), (5, 1))  # heights and widths of pictures in one ba
 def unequal(residuals: int) -> Function:
     """Random functions in one batch, each for a part of their shape."""
     spec = Spec(13, 10, 2, features=(1, 2, 1), spatial=8, references=2, hidden=3, residuals=residuals)
-    function = replace(example(spec, len(UNEQUAL)), extent=Extent(torch.tensor(UNEQUAL), (13, 10), 3))
+    function = replace(example(spec, len(UNEQUAL)), region=ValidRegion(torch.tensor(UNEQUAL), (13, 10), 3))
     return replace(function, grids=function.cut(function.grids))
 
 
@@ -157,7 +158,7 @@ def test_unequal_pictures_in_a_batch_are_its_parts() -> None:
     levels = len(function.grids)
     for i, (height, width) in enumerate(UNEQUAL):
         one = function.alone(i)
-        assert (one.spec.height, one.spec.width, one.extent) == (height, width, None)
+        assert (one.spec.height, one.spec.width, one.region) == (height, width, None)
         alone = fit.cost(one, target[i : i + 1, :, :height, :width], lambdas[i : i + 1])
         torch.testing.assert_close(alone, whole[i : i + 1])
         expected = torch.autograd.grad(alone.sum(), tensors)
@@ -257,7 +258,7 @@ def test_drift() -> None:
 def test_fit_lowers_the_cost_of_every_target() -> None:
     target = torch.cat([target_of(photo(32, 40)), target_of(photo(64, 80)[::2, ::2])])
     lambdas = torch.tensor((0.01, 0.0005))
-    start = initial.trained(target, lambdas)
+    start = initialisation.trained(target, lambdas)
     candidates = [start, replace(start, grids=[torch.zeros_like(g) for g in start.grids])]
     ticks: list[int] = []
     schedule = Schedule(warm_up=2, main=40, settle=10)
@@ -289,7 +290,7 @@ def test_quantised_weights(budget: int) -> None:
     target = torch.rand(2, 3, 12, 10, generator=torch.Generator().manual_seed(0))
     quantised = quantise(function, target, torch.tensor((1e-3, 1e-5)), budget)
     for i, weights in enumerate(quantised):
-        assert weights.origin.number == bases.PLAIN  # no other has this shape
+        assert weights.origin.number == reference_weights.PLAIN  # no other has this shape
         estimate = estimated_bytes(weights)
         assert estimate <= budget
         assert abs(weight_bytes(spec, weights) - estimate) < 0.02 * estimate + 14  # shape, empty planes, the end
@@ -308,14 +309,16 @@ def bound(exponent: int) -> int:
 @pytest.mark.parametrize("outputs", [1, 3])
 def test_the_nearest_base_is_chosen(outputs: int) -> None:
     """Functions that have hardly moved from their bases cost next to nothing; the plain base is one of them."""
-    spec = bases.trained_spec(9, 14, outputs)
-    assert bases.bases_for(spec) == list(range(bases.COUNT))
-    origins = [as_tensors(bases.base_weights(number, spec), CPU) for number in range(bases.COUNT)]
+    spec = reference_weights.trained_spec(9, 14, outputs)
+    assert reference_weights.bases_for(spec) == list(range(reference_weights.COUNT))
+    origins = [
+        as_tensors(reference_weights.base_weights(number, spec), CPU) for number in range(reference_weights.COUNT)
+    ]
     weights = {name: torch.cat([origin[name] for origin in origins]) + 1e-5 for name in spec.weight_shapes}
-    grids = [torch.zeros(bases.COUNT, n, *size) for n, size in zip(spec.features, spec.sizes, strict=True)]
-    target = torch.rand(bases.COUNT, outputs, 9, 14, generator=torch.Generator().manual_seed(0))
-    quantised = quantise(Function(spec, weights, grids), target, torch.full((bases.COUNT,), 1e-3), 860)
-    assert [each.origin.number for each in quantised] == list(range(bases.COUNT))
+    grids = [torch.zeros(reference_weights.COUNT, n, *size) for n, size in zip(spec.features, spec.sizes, strict=True)]
+    target = torch.rand(reference_weights.COUNT, outputs, 9, 14, generator=torch.Generator().manual_seed(0))
+    quantised = quantise(Function(spec, weights, grids), target, torch.full((reference_weights.COUNT,), 1e-3), 860)
+    assert [each.origin.number for each in quantised] == list(range(reference_weights.COUNT))
     for each in quantised:
         assert not any(difference.integers.any() for difference in each.differences.values())
         assert weight_bytes(spec, each) < 60
@@ -323,9 +326,9 @@ def test_the_nearest_base_is_chosen(outputs: int) -> None:
 
 def test_fits_start_from_the_bases_of_the_nearest_lambdas() -> None:
     target, lambdas = torch.rand(3, 1, 9, 14), torch.tensor((0.1, 0.0015, 0.0001))
-    start = initial.trained(target, lambdas)
+    start = initialisation.trained(target, lambdas)
     for i, number in enumerate((1, 3, 5)):
-        base = as_tensors(bases.base_weights(number, start.spec), CPU)
+        base = as_tensors(reference_weights.base_weights(number, start.spec), CPU)
         assert all(torch.equal(start.weights[name][i], w[0]) for name, w in base.items())
 
 
@@ -338,9 +341,9 @@ def origins(draw: st.DrawFn) -> tuple[Spec, Origin]:
     small = st.integers(1, 3)
     size = draw(st.integers(1, 9)), draw(st.integers(1, 9)), draw(st.integers(1, 4))
     named = draw(st.booleans())  # whether the file would name a model
-    base = 0 if named else draw(st.just(bases.PLAIN) | st.integers(0, bases.COUNT - 1))
-    if base != bases.PLAIN:
-        return bases.trained_spec(*size), Origin(base)
+    base = 0 if named else draw(st.just(reference_weights.PLAIN) | st.integers(0, reference_weights.COUNT - 1))
+    if base != reference_weights.PLAIN:
+        return reference_weights.trained_spec(*size), Origin(base)
     separate = named and draw(st.booleans())
     features = st.lists(small, min_size=1, max_size=4) | st.just([17 if separate else 16])
     shape: dict[str, Any] = {
@@ -350,22 +353,24 @@ def origins(draw: st.DrawFn) -> tuple[Spec, Origin]:
     }  # fmt: skip
     spec = Spec(*size, **shape)
     if not named:
-        return spec, Origin(bases.PLAIN)
+        return spec, Origin(reference_weights.PLAIN)
     universal = random_universal(shape, spec, knots=draw(st.integers(1, 4)))
-    return spec, draw(st.builds(Origin, st.just(bases.PLAIN) | st.integers(1, LAST), st.sampled_from((universal,))))
+    return spec, draw(
+        st.builds(Origin, st.just(reference_weights.PLAIN) | st.integers(1, LAST), st.sampled_from((universal,)))
+    )
 
 
-def random_universal(shape: dict[str, Any], spec: Spec, knots: int) -> Universal:
+def random_universal(shape: dict[str, Any], spec: Spec, knots: int) -> LambdaConditionedWeights:
     generator = np.random.default_rng(knots)
 
     def whole(*size: int) -> NDArray[np.int16]:
         return np.rint(generator.laplace(0, 300, (knots, *size))).astype(np.int16)
 
     tensors = {name: whole(*size) for name, size in spec.weight_shapes.items()}
-    return Universal(shape, (0.005, 3.0), tensors, whole(spec.outputs))
+    return LambdaConditionedWeights(shape, (0.005, 3.0), tensors, whole(spec.outputs))
 
 
-def for_reader(universal: Universal | None) -> reader.Universal | None:
+def for_reader(universal: LambdaConditionedWeights | None) -> reader.Universal | None:
     """The same, as the other reader takes it."""
     if universal is None:
         return None
@@ -386,7 +391,7 @@ def functions(draw: st.DrawFn) -> tuple[Spec, QuantisedWeights, list[NDArray[np.
 
     differences = {}
     base = origin.weights(spec)
-    sparse = origin.universal is not None and origin.number != bases.PLAIN  # tensors may be without any
+    sparse = origin.universal is not None and origin.number != reference_weights.PLAIN  # tensors may be without any
     for name, shape in spec.weight_shapes.items():
         exponent = int(generator.integers(13)) if wild else 6
         room = (WEIGHT_LIMIT - 1 - np.abs(base[name])) >> (WEIGHT_BITS - exponent)
@@ -426,7 +431,7 @@ def test_round_trip(drawn: tuple[Spec, QuantisedWeights, list[NDArray[np.int32]]
     for name, w in dequantise(spec, read_weights, CPU).items():
         torch.testing.assert_close(w.double(), values[name], rtol=2.0**-24, atol=0)
     output = synthesis.synthesise(levels, values, spec)[0].numpy()
-    if universal and number != bases.PLAIN:
+    if universal and number != reference_weights.PLAIN:
         output = output * universal.step(number)[:, None, None]
     scale = 1 + np.abs(output).max()
     np.testing.assert_allclose(output / scale, other.output() / scale, atol=1e-6)
@@ -447,14 +452,14 @@ def nothing(spec: Spec) -> tuple[dict[str, QuantisedWeight], list[NDArray[np.int
 
 
 @pytest.mark.parametrize("outputs", [1, 2, 3])
-@pytest.mark.parametrize("base", range(bases.COUNT))
+@pytest.mark.parametrize("base", range(reference_weights.COUNT))
 def test_bases(base: int, outputs: int) -> None:
     """Differences of zero are the base itself; others add to it exactly; both readers have the same bases."""
-    spec = bases.trained_spec(13, 7, outputs)
+    spec = reference_weights.trained_spec(13, 7, outputs)
     differences, grids = nothing(spec)
     generator = np.random.default_rng(base)
     grids = [np.rint(generator.laplace(0, 1, g.shape)).astype(np.int32) for g in grids]
-    origin = bases.base_weights(base, spec)
+    origin = reference_weights.base_weights(base, spec)
     for step in (None, 5):
         if step is not None:
             for name, shape in spec.weight_shapes.items():
@@ -560,14 +565,14 @@ def test_reading_refuses_universal_functions(
 
 def test_bases_are_not_changed_by_what_is_made_of_them() -> None:
     """They are kept in memory, once read."""
-    spec = bases.trained_spec(4, 4, 3)
-    before = {name: w.copy() for name, w in bases.base_weights(3, spec).items()}
+    spec = reference_weights.trained_spec(4, 4, 3)
+    before = {name: w.copy() for name, w in reference_weights.base_weights(3, spec).items()}
     whole = QuantisedWeights(Origin(3), nothing(spec)[0]).whole(spec)
-    tensors = as_tensors(bases.base_weights(3, spec), CPU)
+    tensors = as_tensors(reference_weights.base_weights(3, spec), CPU)
     for name in before:
         whole[name] += 1
         tensors[name] += 1
-        np.testing.assert_array_equal(bases.base_weights(3, spec)[name], before[name])
+        np.testing.assert_array_equal(reference_weights.base_weights(3, spec)[name], before[name])
 
 
 @cache
@@ -586,7 +591,11 @@ def test_estimated_bits_are_real() -> None:
 
 
 def check_truncated(
-    spec: Spec, weights: bytes, grids: list[NDArray[np.int32]], body: bytes, universal: Universal | None = None
+    spec: Spec,
+    weights: bytes,
+    grids: list[NDArray[np.int32]],
+    body: bytes,
+    universal: LambdaConditionedWeights | None = None,
 ) -> None:
     """However many bytes are left: samples as they were up to some wave, zeros for the rest."""
     whole = [grids[p.level][p.feature] for p in spec.planes]
@@ -626,7 +635,7 @@ def test_truncated_grids_of_one_level_are_decided_wave_by_wave() -> None:
     differences = {name: QuantisedWeight.nothing(shape) for name, shape in spec.weight_shapes.items()}
     grids = [np.rint(generator.laplace(0, 1, (n, *s))) for n, s in zip(spec.features, spec.sizes, strict=True)]
     whole = [g.astype(np.int32) for g in grids]
-    sections = bitstream.write(spec, QuantisedWeights(Origin(bases.PLAIN, NONE), differences), whole)
+    sections = bitstream.write(spec, QuantisedWeights(Origin(reference_weights.PLAIN, NONE), differences), whole)
     check_truncated(spec, sections[0], whole, sections[1], NONE)
     half = bitstream.read(sections[0], sections[1][: len(sections[1]) // 2], 40, 30, 2, NONE, truncated=True)[2]
     top, bottom = half[0][:, :10], half[0][:, -10:]
@@ -646,7 +655,7 @@ def shape_bytes(levels: int, features: int, spatial: int, references: int, *, na
     """The beginning of a body of weights, in a file that names a model or in one that does not."""
     encoder = Encoder()
     if named:
-        encoder.uniform(bases.PLAIN, NUMBER_BITS)
+        encoder.uniform(reference_weights.PLAIN, NUMBER_BITS)
     encoder.uniform(levels - 1, 4)
     for _ in range(levels):
         encoder.uniform(features - 1, 7 if named else 4)
@@ -672,12 +681,12 @@ def test_reading_refuses_functions_out_of_bounds(
 
 
 @pytest.mark.parametrize("universal", [None, NONE])
-def test_reading_refuses_what_no_coder_writes(universal: Universal | None) -> None:
+def test_reading_refuses_what_no_coder_writes(universal: LambdaConditionedWeights | None) -> None:
     with pytest.raises(CorruptError, match="not valid"):
         bitstream.read(b"\xff" * 16, b"", 9, 9, 3, universal)
 
 
-SHAPED = bases.trained_spec(4, 4, 3)
+SHAPED = reference_weights.trained_spec(4, 4, 3)
 OTHER = Spec(4, 4, 3, (1,) * 7, spatial=14, references=2, hidden=15, residuals=2)
 
 
@@ -695,7 +704,7 @@ def refused(
 @pytest.mark.parametrize(
     ("base", "spec", "error", "other", "what"),
     [
-        (bases.COUNT, SHAPED, UnsupportedError, reader.UnknownError, "please update"),
+        (reference_weights.COUNT, SHAPED, UnsupportedError, reader.UnknownError, "please update"),
         (15, SHAPED, UnsupportedError, reader.UnknownError, "please update"),
         (15, OTHER, UnsupportedError, reader.UnknownError, "please update"),
         (1, OTHER, CorruptError, reader.DamagedError, "shape of its base 1"),
@@ -709,16 +718,18 @@ def test_reading_refuses_bases(
     with pytest.raises(error, match=what):
         bitstream.write(spec, QuantisedWeights(Origin(base), differences), grids)
     with pytest.MonkeyPatch.context() as patch:  # a writer without its own checks
-        patch.setattr(bitstream, "base_weights", lambda _, spec: bases.base_weights(bases.PLAIN, spec))
+        patch.setattr(
+            bitstream, "base_weights", lambda _, spec: reference_weights.base_weights(reference_weights.PLAIN, spec)
+        )
         sections = bitstream.write(spec, QuantisedWeights(Origin(base), differences), grids)
     refused(sections, spec, error, other, what)
 
 
 def test_shapes_of_bases() -> None:
     """The shapes of tensors count: how the contexts divide into spatial ones and references is free."""
-    assert bases.bases_for(OTHER) == [bases.PLAIN]
+    assert reference_weights.bases_for(OTHER) == [reference_weights.PLAIN]
     spec = Spec(4, 4, 3, (1,) * 7, spatial=16, references=0, hidden=16, residuals=2)
-    assert bases.bases_for(spec) == list(range(bases.COUNT))
+    assert reference_weights.bases_for(spec) == list(range(reference_weights.COUNT))
     sections = bitstream.write(spec, QuantisedWeights(Origin(2), nothing(spec)[0]), nothing(spec)[1])
     assert bitstream.read(*sections, 4, 4, 3)[1].origin.number == reader.Function(*sections, 4, 4, 3).number == 2
 
@@ -733,13 +744,13 @@ def test_reading_refuses_steps_out_of_bounds(name: str) -> None:
     refused(sections, SHAPED, CorruptError, reader.DamagedError, "step")
 
 
-@pytest.mark.parametrize("base", [bases.PLAIN, 1])
+@pytest.mark.parametrize("base", [reference_weights.PLAIN, 1])
 @pytest.mark.parametrize("exponent", [4, 5])
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_weights_of_the_model_are_bounded_with_their_base(base: int, exponent: int, sign: int) -> None:
     """Not the difference but the sum of base and difference has the bound."""
     name, unit = "arm.hidden2", 1 << WEIGHT_BITS - exponent
-    origin = sign * bases.base_weights(base, SHAPED)[name].reshape(-1)
+    origin = sign * reference_weights.base_weights(base, SHAPED)[name].reshape(-1)
     place = int(origin.argmin()) if exponent == 4 else int(origin.argmax())
     most = (WEIGHT_LIMIT - 1 - int(origin[place])) // unit
     for number, fits in ((most, True), (most + 1, False)):
@@ -761,7 +772,7 @@ def test_weights_of_the_model_are_bounded_with_their_base(base: int, exponent: i
 
 def test_reading_refuses_numbers_out_of_bounds() -> None:
     spec, weights, grids, _ = coded_photo()
-    assert weights.origin.number != bases.PLAIN
+    assert weights.origin.number != reference_weights.PLAIN
     large = QuantisedWeight(np.full((2, spec.contexts), 300, np.int32), 0)
     differences = QuantisedWeights(Origin(weights.origin.number), {**weights.differences, "arm.output": large})
     beyond = [grids[0] * 0 + LIMIT + 1, *(g * 0 for g in grids[1:])]

@@ -16,11 +16,11 @@ import pytest
 from click.testing import CliRunner, Result
 from test_autoencoders import BASE, TINY, random_model, write_pth_pair
 
-from codec.autoencoders import catalogue, store
 from codec.autoencoders import model as files
-from codec.autoencoders.catalogue import Download, Known
+from codec.autoencoders import store, zoo
 from codec.autoencoders.errors import MissingModelError, ModelError, ModelFileError
 from codec.autoencoders.model import Model
+from codec.autoencoders.zoo import Download, Known
 from pillow_clric import cli
 
 
@@ -196,7 +196,7 @@ def known(address: str, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str
         "endless": listed("endless/"), "refused": Known({"x": Download("http://127.0.0.1:9/x", 1, "")}, "", ""),
     }  # fmt: skip
     monkeypatch.setattr(store, "CATALOGUE", listing)
-    monkeypatch.setattr(catalogue, "CATALOGUE", listing)
+    monkeypatch.setattr(zoo, "CATALOGUE", listing)
     return listing
 
 
@@ -245,7 +245,7 @@ class TestFetch:
 
     def test_everything_listed_is_pinned(self) -> None:
         """Each address has a revision's hash in it, and each file a size and a checksum."""
-        for known in catalogue.CATALOGUE.values():
+        for known in zoo.CATALOGUE.values():
             assert known.licence
             for file in known.files.values():
                 parts = file.url.split("/")

@@ -13,14 +13,14 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from codec.autoencoders import foreign, store
+from codec.autoencoders import import_checkpoint, store
 from codec.autoencoders.autoencoder import Autoencoder
-from codec.autoencoders.networks.base import Config
-from codec.autoencoders.perception import FILE
-from codec.overfit import bases, initial
+from codec.autoencoders.networks.residual import Config
+from codec.autoencoders.perceptual_loss import FILE
+from codec.overfit import initialisation, reference_weights
 from codec.overfit.fit import Schedule
-from codec.overfit.universal import LAST
-from codec.profiles import starts
+from codec.overfit.lambda_conditioned_weights import LAST
+from codec.profiles.clric import initialisation as starts
 from codec.training import autoencoder, function, perception, prior
 from codec.training import bases as training
 from codec.training.lpips import Lpips
@@ -68,7 +68,7 @@ def test_both_stages_resume_and_export(photos: Path, tmp_path: Path, monkeypatch
     ):
         run(stage, length)
         assert torch.load(checkpoint, weights_only=True)["done"] == done
-    for file in (bases.FILE, initial.FILE):
+    for file in (reference_weights.FILE, initialisation.FILE):
         trained, shipped = load_file(exported / file.name), load_file(file)
         assert {k: (v.shape, v.dtype) for k, v in trained.items()} == {
             k: (v.shape, v.dtype) for k, v in shipped.items()
@@ -119,7 +119,7 @@ def test_autoencoder_resumes_exports_and_plots(large_photos: Path, tmp_path: Pat
     assert run("--length", "3", "--export", str(files[0]), "--plot", str(files[1])).exit_code == 0
     with Image.open(files[1]) as plot:
         assert min(plot.size) > 200
-    trained = Autoencoder(foreign.read(files[0]), torch.device("cpu"))
+    trained = Autoencoder(import_checkpoint.read(files[0]), torch.device("cpu"))
     assert (trained.model.name, trained.channels) == ("mine", 5)
     assert trained.encode(torch.rand(1, 3, 64, 64)).shape == (1, 5, 8, 8)
     assert "too few photos" in run("--size", "300").output
@@ -145,7 +145,7 @@ def test_universal_function_resumes_and_exports(large_photos: Path, tmp_path: Pa
         assert result.exit_code == 0, result.output
         assert torch.load(checkpoint, weights_only=True)["done"] == length
     assert "lambda 0.1" in result.output
-    trained, before = foreign.read(exported), store.load("base")
+    trained, before = import_checkpoint.read(exported), store.load("base")
     assert trained.name == "mine"
     assert trained.prefix != before.prefix
     assert all(torch.equal(trained.networks[name], w) for name, w in before.networks.items())

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 import platformdirs
 
 from codec.autoencoders import hub
-from codec.autoencoders.catalogue import CATALOGUE, Progress, download
 from codec.autoencoders.errors import MissingModelError, ModelError, ModelFileError
+from codec.autoencoders.zoo import CATALOGUE, Progress, download
 from codec.container import MODEL_BYTES
 
 if TYPE_CHECKING:
@@ -118,9 +118,9 @@ def load(name: str | Path) -> Model:
     if entry is not None:
         return entry.load()
 
-    from codec.autoencoders import foreign
+    from codec.autoencoders import import_checkpoint
 
-    return foreign.read(Path(name))
+    return import_checkpoint.read(Path(name))
 
 
 def check(name: str | Path) -> Entry | None:
@@ -140,7 +140,7 @@ def add(source: Path, name: str | None = None) -> Entry:
     """Copy a model into the store, whole or not at all.
 
     Args:
-        source: what `foreign.read` takes.
+        source: what `import_checkpoint.read` takes.
         name: what to call it; by default what its file or folder is called.
 
     Raises:
@@ -148,9 +148,9 @@ def add(source: Path, name: str | None = None) -> Entry:
         ImportError: it needs an extra that is not installed.
         OSError: the store cannot be written.
     """
-    from codec.autoencoders import foreign
+    from codec.autoencoders import import_checkpoint
 
-    return _keep(foreign.read(source, name))
+    return _keep(import_checkpoint.read(source, name))
 
 
 def _keep(model: Model) -> Entry:

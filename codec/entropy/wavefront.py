@@ -20,7 +20,7 @@ Planes = NDArray[np.int32]
 
 
 class Model(Protocol):
-    """Distributions from contexts: see `codec.entropy.arm.IntegerARM`."""
+    """Distributions from contexts: see `codec.entropy.integer_arm.IntegerARM`."""
 
     def __call__(self, contexts: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(planes, contexts, n) to mean in 1/16 and index of the scale, (planes, n) each."""

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from codec.blocks import positions_a_block, slices
 from codec.entropy import tables
-from codec.overfit.function import MARGIN, SPATIAL_CONTEXTS, Plane, Spec
+from codec.overfit.spec import MARGIN, SPATIAL_CONTEXTS, Plane, Spec
 
 WEIGHTS = tuple(
     f"arm.{name}"

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from codec.container import CorruptError, LimitError
 from codec.entropy import tables
-from codec.entropy.arm import MAX_CONTEXTS, WEIGHT_BITS, WEIGHT_LIMIT, IntegerARM
 from codec.entropy.coder import LIMIT, Coder, Decoder, Encoder, code_laplace
+from codec.entropy.integer_arm import MAX_CONTEXTS, WEIGHT_BITS, WEIGHT_LIMIT, IntegerARM
 from codec.entropy.wavefront import code_planes, waves
-from codec.overfit.bases import PLAIN, base_weights
-from codec.overfit.function import SPATIAL_CONTEXTS, Spec
-from codec.overfit.universal import NUMBER_BITS, Universal
+from codec.overfit.lambda_conditioned_weights import NUMBER_BITS, LambdaConditionedWeights
+from codec.overfit.reference_weights import PLAIN, base_weights
+from codec.overfit.spec import SPATIAL_CONTEXTS, Spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -55,12 +55,13 @@ class Origin:
     """Some weights that readers know.
 
     Attributes:
-        number: of one of `codec.overfit.bases`; with a universal function, of one of its own, or 0 for the plain one.
+        number: of one of `codec.overfit.reference_weights`; with a universal function, of one of its own, or 0 for
+            the plain one.
         universal: that of the model, in profiles that have models.
     """
 
     number: int
-    universal: Universal | None = None
+    universal: LambdaConditionedWeights | None = None
 
     def weights(self, spec: Spec) -> WholeWeights:
         """The weights in units of 2**-12.
@@ -113,7 +114,7 @@ def read(
     height: int,
     width: int,
     outputs: int,
-    universal: Universal | None = None,
+    universal: LambdaConditionedWeights | None = None,
     *,
     truncated: bool = False,
 ) -> tuple[Spec, QuantisedWeights, list[Integers]]:
@@ -148,7 +149,7 @@ def verify(sections: tuple[bytes, bytes], spec: Spec, weights: QuantisedWeights,
 
 
 def read_weights(
-    section: bytes, height: int, width: int, outputs: int, universal: Universal | None = None
+    section: bytes, height: int, width: int, outputs: int, universal: LambdaConditionedWeights | None = None
 ) -> tuple[Spec, QuantisedWeights, list[bool]]:
     """The first part of `read`: a function's shape and weights, and which of its planes are all zero."""
     header = Decoder(section)
@@ -251,7 +252,7 @@ def _check(spec: Spec) -> None:
         )
 
 
-def check_universal(universal: Universal, outputs: int) -> None:
+def check_universal(universal: LambdaConditionedWeights, outputs: int) -> None:
     """Refuse what is no universal function with so many outputs: models come from anywhere.
 
     Raises:

@@ -15,73 +15,17 @@ import torch
 from torch import Tensor
 
 from codec.device import Repeated
-from codec.entropy.coder import LIMIT
 from codec.overfit import arm, synthesis
-from codec.overfit.extent import Extent
-from codec.overfit.function import Spec
+from codec.overfit.function import Function, Weights, choose, joined
 from codec.overfit.soap import EPSILON, EVERY, Soap
+from codec.overfit.spec import Spec
 
-Weights = dict[str, Tensor]
-Distortion = Callable[["Function", Tensor], Tensor]  # of a function and its target, (batch,), differentiable
-Loss = Callable[["Function"], Tensor]  # (batch,), what is lowered
+Distortion = Callable[[Function, Tensor], Tensor]  # of a function and its target, (batch,), differentiable
+Loss = Callable[[Function], Tensor]  # (batch,), what is lowered
 # Functions, lambdas and the part of the annealing that is done, to what functions and lambdas shall be.
-Steer = Callable[["Function", Tensor, float], tuple["Function", Tensor]]
+Steer = Callable[[Function, Tensor, float], tuple[Function, Tensor]]
 STEERED = 0.6  # part of an annealing in which it may be steered: after that too little moves
 STOPS = 6  # at which it is
-
-
-@dataclass
-class Function:
-    """Functions of one shape, as many as the batch axis is long.
-
-    Attributes:
-        weights: by name, (batch, ...) as `Spec.weight_shapes`.
-        grids: by level, finest first, (batch, features, height, width), in units of the quantisation step.
-        extent: what of the shape each of them is for; all of it by default. Grids are 0 elsewhere.
-    """
-
-    spec: Spec
-    weights: Weights
-    grids: list[Tensor]
-    extent: Extent | None = None
-
-    @property
-    def positions(self) -> int | Tensor:
-        """How many sample positions each has, (batch,) where they differ."""
-        return self.spec.height * self.spec.width if self.extent is None else self.extent.positions
-
-    def select(self, indices: Tensor) -> Function:
-        """The functions at these places of the batch."""
-        weights = {name: w[indices] for name, w in self.weights.items()}
-        extent = self.extent and self.extent.select(indices)
-        return Function(self.spec, weights, [g[indices] for g in self.grids], extent)
-
-    def alone(self, index: int) -> Function:
-        """One of them, in its own shape."""
-        one = self.select(torch.tensor([index], device=self.grids[0].device))
-        if one.extent is None:
-            return one
-        height, width = one.extent.sizes[0].tolist()
-        spec = replace(self.spec, height=height, width=width)
-        return Function(spec, one.weights, [g[:, :, :h, :w] for g, (h, w) in zip(one.grids, spec.sizes, strict=True)])
-
-    def detached(self) -> Function:
-        """The same without gradients."""
-        weights = {name: w.detach() for name, w in self.weights.items()}
-        return replace(self, weights=weights, grids=[g.detach() for g in self.grids])
-
-    def rounded(self) -> Function:
-        """The same with whole numbers in the grids, such as can be coded."""
-        return replace(self, grids=[g.round().clamp_(-LIMIT, LIMIT) for g in self.cut(self.grids)])
-
-    def within(self, extent: Extent | None) -> Function:
-        """The same for these parts of its shape."""
-        function = replace(self, extent=extent)
-        return replace(function, grids=function.cut(self.grids))
-
-    def cut(self, grids: list[Tensor]) -> list[Tensor]:
-        """Grids such as it has, with 0 where they are for nothing."""
-        return grids if self.extent is None else [g * m for g, m in zip(grids, self.extent.inside, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -136,13 +80,13 @@ PAPER_SCHEDULE = Schedule(
 
 def distortion(function: Function, target: Tensor) -> Tensor:
     """Mean squared error (batch,) of the samples that the function makes."""
-    error = synthesis.squared_error(function.grids, function.weights, function.spec, target, function.extent)
+    error = synthesis.squared_error(function.grids, function.weights, function.spec, target, function.region)
     return error / (function.spec.outputs * function.positions)
 
 
 def rate(function: Function) -> Tensor:
     """Bits per sample position (batch,) of the grids."""
-    inside = None if function.extent is None else function.extent.inside
+    inside = None if function.region is None else function.region.inside
     return arm.rate(function.grids, function.weights, function.spec, inside) / function.positions
 
 
@@ -354,19 +298,6 @@ def _lower(loss: Tensor, optimizers: list[torch.optim.Optimizer]) -> None:
         tensor.grad = None if gradient is None else gradient.contiguous()
     for optimizer in optimizers:
         optimizer.step()
-
-
-def joined(functions: list[Function]) -> Function:
-    """One batch of the functions of several, all of one shape."""
-    weights = {name: torch.cat([f.weights[name] for f in functions]) for name in functions[0].weights}
-    grids = [torch.cat(levels) for levels in zip(*(f.grids for f in functions), strict=True)]
-    extents = [f.extent for f in functions if f.extent is not None]
-    extent = replace(extents[0], sizes=torch.cat([e.sizes for e in extents])) if extents else None
-    return Function(functions[0].spec, weights, grids, extent)
-
-
-def choose(condition: Tensor, yes: Tensor, no: Tensor) -> Tensor:
-    return torch.where(condition.view(-1, *[1] * (yes.dim() - 1)), yes, no)
 
 
 def soften(grids: list[Tensor], noise: Tensor, temperature: Tensor) -> list[Tensor]:

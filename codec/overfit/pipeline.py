@@ -11,12 +11,12 @@ from torch import Tensor
 from codec.device import computing
 from codec.overfit import bitstream, synthesis
 from codec.overfit.bitstream import QuantisedWeights
-from codec.overfit.fit import Function
-from codec.overfit.function import Spec
+from codec.overfit.function import Function
 from codec.overfit.quantise import dequantise
+from codec.overfit.spec import Spec
 
 if TYPE_CHECKING:
-    from codec.overfit.universal import Universal
+    from codec.overfit.lambda_conditioned_weights import LambdaConditionedWeights
 
 
 def whole(function: Function, weights: QuantisedWeights) -> tuple[Spec, QuantisedWeights, list[bitstream.Integers]]:
@@ -26,7 +26,7 @@ def whole(function: Function, weights: QuantisedWeights) -> tuple[Spec, Quantise
 
 def decode(
     weights: bytes, grids: bytes, size: tuple[int, int, int], device: torch.device,
-    universal: Universal | None = None, *, truncated: bool,
+    universal: LambdaConditionedWeights | None = None, *, truncated: bool,
 ) -> tuple[Tensor, QuantisedWeights]:  # fmt: skip
     """Evaluate the function in these sections.
 

@@ -9,12 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from codec.entropy.arm import WEIGHT_BITS, WEIGHT_LIMIT
 from codec.entropy.coder import LIMIT
-from codec.overfit.bases import bases_for
+from codec.entropy.integer_arm import WEIGHT_BITS, WEIGHT_LIMIT
 from codec.overfit.bitstream import Origin, QuantisedWeight, QuantisedWeights, weight_bits
-from codec.overfit.fit import Function, Weights, choose, distortion, drift, rate
-from codec.overfit.function import Spec
+from codec.overfit.fit import distortion, drift, rate
+from codec.overfit.function import Function, Weights, choose
+from codec.overfit.reference_weights import bases_for
+from codec.overfit.spec import Spec
 
 MAX_ROUNDS = 24  # in the last, a bit of the weights costs 10,000 times what it is worth
 FEWEST_SAMPLES = 64 * 64  # of smaller pictures hardly anything would be left, as weights would not pay

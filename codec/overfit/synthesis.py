@@ -16,8 +16,8 @@ from torch import Tensor
 
 from codec.blocks import positions_a_block
 from codec.overfit.arm import where_positive
-from codec.overfit.extent import Extent
-from codec.overfit.function import Spec
+from codec.overfit.spec import Spec
+from codec.overfit.valid_region import ValidRegion
 
 REACH = 2  # samples on either side that upsampling reads
 
@@ -138,11 +138,13 @@ class _Pointwise(torch.autograd.Function):
         return hidden.mT @ at_hidden, at_hidden @ x.mT, at_hidden.sum(2), *of_output
 
 
-def _inputs(grids: list[Tensor], weights: dict[str, Tensor], spec: Spec, extent: Extent | None = None) -> list[Tensor]:
+def _inputs(
+    grids: list[Tensor], weights: dict[str, Tensor], spec: Spec, region: ValidRegion | None = None
+) -> list[Tensor]:
     """What `_Rows` takes: everything below full resolution is made here, at once."""
 
     def whole(features: Tensor, level: int) -> Tensor:
-        return features if extent is None else extent.extended(features, level)
+        return features if region is None else region.extended(features, level)
 
     inputs = [grids[0]]
     if len(grids) > 1:
@@ -193,22 +195,22 @@ class _SquaredError(torch.autograd.Function):
 
 
 def squared_error(
-    grids: list[Tensor], weights: dict[str, Tensor], spec: Spec, target: Tensor, extent: Extent | None = None
+    grids: list[Tensor], weights: dict[str, Tensor], spec: Spec, target: Tensor, region: ValidRegion | None = None
 ) -> Tensor:
     """Sum of squared differences (batch,) between the function's output and target (batch, outputs, height, width).
 
-    Those outside of `extent` do not count. At its lower and right edge the output is that of a larger function, as far
+    Those outside of `region` do not count. At its lower and right edge the output is that of a larger function, as far
     as residual layers reach.
     """
-    inputs, inside = _inputs(grids, weights, spec, extent), None if extent is None else extent.inside[0]
+    inputs, inside = _inputs(grids, weights, spec, region), None if region is None else region.inside[0]
     error: Tensor = _SquaredError.apply(spec, torch.is_grad_enabled(), target, inside, *inputs)  # type: ignore[no-untyped-call]
     return error
 
 
-def output(grids: list[Tensor], weights: dict[str, Tensor], spec: Spec, extent: Extent | None = None) -> Tensor:
+def output(grids: list[Tensor], weights: dict[str, Tensor], spec: Spec, region: ValidRegion | None = None) -> Tensor:
     """The same as `synthesise`, with gradients and without bounds on memory."""
     rows = _Rows(0, spec.height, spec)
-    return rows.synthesise(rows.cut(_inputs(grids, weights, spec, extent)))
+    return rows.synthesise(rows.cut(_inputs(grids, weights, spec, region)))
 
 
 @torch.no_grad()

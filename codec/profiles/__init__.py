@@ -169,8 +169,8 @@ class Profile(ABC):
 
 @cache
 def _profiles() -> tuple[Profile, ...]:
-    from codec.profiles.clric import Clric
-    from codec.profiles.coolchic import CoolChic
+    from codec.profiles.clric.profile import Clric
+    from codec.profiles.coolchic.profile import CoolChic
 
     return (Clric(), CoolChic())
 

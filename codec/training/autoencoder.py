@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from codec.autoencoders import model as model_files
-from codec.autoencoders.networks.base import Base, Config
+from codec.autoencoders.networks.residual import Config, Residual
 from codec.training import photos
 from codec.training.lpips import Lpips
 from codec.training.optimizers import MuonAndAdam
@@ -39,7 +39,7 @@ EVALUATED = (None, 0.02, 0.1, 0.5)  # lambdas; None is without quantisation
 EVALUATION_SIZE = 192
 
 
-class Model(Base):
+class Model(Residual):
     """Autoencoder, gains and prior."""
 
     def __init__(self, config: Config) -> None:

@@ -22,11 +22,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from codec.entropy.arm import WEIGHT_BITS
-from codec.overfit import bases
+from codec.entropy.integer_arm import WEIGHT_BITS
+from codec.overfit import reference_weights
 from codec.overfit.analysis import Analysis
-from codec.overfit.fit import Function, Schedule, Weights, cost, soften
-from codec.overfit.function import BICUBIC, Spec
+from codec.overfit.fit import Schedule, cost, soften
+from codec.overfit.function import Function, Weights
+from codec.overfit.spec import BICUBIC, Spec
 from codec.training import photos
 
 CYCLE = Schedule(warm_up=0, main=250, settle=0)
@@ -37,14 +38,14 @@ class Trainer:
     """Functions and analysis, and all else that training changes, so that a checkpoint holds it."""
 
     def __init__(self, size: int, device: str) -> None:
-        self.spec, self.device = bases.trained_spec(size, size, bases.OUTPUTS), device
-        self.lambdas = torch.tensor(bases.LAMBDAS, device=device)
+        self.spec, self.device = reference_weights.trained_spec(size, size, reference_weights.OUTPUTS), device
+        self.lambdas = torch.tensor(reference_weights.LAMBDAS, device=device)
         generator = torch.Generator().manual_seed(0)
         plain = plain_weights(self.spec, len(self.lambdas), generator)
         self.weights = {name: w.to(device).requires_grad_() for name, w in plain.items()}
         self.average = {name: w.detach().clone() for name, w in self.weights.items()}
         torch.manual_seed(0)
-        self.analysis = Analysis(bases.OUTPUTS, len(self.lambdas)).to(device)
+        self.analysis = Analysis(reference_weights.OUTPUTS, len(self.lambdas)).to(device)
         everything = [*self.weights.values(), *self.analysis.parameters()]
         self.optimizers = {
             "guess": torch.optim.Adam(everything, betas=(0.9, 0.98), fused=True),
@@ -158,8 +159,10 @@ def main(
     learning_rate: float, device: str, export: Path | None,
 ) -> None:  # fmt: skip
     """Train the functions that fits start from."""
-    if export is not None and export.resolve() == bases.FILE.parent:
-        raise click.UsageError(f"files refer to {bases.FILE}, which must not change: export to another folder")
+    if export is not None and export.resolve() == reference_weights.FILE.parent:
+        raise click.UsageError(
+            f"files refer to {reference_weights.FILE}, which must not change: export to another folder"
+        )
     trainer = Trainer(size, device)
     if checkpoint.exists():
         trainer.load(torch.load(checkpoint, weights_only=True, map_location=device))

@@ -24,10 +24,11 @@ from torch import Tensor
 from codec.autoencoders import model as model_files
 from codec.autoencoders import store
 from codec.autoencoders.autoencoder import Autoencoder
-from codec.entropy.arm import MAX_CONTEXTS, WEIGHT_BITS
+from codec.entropy.integer_arm import MAX_CONTEXTS, WEIGHT_BITS
 from codec.overfit import synthesis
-from codec.overfit.fit import Function, Weights, rate
-from codec.overfit.function import Spec
+from codec.overfit.fit import rate
+from codec.overfit.function import Function, Weights
+from codec.overfit.spec import Spec
 from codec.training import photos
 from codec.training.lpips import Lpips
 from codec.training.prior import KNOTS, LAMBDAS, draw_lambdas, knot_weights

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from codec.autoencoders.perception import DEVIATION, MEAN, Fire, pool
+from codec.autoencoders.perceptual_loss import DEVIATION, MEAN, Fire, pool
 
 TAPS = (1, 4, 7, 9, 10, 11, 12)  # layers of SqueezeNet whose outputs are compared
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from codec.autoencoders import store
 from codec.autoencoders.autoencoder import Autoencoder
-from codec.autoencoders.perception import TAPS, Perception, direction
+from codec.autoencoders.perceptual_loss import TAPS, Perception, direction
 from codec.training import photos
 from codec.training.lpips import Lpips
 from codec.training.optimizers import MuonAndAdam

@@ -17,8 +17,8 @@ import pillow_clric
 from codec.autoencoders import store
 from codec.container import FormatError, Section, pack, read_header, unpack
 from codec.overfit import bitstream
-from codec.overfit.universal import Universal
-from codec.profiles.starts import universal_of
+from codec.overfit.lambda_conditioned_weights import LambdaConditionedWeights
+from codec.profiles.clric.initialisation import universal_of
 
 # Of pictures that are decoded. The time that a file may ask for grows with the size it claims, as in any format.
 SIDE = 256
@@ -50,7 +50,7 @@ def function(data: bytes) -> None:
                 assert all(np.abs(g).max() < 2**14 for g in planes)
 
 
-def function_of(data: bytes) -> tuple[bytes, bytes, tuple[int, int, int], Universal | None]:
+def function_of(data: bytes) -> tuple[bytes, bytes, tuple[int, int, int], LambdaConditionedWeights | None]:
     """Bodies of a function, its size, and the universal function of the file's model, which is taken to be `base`.
 
     Raises:

@@ -20,10 +20,10 @@ import codec
 from codec import Header, Section, pack, unpack
 from codec.autoencoders import store
 from codec.overfit import bitstream
-from codec.overfit.bases import PLAIN
 from codec.overfit.bitstream import Origin, QuantisedWeight, QuantisedWeights
-from codec.overfit.function import BICUBIC, Spec
-from codec.profiles.starts import universal_of
+from codec.overfit.reference_weights import PLAIN
+from codec.overfit.spec import BICUBIC, Spec
+from codec.profiles.clric.initialisation import universal_of
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 

@@ -10,8 +10,8 @@ import torch
 
 from codec.autoencoders.errors import ModelFileError
 from codec.autoencoders.model import Model
-from codec.autoencoders.networks import base, kl, tiny
-from codec.autoencoders.networks.interface import Networks
+from codec.autoencoders.networks import kl, residual, tiny
+from codec.autoencoders.networks.base import Networks
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Architecture:
 
 
 ARCHITECTURES = {
-    "base": Architecture(lambda config: base.Base(base.Config(**config)), tile=1024, quick=True),
+    "base": Architecture(lambda config: residual.Residual(residual.Config(**config)), tile=1024, quick=True),
     "tiny": Architecture(lambda config: tiny.Tiny(tiny.Config(**config)), tile=512, quick=True),
     "kl": Architecture(kl.build, tile=512, quick=False),
 }

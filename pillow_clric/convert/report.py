@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import click
 
-from pillow_clric.planning import STREAM, Job
+from pillow_clric.convert.plan import STREAM, Job
 
 __all__ = ["Record", "Report", "message", "shown"]
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import load
 
 from codec.container import CorruptError, UnsupportedError
-from codec.entropy.arm import WEIGHT_BITS
-from codec.overfit.function import BICUBIC, Spec
+from codec.entropy.integer_arm import WEIGHT_BITS
+from codec.overfit.spec import BICUBIC, Spec
 
 LAMBDAS = (0.032, 0.008, 0.002, 0.0005, 0.000125)
 PLAIN = 0

@@ -14,14 +14,15 @@ from torch import Tensor
 
 from codec.autoencoders.autoencoder import Autoencoder
 from codec.overfit import fit, synthesis
-from codec.overfit.fit import Fit, Function, Schedule, Steer, cost, joined
-from codec.overfit.universal import Universal
-from codec.profiles import starts
-from codec.profiles.appearance import Appearance
-from codec.profiles.pixels import extent_of, to_tensor
-from codec.profiles.sight import Trials
-from codec.profiles.starts import Start
-from codec.profiles.targets import Fits, Fitted, chosen
+from codec.overfit.fit import Fit, Schedule, Steer, cost
+from codec.overfit.function import Function, joined
+from codec.overfit.lambda_conditioned_weights import LambdaConditionedWeights
+from codec.profiles.clric import initialisation
+from codec.profiles.clric.distortion import PerceptualDistortion
+from codec.profiles.clric.initialisation import Initialisation
+from codec.profiles.clric.quantisation_step import StepTrials
+from codec.rate_control import Fits, Fitted, chosen
+from codec.tensors import region_of, to_tensor
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,13 +81,13 @@ class LatentFits(Fits):
         self.autoencoder, self.iterations, self.bounds, self.progress = autoencoder, iterations, bounds, progress
         self.responses = -0.5, -0.35 if iterations.appearance else -0.5
         self.generator = torch.Generator(device).manual_seed(seed)
-        self.picture, self.visible = to_tensor(pictures, device).expand(-1, 3, -1, -1), extent_of(pictures, device)
+        self.picture, self.visible = to_tensor(pictures, device).expand(-1, 3, -1, -1), region_of(pictures, device)
         self.latent = autoencoder.encode(self.picture)
-        self.extent = extent_of(pictures, device, scale=autoencoder.downscale)
+        self.region = region_of(pictures, device, scale=autoencoder.downscale)
         self.pixels = torch.tensor([p.shape[0] * p.shape[1] for p in pictures], device=device)
 
     @abstractmethod
-    def _begun(self, logs: Tensor) -> list[Start]:
+    def _begun(self, logs: Tensor) -> list[Initialisation]:
         """Where fits begin, for each picture."""
 
     def bits(self, function: Function) -> Tensor:
@@ -115,17 +116,17 @@ class LatentFits(Fits):
     def slopes(self, found: Fitted) -> list[Tensor]:
         grids = [g.detach().requires_grad_() for g in found.function.grids]
         function = replace(found.function, grids=grids)
-        self._step = torch.cat([starts.step_of(w.origin, self.latent.device) for w in found.weights])
+        self._step = torch.cat([initialisation.step_of(w.origin, self.latent.device) for w in found.weights])
         if self.iterations.appearance:
             total = self._measure(function, self.picture)
         else:  # to look at the picture would take longer than all else
             total = fit.distortion(function, self.latent / self._step)
         return list(torch.autograd.grad(total.sum(), grids))
 
-    def _together(self, begun: list[Start]) -> Function:
+    def _together(self, begun: list[Initialisation]) -> Function:
         """All beginnings in one batch."""
         self._starts, self._step = begun, torch.cat([start.step for start in begun])
-        return joined([start.function for start in begun]).within(self.extent)
+        return joined([start.function for start in begun]).within(self.region)
 
     def _coded(self, function: Function) -> Fitted:
         """What became of the beginnings."""
@@ -133,16 +134,16 @@ class LatentFits(Fits):
 
     def _lambdas(self, logs: Tensor) -> Tensor:
         """Lambdas (batch,) for a bit per position of the latent."""
-        positions = self.latent[0, 0].numel() if self.extent is None else self.extent.positions
+        positions = self.latent[0, 0].numel() if self.region is None else self.region.positions
         return logs.exp().to(self.pixels.device, torch.float32) * positions / self.pixels
 
     def _measure(self, function: Function, _: Tensor) -> Tensor:
-        made = synthesis.output(function.grids, function.weights, function.spec, function.extent)
+        made = synthesis.output(function.grids, function.weights, function.spec, function.region)
         return self._appearance.distortion(made * self._step)
 
     @cached_property
-    def _appearance(self) -> Appearance:
-        return Appearance(self.autoencoder, self.picture, self.visible)
+    def _appearance(self) -> PerceptualDistortion:
+        return PerceptualDistortion(self.autoencoder, self.picture, self.visible)
 
 
 class UniversalFits(LatentFits):
@@ -160,13 +161,13 @@ class UniversalFits(LatentFits):
         grids = [g * (old / self._step) for g in function.grids]
         return replace(function, weights=other.weights, grids=grids), self._lambdas(after)
 
-    def _begun(self, logs: Tensor) -> list[Start]:
+    def _begun(self, logs: Tensor) -> list[Initialisation]:
         latents = zip(self.latent.split(1), logs.exp().tolist(), strict=True)
-        return [starts.from_universal(self._universal, latent, lam) for latent, lam in latents]
+        return [initialisation.from_universal(self._universal, latent, lam) for latent, lam in latents]
 
     @cached_property
-    def _universal(self) -> Universal:
-        return starts.universal_of(self.autoencoder.model)
+    def _universal(self) -> LambdaConditionedWeights:
+        return initialisation.universal_of(self.autoencoder.model)
 
 
 class OwnFits(LatentFits):
@@ -178,10 +179,10 @@ class OwnFits(LatentFits):
         bits = self._trials.bits(self._trials.step(math.exp(logs[0])))
         return self.pixels.cpu().double() * bits
 
-    def _begun(self, logs: Tensor) -> list[Start]:
+    def _begun(self, logs: Tensor) -> list[Initialisation]:
         step = self._trials.step(math.exp(logs[0]))
         first = self.iterations.first
-        return [starts.from_latent(self.latent, self._trials.sight, step, first, self.generator, self.progress)]
+        return [initialisation.from_latent(self.latent, self._trials.sight, step, first, self.generator, self.progress)]
 
     def _coded(self, function: Function) -> Fitted:
         [start] = self._starts
@@ -189,5 +190,5 @@ class OwnFits(LatentFits):
         return Fitted(coded, [weights])
 
     @cached_property
-    def _trials(self) -> Trials:
-        return Trials.on(self.autoencoder, self.picture)
+    def _trials(self) -> StepTrials:
+        return StepTrials.on(self.autoencoder, self.picture)

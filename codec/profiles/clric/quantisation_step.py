@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from codec.autoencoders.autoencoder import Autoencoder
-from codec.overfit import initial, synthesis
-from codec.overfit.fit import Function
-from codec.profiles.appearance import Appearance
+from codec.overfit import initialisation, synthesis
+from codec.overfit.function import Function
+from codec.profiles.clric.distortion import PerceptualDistortion
 
 UNSEEN = 0.03  # of the mean sensitivity of latents, what is added to all: no direction is wholly free
 TRIED = tuple(2.0**i for i in range(-2, 5))  # steps
@@ -20,7 +20,7 @@ TRIAL = 512  # side of the part of a picture on which steps are tried, in pixels
 
 
 @dataclass(frozen=True)
-class Sight:
+class Sensitivity:
     """What of a latent's error is seen: error e (channels,) costs as much squared error in the picture as root @ e.
 
     Attributes:
@@ -31,7 +31,7 @@ class Sight:
     root: Tensor
 
     @classmethod
-    def through(cls, autoencoder: Autoencoder, latent: Tensor, height: int, width: int) -> Sight:
+    def through(cls, autoencoder: Autoencoder, latent: Tensor, height: int, width: int) -> Sensitivity:
         """That of a decoder near the latent of a picture of this size, by a random projection of the picture."""
         latent = latent.detach().requires_grad_()
         made = autoencoder.decode(latent, height, width)
@@ -55,23 +55,23 @@ class Sight:
 
 
 @dataclass(frozen=True)
-class Trials:
+class StepTrials:
     """What quantisation steps of what is seen of a picture's latent cost.
 
     Attributes:
         costs: distortion and bits per pixel, by the steps in `TRIED`.
     """
 
-    sight: Sight
+    sight: Sensitivity
     costs: list[tuple[float, float]]
 
     @classmethod
-    def on(cls, autoencoder: Autoencoder, picture: Tensor) -> Trials:
+    def on(cls, autoencoder: Autoencoder, picture: Tensor) -> StepTrials:
         """Those on the middle of a picture (1, 3, height, width)."""
         top, left = ((n - min(n, TRIAL)) // 2 for n in picture.shape[2:])
         part = picture[:, :, top : top + TRIAL, left : left + TRIAL]
-        latent, appearance = autoencoder.encode(part), Appearance(autoencoder, part)
-        sight = Sight.through(autoencoder, latent, *part.shape[2:])
+        latent, appearance = autoencoder.encode(part), PerceptualDistortion(autoencoder, part)
+        sight = Sensitivity.through(autoencoder, latent, *part.shape[2:])
         with torch.no_grad():
             return cls(sight, [_trial(latent, sight, step, appearance) for step in TRIED])
 
@@ -89,9 +89,9 @@ class Trials:
         return float(np.interp(math.log(step), np.log(TRIED), [bits for _, bits in self.costs]))
 
 
-def _trial(latent: Tensor, sight: Sight, step: float, appearance: Appearance) -> tuple[float, float]:
+def _trial(latent: Tensor, sight: Sensitivity, step: float, appearance: PerceptualDistortion) -> tuple[float, float]:
     """Distortion, and about how many bits a pixel, if a picture's latent is quantised with this step."""
-    function = sight.undone(initial.principal(sight.of(latent), step)).rounded()
+    function = sight.undone(initialisation.principal(sight.of(latent), step)).rounded()
     made = synthesis.synthesise(function.grids, function.weights, function.spec)
     bits = sum(_entropy(plane) for plane in function.grids[0][0]) / appearance.picture[0, 0].numel()
     return appearance.distortion(made).item(), bits

@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from codec.autoencoders.autoencoder import OVERLAP, Autoencoder
-from codec.autoencoders.perception import perception
+from codec.autoencoders.perceptual_loss import perception
 from codec.autoencoders.tiles import Span, spans
 from codec.device import reduced_precision
-from codec.overfit.extent import Extent
+from codec.overfit.valid_region import ValidRegion
 
 TILE = 768  # pixels, at most: a gradient needs more memory than decoding alone
 KEPT = {"cpu": 2**21}  # pixels: of larger pictures what is perceived is worked out each time, as it takes much memory
@@ -41,15 +41,15 @@ class Part:
     seen: list[Tensor] | None = None  # what is perceived in the originals, if there is room to keep it
 
 
-class Appearance:
+class PerceptualDistortion:
     """The appearance of pictures, (batch, 3, height, width) in 0..1, coded by an autoencoder.
 
     Args:
-        extent: what of their shape the pictures have; all of it by default.
+        region: what of their shape the pictures have; all of it by default.
     """
 
-    def __init__(self, autoencoder: Autoencoder, picture: Tensor, extent: Extent | None = None) -> None:
-        self.autoencoder, self.picture, self.extent = autoencoder, picture, extent
+    def __init__(self, autoencoder: Autoencoder, picture: Tensor, region: ValidRegion | None = None) -> None:
+        self.autoencoder, self.picture, self.region = autoencoder, picture, region
         self._perception = perception(picture.device)
         times = autoencoder.downscale
         tile, overlap = min(TILE, autoencoder.tile) // times, OVERLAP // times
@@ -76,13 +76,13 @@ class Appearance:
         seen = self._look(part) if part.seen is None else part.seen
         with reduced_precision(self.picture.device):
             made = self.autoencoder.decode(latents, *part.size)[:, :, *part.core]
-            if self.extent is not None:
-                made = torch.where(self.extent.inside[0][:, :, *part.place] > 0, made, wanted)
+            if self.region is not None:
+                made = torch.where(self.region.inside[0][:, :, *part.place] > 0, made, wanted)
             perceived = self._perception.distance(made, seen)
         error = made - wanted
         colour = F.avg_pool2d(error, AREA, ceil_mode=True, count_include_pad=False)
         distance = error.abs().mean((1, 2, 3)) + COLOUR * colour.abs().mean((1, 2, 3)) + PERCEPTION * perceived
-        positions = self.picture[0, 0].numel() if self.extent is None else self.extent.positions
+        positions = self.picture[0, 0].numel() if self.region is None else self.region.positions
         return distance * (wanted[0, 0].numel() / positions)
 
 
@@ -111,7 +111,7 @@ def _part(row: _Cut, column: _Cut) -> Part:
 
 class _Distance(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, latents: Tensor, appearance: Appearance, with_gradient: bool) -> Tensor:
+    def forward(ctx: Any, latents: Tensor, appearance: PerceptualDistortion, with_gradient: bool) -> Tensor:
         total, gradient = latents.new_zeros(len(latents)), torch.zeros_like(latents)
         for part in appearance.parts:
             tile = latents[:, :, *part.latent].detach().requires_grad_(with_gradient)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from codec.overfit.extent import Extent
+    from codec.overfit.valid_region import ValidRegion
 
 
 def to_tensor(pictures: Sequence[NDArray[np.uint8]], device: torch.device) -> torch.Tensor:
@@ -34,19 +34,19 @@ def to_tensor(pictures: Sequence[NDArray[np.uint8]], device: torch.device) -> to
     return batch.div_(255)
 
 
-def extent_of(
+def region_of(
     pictures: Sequence[NDArray[np.uint8]], device: torch.device, levels: int = 1, scale: int = 1
-) -> Extent | None:
+) -> ValidRegion | None:
     """Where the pictures are in such a batch, in samples of `scale` pixels; None if they are all of one size."""
     import torch
 
-    from codec.overfit.extent import Extent
+    from codec.overfit.valid_region import ValidRegion
 
     sizes = [tuple(-(-n // scale) for n in picture.shape[:2]) for picture in pictures]
     if len(set(sizes)) == 1:
         return None
     shape = max(h for h, _ in sizes), max(w for _, w in sizes)
-    return Extent(torch.tensor(sizes, device=device), shape, levels)
+    return ValidRegion(torch.tensor(sizes, device=device), shape, levels)
 
 
 def to_pixels(samples: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
-class Extent:
+class ValidRegion:
     """What of a shape each picture of a batch has.
 
     Attributes:
@@ -60,6 +60,6 @@ class Extent:
             x = torch.where((i < n).unsqueeze(1), x, edge)
         return x
 
-    def select(self, indices: Tensor) -> Extent:
+    def select(self, indices: Tensor) -> ValidRegion:
         """That of the pictures at these places of the batch."""
-        return Extent(self.sizes[indices], self.shape, self.levels)
+        return ValidRegion(self.sizes[indices], self.shape, self.levels)

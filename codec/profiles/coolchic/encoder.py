@@ -12,12 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from codec.overfit import fit, initial
-from codec.overfit.bases import LAMBDAS, trained_spec
-from codec.overfit.fit import PAPER_CANDIDATES, Fit, Function, Schedule, Steer, drift
+from codec.overfit import fit, initialisation
+from codec.overfit.fit import PAPER_CANDIDATES, Fit, Schedule, Steer, drift
+from codec.overfit.function import Function
 from codec.overfit.quantise import dequantise, quantise
-from codec.profiles.pixels import extent_of, to_tensor
-from codec.profiles.targets import Fits, Fitted
+from codec.overfit.reference_weights import LAMBDAS, trained_spec
+from codec.rate_control import Fits, Fitted
+from codec.tensors import region_of, to_tensor
 
 # Logarithms of sizes, found in fits of effort 1 to 5. Of guessed grids, relative to fitted ones: for a lambda of 1 and
 # one iteration, and what the logarithms of both add.
@@ -51,7 +52,7 @@ class PictureFits(Fits):
         self.target = to_tensor(pictures, device)
         outputs, height, width = self.target.shape[1:]
         self.spec = trained_spec(height, width, outputs)
-        self.extent = extent_of(pictures, device, levels=len(self.spec.features))
+        self.region = region_of(pictures, device, levels=len(self.spec.features))
         self.generator, self.seed = torch.Generator(device), seed
         self._begun: tuple[Tensor, list[Function]] | None = None  # logarithms of lambdas, and how the last fit began
         pixels = max(p.shape[0] * p.shape[1] for p in pictures)
@@ -67,7 +68,7 @@ class PictureFits(Fits):
     def _guesses(self) -> NDArray[np.float64]:
         """Logarithms of bits of the guessed grids for each of the base functions, (bases, batch)."""
         lambdas = torch.tensor(LAMBDAS, device=self.target.device).repeat(self.count, 1)
-        each = [initial.trained(self.target, own).within(self.extent) for own in lambdas.T]
+        each = [initialisation.trained(self.target, own).within(self.region) for own in lambdas.T]
         return torch.stack([self._of_grids(function) for function in each]).log().cpu().double().numpy()
 
     def bits(self, function: Function) -> Tensor:
@@ -98,10 +99,10 @@ class PictureFits(Fits):
 
     def _starts(self, lambdas: Tensor) -> list[Function]:
         if self.ahead is None:
-            found = [initial.random(self.spec, self.generator) for _ in range(PAPER_CANDIDATES)]
+            found = [initialisation.random(self.spec, self.generator) for _ in range(PAPER_CANDIDATES)]
         else:
-            found = [initial.trained(self.target, self.ahead * lambdas)]
-        return [f.within(self.extent) for f in found]
+            found = [initialisation.trained(self.target, self.ahead * lambdas)]
+        return [f.within(self.region) for f in found]
 
     def _lambdas(self, logs: Tensor) -> Tensor:
         return logs.exp().to(self.target.device, torch.float32)

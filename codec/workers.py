@@ -17,7 +17,7 @@ from contextvars import ContextVar
 from queue import SimpleQueue
 from typing import Any
 
-_COMMAND = "from codec.processes import serve; serve()"
+_COMMAND = "from codec.workers import serve; serve()"
 
 
 def cores() -> int:

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from codec.container import Container, Header, Section
 from codec.profiles import PAPER, Profile, Settings, function_sections
-from codec.profiles.pixels import to_pixels
+from codec.tensors import to_pixels
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
 
-    from codec.profiles.pictures import PictureFits
+    from codec.profiles.coolchic.encoder import PictureFits
 
 # Distortion of samples in 0..1 that one bit per pixel may save, at `codec.profiles.QUALITIES`.
 LOG_LAMBDA = (-3.0, -3.91, -6.73, -9.1, -10.5)
@@ -44,7 +44,7 @@ class CoolChic(Profile):
         self, pictures: Sequence[NDArray[np.uint8]], settings: Settings, room: Sequence[int] | None = None
     ) -> list[dict[Section, bytes]]:
         from codec.device import computing, resolve
-        from codec.profiles.targets import encoded
+        from codec.rate_control import encoded
 
         device = resolve(settings.device)
         with computing(device):
@@ -75,8 +75,8 @@ def _fits(
     pictures: Sequence[NDArray[np.uint8]], settings: Settings, device: torch.device, *, sized: bool
 ) -> PictureFits:
     from codec.overfit.fit import PAPER_SCHEDULE, Schedule
-    from codec.profiles.pictures import PictureFits
-    from codec.profiles.targets import ROUNDS
+    from codec.profiles.coolchic.encoder import PictureFits
+    from codec.rate_control import ROUNDS
 
     if settings.effort == PAPER:
         schedule, ahead = PAPER_SCHEDULE, None

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from codec.blocks import positions_a_block
 from codec.device import to_device
 
-FILE = Path(__file__).with_name("perception.safetensors")
+FILE = Path(__file__).with_name("perceptual_loss.safetensors")
 TAPS = (1, 4, 7, 9, 10)  # layers whose outputs are compared
 CHANNELS = (64, 128, 256, 384, 384)  # of these
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of samples, by which the network sees them

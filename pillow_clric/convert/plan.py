@@ -13,7 +13,7 @@ import click
 from PIL import Image
 
 from codec.container import MAGIC
-from pillow_clric.outputs import obstacle
+from pillow_clric.convert.outputs import obstacle
 
 __all__ = ["STREAM", "Job", "Plan", "coded_files", "make_plan"]
 

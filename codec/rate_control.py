@@ -21,10 +21,11 @@ from torch import Tensor
 from codec.container import Section
 from codec.overfit import arm, bitstream, pipeline
 from codec.overfit.bitstream import Integers, QuantisedWeights
-from codec.overfit.fit import STEERED, Fit, Function, Steer, choose, rate
-from codec.overfit.function import MARGIN, Spec
-from codec.processes import results
+from codec.overfit.fit import STEERED, Fit, Steer, rate
+from codec.overfit.function import Function, choose
+from codec.overfit.spec import MARGIN, Spec
 from codec.profiles import RoomError
+from codec.workers import results
 
 SLOPES = (-1.0, -0.1)  # of the logarithm of the size against that of lambda, between which one is believed
 DOUBTFUL = 0.2  # shrinkage of sizes that is as likely to be another
@@ -323,8 +324,8 @@ def _lowered(function: Function, slope: Tensor, level: int, needed: Tensor) -> t
         bits, means = arm.details(function.grids, function.weights, function.spec, level)
         grid = function.grids[level]
         move = (means.round() - grid).sign() * _lattice(grid, y, x)
-        if function.extent is not None:
-            move = move * function.extent.inside[level]
+        if function.region is not None:
+            move = move * function.region.inside[level]
         worth = bits / (move * slope + added).maximum(0.1 * added)
         best = torch.where(move == 0, 0, worth).max(1, keepdim=True)
         there = (best.values > 0).to(grid)

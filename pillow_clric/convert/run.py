@@ -24,12 +24,12 @@ from typing import Any, cast
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from codec.processes import cores
+from codec.workers import cores
 from pillow_clric import decode, encode, encode_batch
 from pillow_clric._metadata import for_tiff
 from pillow_clric._modes import on_white
-from pillow_clric.planning import Job
-from pillow_clric.report import message
+from pillow_clric.convert.plan import Job
+from pillow_clric.convert.report import message
 
 __all__ = ["Options", "Result", "results_of", "to_format"]
 

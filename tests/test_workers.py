@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 import codec
-from codec import batches, processes
-from codec.processes import results, sharing
+from codec import batches, workers
+from codec.workers import results, sharing
 
 SAMPLE = Path(__file__).parents[1] / "samples" / "coffee.png"
 
@@ -85,7 +85,7 @@ def test_what_a_killed_one_had_is_done_here() -> None:
 def test_programs_are_not_run_again(tmp_path: Path) -> None:
     """Also those that do not ask whether they are the one that was started."""
     script = tmp_path / "program.py"
-    script.write_text("from codec.processes import *\nprint('once')\nwith sharing(2): print(results(abs, [(-1,)]))")
+    script.write_text("from codec.workers import *\nprint('once')\nwith sharing(2): print(results(abs, [(-1,)]))")
     run = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, timeout=60)
     assert run.stdout.split() == ["once", "[1]"]
 
@@ -94,7 +94,7 @@ def test_programs_are_not_run_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_they_end_with_who_made_them(number: int) -> None:
     program = (
-        "import os, sys, time\nfrom codec.processes import *\n"
+        "import os, sys, time\nfrom codec.workers import *\n"
         "with sharing(2):\n"
         '    print(*{r for r in results(eval, [(\'__import__("time").sleep(.1) or __import__("os").getpid()\',)] * 6)},'
         " flush=True)\n    time.sleep(60)"
@@ -126,7 +126,7 @@ def test_files_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = codec.encode_batch(pictures, effort=1)
     monkeypatch.setattr(batches, "_helpers", lambda count, device: count)
     asked: list[str] = []
-    monkeypatch.setattr(processes._Helper, "result", spied(processes._Helper.result, asked))
+    monkeypatch.setattr(workers._Helper, "result", spied(workers._Helper.result, asked))
     assert codec.encode_batch(pictures, effort=1) == plain
     assert sorted(asked) == ["verify"] * 3 + ["write"] * 3
 

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING
 
 from codec.container import Container, CorruptError, Section
 from codec.profiles import PAPER, Profile, Settings, function_sections
-from codec.profiles.pixels import to_pixels
+from codec.tensors import to_pixels
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from codec.autoencoders.autoencoder import Autoencoder
-    from codec.profiles.latents import LatentFits
-    from codec.profiles.targets import Fitted
+    from codec.profiles.clric.encoder import LatentFits
+    from codec.rate_control import Fitted
 
-# What a bit per pixel may cost, in the distortion of `codec.profiles.appearance`, at `codec.profiles.QUALITIES`.
+# What a bit per pixel may cost, in the distortion of `codec.profiles.clric.distortion`, at `codec.profiles.QUALITIES`.
 LOG_LAMBDA = (1.7, 1.1, -1.17, -3.98, -4.38)
 
 # Iterations by effort: to the latent alone, which only models without a universal function need, and to appearance.
@@ -56,7 +56,7 @@ class Clric(Profile):
         from codec.autoencoders import store
         from codec.autoencoders.autoencoder import on_device
         from codec.device import computing, resolve
-        from codec.profiles.targets import encoded
+        from codec.rate_control import encoded
 
         device, log_lambda = resolve(settings.device), settings.log_lambda(LOG_LAMBDA)
         with computing(device):
@@ -77,10 +77,10 @@ class Clric(Profile):
 
         from codec.autoencoders import store
         from codec.autoencoders.autoencoder import on_device
-        from codec.autoencoders.sketch import decode
+        from codec.autoencoders.preview import decode
         from codec.device import computing, resolve
         from codec.overfit import pipeline
-        from codec.profiles.starts import step_of, universal_of
+        from codec.profiles.clric.initialisation import step_of, universal_of
 
         model, place = store.find(header.model), resolve(device)
         with computing(place), torch.no_grad():
@@ -97,8 +97,8 @@ class Clric(Profile):
 def _fits(
     autoencoder: Autoencoder, pictures: Sequence[NDArray[np.uint8]], settings: Settings, *, sized: bool
 ) -> LatentFits:
-    from codec.profiles.latents import Iterations, OwnFits, UniversalFits
-    from codec.profiles.targets import ROUNDS
+    from codec.profiles.clric.encoder import Iterations, OwnFits, UniversalFits
+    from codec.rate_control import ROUNDS
 
     first, second = ITERATIONS[int(settings.effort)]
     iterations = Iterations(first, second if autoencoder.quick else 0)
@@ -113,13 +113,16 @@ def _as_published(autoencoder: Autoencoder, pixels: NDArray[np.uint8], log_lambd
     import torch
 
     from codec.overfit.fit import PAPER_SCHEDULE
-    from codec.profiles.pixels import to_tensor
-    from codec.profiles.sight import Trials
-    from codec.profiles.starts import from_nothing
-    from codec.profiles.targets import Fitted
+    from codec.profiles.clric.initialisation import from_nothing
+    from codec.profiles.clric.quantisation_step import StepTrials
+    from codec.rate_control import Fitted
+    from codec.tensors import to_tensor
 
     picture = to_tensor([pixels], autoencoder.device).expand(-1, 3, -1, -1)
     generator = torch.Generator(autoencoder.device).manual_seed(settings.seed)
-    step, count = Trials.on(autoencoder, picture).step(math.exp(log_lambda)), settings.counting(PAPER_SCHEDULE.total)
+    step, count = (
+        StepTrials.on(autoencoder, picture).step(math.exp(log_lambda)),
+        settings.counting(PAPER_SCHEDULE.total),
+    )
     start = from_nothing(autoencoder.encode(picture), step, PAPER_SCHEDULE, generator, count)
     return Fitted(start.function, [start.weights])

@@ -13,14 +13,15 @@ from torch import Tensor
 from codec.autoencoders.errors import ModelFileError
 from codec.autoencoders.model import FUNCTION, Model
 from codec.container import CorruptError
-from codec.overfit import initial, synthesis
-from codec.overfit.bases import PLAIN
+from codec.overfit import initialisation, synthesis
 from codec.overfit.bitstream import Origin, QuantisedWeight, QuantisedWeights, check_universal
-from codec.overfit.fit import PAPER_CANDIDATES, Function, Schedule, fit
-from codec.overfit.function import Spec
+from codec.overfit.fit import PAPER_CANDIDATES, Schedule, fit
+from codec.overfit.function import Function
+from codec.overfit.lambda_conditioned_weights import NONE, LambdaConditionedWeights
 from codec.overfit.quantise import dequantise, quantise
-from codec.overfit.universal import NONE, Universal
-from codec.profiles.sight import Sight
+from codec.overfit.reference_weights import PLAIN
+from codec.overfit.spec import Spec
+from codec.profiles.clric.quantisation_step import Sensitivity
 
 WEIGHTS_BUDGET = 2**14  # bytes
 DEAD_ZONE = 0.4  # in steps, by how much lambda is beyond a universal function's, in its logarithm
@@ -28,7 +29,7 @@ FINE = math.log(2) / 6  # at fine steps, what a bit saves of the squared error o
 
 
 @dataclass(frozen=True)
-class Start:
+class Initialisation:
     """A function of a latent, such as fits begin with.
 
     Attributes:
@@ -48,7 +49,7 @@ class Start:
         return (function, self.weights) if self.lam is None else _quantised(function, self.lam)
 
 
-def from_universal(universal: Universal, latent: Tensor, lam: float) -> Start:
+def from_universal(universal: LambdaConditionedWeights, latent: Tensor, lam: float) -> Initialisation:
     """The universal function for a lambda, with the scaled latent in its grid: still to be rounded.
 
     For lambdas beyond its greatest, samples are drawn towards zero, so that more of them are rounded to it.
@@ -56,37 +57,39 @@ def from_universal(universal: Universal, latent: Tensor, lam: float) -> Start:
     origin = Origin(universal.number(lam), universal)
     step = step_of(origin, latent.device)
     beyond = max(0.0, math.log(lam / universal.lambdas[1]))
-    function = initial.universal(origin, F.softshrink(latent / step, DEAD_ZONE * beyond))
+    function = initialisation.universal(origin, F.softshrink(latent / step, DEAD_ZONE * beyond))
     nothing = {name: QuantisedWeight.nothing(shape) for name, shape in function.spec.weight_shapes.items()}
-    return Start(function, QuantisedWeights(origin, nothing), step)
+    return Initialisation(function, QuantisedWeights(origin, nothing), step)
 
 
 def from_latent(
-    latent: Tensor, sight: Sight, step: float, schedule: Schedule, generator: torch.Generator,
+    latent: Tensor, sight: Sensitivity, step: float, schedule: Schedule, generator: torch.Generator,
     progress: Callable[[int], None],
-) -> Start:  # fmt: skip
+) -> Initialisation:  # fmt: skip
     """A function fitted to the latent alone, about as exact as if what is seen of it were quantised with this step."""
     seen = sight.of(latent)
     lam = FINE * step**2 / latent.shape[1]
     lambdas = torch.full((1,), lam, device=latent.device)
-    return _start(sight.undone(fit(seen, lambdas, [initial.principal(seen, step)], schedule, generator, progress)), lam)
+    return _start(
+        sight.undone(fit(seen, lambdas, [initialisation.principal(seen, step)], schedule, generator, progress)), lam
+    )
 
 
 def from_nothing(
     latent: Tensor, step: float, schedule: Schedule, generator: torch.Generator, progress: Callable[[int], None]
-) -> Start:
+) -> Initialisation:
     """The same as the paper does it: few features on seven grids, and several random beginnings."""
     channels, height, width = latent.shape[1:]
     lam = FINE * step**2 / channels
     spec = Spec(height, width, channels, features=(1,) * 7, spatial=8, references=0)
-    candidates = [initial.random(spec, generator) for _ in range(PAPER_CANDIDATES)]
+    candidates = [initialisation.random(spec, generator) for _ in range(PAPER_CANDIDATES)]
     lambdas = torch.full((1,), lam, device=latent.device)
     return _start(fit(latent, lambdas, candidates, schedule, generator, progress), lam)
 
 
-def _start(function: Function, lam: float) -> Start:
+def _start(function: Function, lam: float) -> Initialisation:
     held, weights = _quantised(function, lam)
-    return Start(held, weights, step_of(weights.origin, held.grids[0].device), lam)
+    return Initialisation(held, weights, step_of(weights.origin, held.grids[0].device), lam)
 
 
 def _quantised(function: Function, lam: float) -> tuple[Function, QuantisedWeights]:
@@ -104,7 +107,7 @@ def step_of(origin: Origin, device: torch.device) -> Tensor:
     return torch.from_numpy(origin.universal.step(origin.number)).to(device).view(1, -1, 1, 1)
 
 
-def universal_of(model: Model) -> Universal:
+def universal_of(model: Model) -> LambdaConditionedWeights:
     """The universal function that a model brings along, or the one that stands for none.
 
     Raises:
@@ -115,7 +118,7 @@ def universal_of(model: Model) -> Universal:
     arrays = {n.removeprefix(FUNCTION): t.numpy() for n, t in model.tensors.items() if n.startswith(FUNCTION)}
     try:
         shape = {**model.function["shape"], "features": tuple(model.function["shape"]["features"])}
-        universal = Universal(shape, tuple(model.function["lambdas"]), arrays, arrays.pop("steps"))
+        universal = LambdaConditionedWeights(shape, tuple(model.function["lambdas"]), arrays, arrays.pop("steps"))
         check_universal(universal, len(model.mean))
     except (CorruptError, KeyError, TypeError, ValueError) as error:
         raise ModelFileError(

@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from codec.overfit.analysis import Analysis
-from codec.overfit.bases import LAMBDAS, OUTPUTS, PLAIN, base_weights, trained_spec
 from codec.overfit.bitstream import Origin
-from codec.overfit.fit import Function, Weights
-from codec.overfit.function import Spec
+from codec.overfit.function import Function, Weights
 from codec.overfit.quantise import as_tensors
+from codec.overfit.reference_weights import LAMBDAS, OUTPUTS, PLAIN, base_weights, trained_spec
+from codec.overfit.spec import Spec
 
 # Shape of the function that `principal` makes, but for what depends on the latent.
 PRINCIPAL: dict[str, Any] = {"spatial": 8, "references": 2, "hidden": 1, "residuals": 0, "linear": True}

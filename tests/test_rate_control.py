@@ -20,9 +20,9 @@ from torch import Tensor
 
 import codec
 import pillow_clric
-from codec import batches
+from codec import batches, rate_control
 from codec.container import Section
-from codec.profiles import Profile, Settings, targets
+from codec.profiles import Profile, Settings
 
 SAMPLES = Path(__file__).parent.parent / "samples"
 PROFILES = [("clric", 1), ("clric", 2), ("coolchic", 1)]
@@ -158,8 +158,8 @@ class Sizes(SimpleNamespace):
         return 8 - self.steepness * logs - torch.where(logs > -3, self.leap, 0)
 
 
-def searched(sizes: Sizes, first: Tensor, wanted: Tensor, rounds: int) -> targets._Search:
-    search, tried = targets._Search(sizes, wanted), first  # type: ignore[arg-type]
+def searched(sizes: Sizes, first: Tensor, wanted: Tensor, rounds: int) -> rate_control._Search:
+    search, tried = rate_control._Search(sizes, wanted), first  # type: ignore[arg-type]
     for _ in range(rounds):
         search.add(tried, sizes.log_sizes(tried))
         tried = search.next()

@@ -14,15 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec.container import CorruptError
-from codec.entropy.arm import WEIGHT_BITS
-from codec.overfit.function import Spec
+from codec.entropy.integer_arm import WEIGHT_BITS
+from codec.overfit.spec import Spec
 
 NUMBER_BITS = 10
 LAST = (1 << NUMBER_BITS) - 1  # numbers from 1 to this one lie between the knots, evenly in log lambda
 
 
 @dataclass(frozen=True, eq=False)
-class Universal:
+class LambdaConditionedWeights:
     """A universal function.
 
     Attributes:
@@ -64,7 +64,7 @@ class Universal:
         return steps
 
 
-NONE = Universal({}, (1.0, 2.0), {}, np.zeros((0, 0), np.int16))
+NONE = LambdaConditionedWeights({}, (1.0, 2.0), {}, np.zeros((0, 0), np.int16))
 
 
 def _between(knots: NDArray[np.int16], number: int) -> NDArray[np.int64]:
