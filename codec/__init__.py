@@ -22,6 +22,7 @@ from codec.container import (
     read_header,
     unpack,
 )
+from codec.profiles import DEFAULT, by_id, by_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,9 +54,9 @@ SCALES = (2, 4, 8)  # by which pictures can be decoded smaller
 def encode(
     pixels: NDArray[np.uint8],
     *,
-    profile: str = "clric",
+    profile: str = DEFAULT,
     metadata: Mapping[Section, bytes] | None = None,
-    **settings: Any,
+    **options: Any,
 ) -> bytes:
     """Code one picture as the bytes of a `.clric` file.
 
@@ -64,7 +65,7 @@ def encode(
             width, 4) with alpha, which is lossless. Colours that are wholly transparent are not kept.
         profile: name of a coding profile, see `codec.profiles.names()`.
         metadata: bytes to carry along, under `Section.ICC`, `Section.EXIF` or `Section.XMP`.
-        settings: quality, effort and so on: the attributes of `codec.profiles.Settings`.
+        options: quality, effort and so on: the profile's `options`.
 
     Raises:
         TypeError: an argument is of another type.
@@ -72,16 +73,16 @@ def encode(
             so few bytes; the message says how many it takes.
         RuntimeError: the device is not there, or the file did not decode to what was coded.
     """
-    [data] = encode_batch([pixels], profile=profile, metadata=[metadata or {}], **settings)
+    [data] = encode_batch([pixels], profile=profile, metadata=[metadata or {}], **options)
     return data
 
 
 def encode_batch(
     pictures: Iterable[NDArray[np.uint8]],
     *,
-    profile: str = "clric",
+    profile: str = DEFAULT,
     metadata: Iterable[Mapping[Section, bytes]] | None = None,
-    **settings: Any,
+    **options: Any,
 ) -> list[bytes]:
     """Code pictures of any sizes, as many in one fit as there is memory for: on GPUs much faster than one by one.
 
@@ -91,29 +92,34 @@ def encode_batch(
         pictures: as `encode` takes each; gone through once, when all other arguments were found right.
         profile: for all of them.
         metadata: for each picture; gone through at the same time.
-        settings: for all of them; targets are for each.
+        options: for all of them; targets are for each.
 
     Returns:
         The files, in the order of the pictures.
 
     Raises:
-        As `encode`; nothing is coded if one of the pictures cannot be.
+        As `encode`; and `codec.batches.BatchError`, which holds the files of the others, where some of several
+            pictures cannot be coded in as few bytes as are asked for.
     """
     from codec import batches
     from codec.device import resolve
-    from codec.profiles import Settings, by_name
 
-    coder, chosen = by_name(profile), Settings(**settings)
-    resolve(chosen.device)
-    items, model_prefix = [], coder.model(chosen)
+    coder = by_name(profile)
+    chosen = coder.parse(options)
+    device = resolve(chosen.device)
+    items, encoder = [], coder.encoder(chosen, device)
     for pixels, bodies in zip(pictures, metadata or repeat({}), strict=metadata is not None):
         mode = _mode(pixels)
-        header = Header(pixels.shape[1], pixels.shape[0], mode, coder.id, model_prefix)
+        header = Header(pixels.shape[1], pixels.shape[0], mode, coder.id, encoder.model)
         colours, known = _split(pixels)
         known |= bodies
         pack(header, {**known, Section.GRIDS: b""})  # what cannot be packed is refused before the slow work
         items.append(batches.Item(colours, header, known))
-    return batches.encode(items, coder, chosen)
+    results = batches.encode(items, encoder, chosen, device)
+    files = [result for result in results if isinstance(result, bytes)]
+    if len(files) == len(results):
+        return files
+    raise results[0] if len(results) == 1 and isinstance(results[0], ValueError) else batches.BatchError(results)
 
 
 def decode(data: bytes, *, device: str = "auto", allow_truncated: bool = False, scale: int = 1) -> NDArray[np.uint8]:
@@ -134,16 +140,16 @@ def decode(data: bytes, *, device: str = "auto", allow_truncated: bool = False, 
     import numpy as np
 
     from codec import alpha
-    from codec.device import is_out_of_memory
-    from codec.profiles import by_id
+    from codec.device import is_out_of_memory, resolve
 
     if scale not in (1, *SCALES):
         raise ValueError(f"scale must be 1, 2, 4 or 8, not {scale!r}")
 
     container = unpack(data, allow_truncated=allow_truncated)
     coder, channel = by_id(container.header.profile), alpha.decode(container, scale)
+    coder.check(container)
     try:
-        colours = coder.decode(container, device, scale)
+        colours = coder.decoder(container.header, resolve(device)).decode(container, scale)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -161,7 +167,6 @@ def verify(data: bytes) -> None:
         FormatError: as `decode`; it may yet refuse what passes here, but nothing that was written by `encode`.
     """
     from codec import alpha
-    from codec.profiles import by_id
 
     container = unpack(data)
     by_id(container.header.profile).check(container)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from codec.container import Header, Section, pack
-from codec.profiles import Profile, RoomError, Settings
+from codec.profiles.base import Budget, BudgetError, Encoder, Goal, Progress, Quality, Sections
+from codec.profiles.options import Options
 from codec.workers import cores, sharing
 
 if TYPE_CHECKING:
@@ -37,26 +38,38 @@ class Item:
         return len(pack(self.header, {**self.metadata, **filled})) - sum(map(len, filled.values()))
 
 
-def encode(items: Sequence[Item], profile: Profile, settings: Settings) -> list[bytes]:
-    """Files of pictures, in their order.
+class BatchError(ValueError):
+    """Some pictures of a batch cannot be coded as is asked for.
+
+    Attributes:
+        results: of each picture, in their order, its file or what is wrong.
+    """
+
+    def __init__(self, results: list[bytes | ValueError]) -> None:
+        wrong = [(i, result) for i, result in enumerate(results) if isinstance(result, ValueError)]
+        (first, why), *_ = wrong
+        super().__init__(f"{len(wrong)} of {len(results)} pictures cannot be coded; of number {first}: {why}")
+        self.results = results
+
+
+def encode(items: Sequence[Item], encoder: Encoder, options: Options, device: torch.device) -> list[bytes | ValueError]:
+    """Files of pictures, in their order, or why one cannot be coded in as few bytes as are asked for.
 
     Args:
-        settings: of several pictures, its `progress` is told in pictures.
-
-    Raises:
-        ValueError: one cannot be coded in as few bytes as are asked for.
+        options: of several pictures, its `progress` is told in pictures.
     """
-    from codec.device import pixels_at_once, resolve
+    from codec.device import pixels_at_once
 
-    device = resolve(settings.device)
-    capacity = pixels_at_once(device, profile.footprint) if profile.together(settings) else 0
+    capacity = pixels_at_once(device, encoder.bytes_per_pixel) if encoder.batchable else 0
     shapes = [(item.header.mode, item.header.height, item.header.width) for item in items]
-    files: dict[int, bytes] = {}
+    files: dict[int, bytes | ValueError] = {}
     together = buckets(shapes, capacity)
     with sharing(_helpers(max(map(len, together), default=0), device)):
         for bucket in together:
-            told = settings if len(items) == 1 else _in_pictures(settings, len(files), len(bucket), len(items))
-            for part, coded in _fitted(bucket, items, profile, told):
+            told = options.progress
+            if told and len(items) > 1:
+                told = _in_pictures(told, len(files), len(bucket), len(items))
+            for part, coded in _fitted(bucket, items, encoder, options, told):
                 files |= zip(part, coded, strict=True)
     return [files[i] for i in range(len(items))]
 
@@ -66,12 +79,9 @@ def _helpers(count: int, device: torch.device) -> int:
     return 0 if count < 2 or device.type == "cpu" else min(count, cores())
 
 
-def _in_pictures(settings: Settings, before: int, count: int, total: int) -> Settings:
-    """Settings for a fit of some of all pictures, of which so many are done before."""
-    told = settings.progress
-    if told is None:
-        return settings
-    return replace(settings, progress=lambda i, iterations: told(before + count * i // iterations, total))
+def _in_pictures(told: Progress, before: int, count: int, total: int) -> Progress:
+    """Progress in pictures, for a fit of some of all pictures, of which so many are done before."""
+    return lambda i, iterations: told(before + count * i // iterations, total)
 
 
 def buckets(shapes: Sequence[tuple[str, int, int]], capacity: int) -> list[list[int]]:
@@ -100,33 +110,41 @@ def _suits(shapes: list[tuple[str, int, int]], capacity: int) -> bool:
 
 
 def _fitted(
-    bucket: list[int], items: Sequence[Item], profile: Profile, settings: Settings
-) -> Iterator[tuple[list[int], list[bytes]]]:
+    bucket: list[int], items: Sequence[Item], encoder: Encoder, options: Options, progress: Progress | None
+) -> Iterator[tuple[list[int], list[bytes | ValueError]]]:
     """Files of a bucket, together if memory suffices: else half of them at a time, and so on."""
     from codec.device import is_out_of_memory
 
     try:
-        yield bucket, _coded([items[i] for i in bucket], profile, settings)
+        yield bucket, _coded([items[i] for i in bucket], encoder, options, progress)
         return
     except Exception as error:
         if len(bucket) == 1 or not is_out_of_memory(error):
             raise
     middle = len(bucket) // 2
     for half in (bucket[:middle], bucket[middle:]):
-        yield from _fitted(half, items, profile, settings)
+        yield from _fitted(half, items, encoder, options, progress)
 
 
-def _coded(items: list[Item], profile: Profile, settings: Settings) -> list[bytes]:
+def _coded(
+    items: list[Item], encoder: Encoder, options: Options, progress: Progress | None
+) -> list[bytes | ValueError]:
     """Files of pictures that are fitted together."""
-    sizes = [settings.size(item.header.width, item.header.height) or 0 for item in items]
+    sizes = [options.budget(item.header.width, item.header.height) or 0 for item in items]
     overheads = [item.overhead(size) for item, size in zip(items, sizes, strict=True)]
-    room = [max(1, size - used) for size, used in zip(sizes, overheads, strict=True)] if settings.sized else None
-    try:
-        coded = profile.encode([item.pixels for item in items], settings, room)
-    except RoomError as error:
-        header, least = items[error.index].header, error.least + overheads[error.index]
-        raise ValueError(
-            f"a picture of {header.width} x {header.height} cannot be coded in {sizes[error.index]} bytes: "
-            f"the smallest file possible has {least}, of which {overheads[error.index]} are header and metadata"
-        ) from error
-    return [pack(i.header, {**i.metadata, **sections}) for i, sections in zip(items, coded, strict=True)]
+    goal: Goal = Quality(options.quality)
+    if options.sized:
+        goal = Budget(tuple(max(1, size - used) for size, used in zip(sizes, overheads, strict=True)))
+    coded = encoder.encode([item.pixels for item in items], goal, progress)
+    return [_file(*each) for each in zip(items, sizes, overheads, coded, strict=True)]
+
+
+def _file(item: Item, size: int, overhead: int, coded: Sections | BudgetError) -> bytes | ValueError:
+    """The file of a picture, or why there is none."""
+    if not isinstance(coded, BudgetError):
+        return pack(item.header, {**item.metadata, **coded})
+    header = item.header
+    return ValueError(
+        f"a picture of {header.width} x {header.height} cannot be coded in {size} bytes: "
+        f"the smallest file possible has {coded.least + overhead}, of which {overhead} are header and metadata"
+    )

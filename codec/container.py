@@ -148,6 +148,11 @@ class Header:
             raise ValueError(f"model must be empty or {MODEL_BYTES} bytes, not {len(self.model)}")
 
     @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of colour."""
+        return self.height, self.width, self.channels
+
+    @property
     def channels(self) -> int:
         """Of colour, without alpha."""
         return 3 if self.mode.startswith("RGB") else 1

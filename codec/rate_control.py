@@ -24,7 +24,7 @@ from codec.overfit.bitstream import Integers, QuantisedWeights
 from codec.overfit.fit import STEERED, Fit, Steer, rate
 from codec.overfit.function import Function, choose
 from codec.overfit.spec import MARGIN, Spec
-from codec.profiles import RoomError
+from codec.profiles.base import Budget, BudgetError, Goal, Sections
 from codec.workers import results
 
 SLOPES = (-1.0, -0.1)  # of the logarithm of the size against that of lambda, between which one is believed
@@ -47,10 +47,15 @@ class Fitted:
     function: Function
     weights: list[QuantisedWeights]
 
-    def sections(self) -> list[dict[Section, bytes]]:
-        """The files' sections, which were read back."""
-        results(bitstream.verify, [(bodies, *parts) for bodies, parts in zip(self._bodies, self._parts, strict=True)])
-        return [dict(zip((Section.WEIGHTS, Section.GRIDS), bodies, strict=True)) for bodies in self._bodies]
+    def sections(self, over: Sequence[bool] | None = None) -> list[Sections | BudgetError]:
+        """Sections of the files, which were read back; errors for those that are `over` their budgets."""
+        which = over or [False] * len(self.weights)
+        checked = [(b, *p) for b, p, bad in zip(self._bodies, self._parts, which, strict=True) if not bad]
+        results(bitstream.verify, checked)
+        return [
+            BudgetError(len(weights) + len(grids)) if bad else {Section.WEIGHTS: weights, Section.GRIDS: grids}
+            for (weights, grids), bad in zip(self._bodies, which, strict=True)
+        ]
 
     def log_sizes(self) -> Tensor:
         """Logarithms (batch,) of the bytes of the sections."""
@@ -195,19 +200,20 @@ class _Search:
         return torch.where(self.fits, self.logs, tried.clamp(*self.bounds))
 
 
-def encoded(fits: Fits, log_lambda: float, room: Sequence[int] | None) -> Fitted:
-    """Files for a lambda, or the best for which there is room."""
-    if room is None:
-        return fits.fitted(torch.full((fits.count,), log_lambda, dtype=torch.float64, device="cpu"))
-    return of_size(fits, room)
+def encoded(fits: Fits, goal: Goal, logarithms: tuple[float, ...]) -> list[Sections | BudgetError]:
+    """Sections of files that meet a goal, or errors where a picture takes more even at the greatest lambda.
 
-
-def of_size(fits: Fits, room: Sequence[int]) -> Fitted:
-    """The best files that the search finds of which none has more than so many bytes in its sections.
-
-    Raises:
-        RoomError: a picture takes more, even at the greatest lambda.
+    Args:
+        logarithms: of lambdas, as `Quality.log_lambda` takes them.
     """
+    if isinstance(goal, Budget):
+        return of_size(fits, goal.sizes)
+    logs = torch.full((fits.count,), goal.log_lambda(logarithms), dtype=torch.float64, device="cpu")
+    return fits.fitted(logs).sections()
+
+
+def of_size(fits: Fits, room: Sequence[int]) -> list[Sections | BudgetError]:
+    """Sections of the best files that the search finds of which none has more than so many bytes in these."""
     wanted = torch.tensor(room, dtype=torch.float64, device="cpu").clamp(min=1).log()
     steering, steered = _Steering(fits, _guess(fits, wanted), wanted), fits.far > 0
     found = fits.fitted(steering.logs, steering if steered else _as_it_is)
@@ -230,24 +236,16 @@ def of_size(fits: Fits, room: Sequence[int]) -> Fitted:
     return _fitting(fits, found, search)
 
 
-def _fitting(fits: Fits, found: Fitted, search: _Search) -> Fitted:
+def _fitting(fits: Fits, found: Fitted, search: _Search) -> list[Sections | BudgetError]:
     """Files that are small enough: trimmed, or if that does not suffice for other lambdas, greater and greater."""
     logs, step = search.logs, FURTHER
     while True:
         found = _trimmed(fits, found, search.wanted)
         over = found.log_sizes() > search.wanted
-        if not over.any():
-            return found
-        if (hopeless := over & (logs >= fits.bounds[1])).any():
-            raise _room_error(hopeless, found)
+        if not (over & (logs < fits.bounds[1])).any():
+            return found.sections(over.tolist())
         logs = torch.where(over, logs + step, logs).clamp(*fits.bounds)
         found, step = chosen(over, fits.fitted(logs, _as_it_is), found), 2 * step
-
-
-def _room_error(which: Tensor, found: Fitted) -> RoomError:
-    """What to say of the first of some files, which cannot be smaller."""
-    i = int(which.nonzero()[0])
-    return RoomError(i, round(found.log_sizes()[i].exp().item()))
 
 
 def _as_it_is(function: Function, lambdas: Tensor, _: float) -> tuple[Function, Tensor]:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import tee
 from os import PathLike
-from typing import TYPE_CHECKING, BinaryIO, overload
+from typing import TYPE_CHECKING, Any, BinaryIO, overload
 
 from PIL import Image
 
 import codec
 from codec.container import Header, Section, UnsupportedError, read_header
+from codec.profiles import DEFAULT, by_id, names
 from pillow_clric import _metadata, _modes
 from pillow_clric._metadata import Exif, Icc, Xmp
+from pillow_clric._options import documented
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,21 +25,15 @@ if TYPE_CHECKING:
 __all__ = ["FileInfo", "decode", "encode", "encode_batch", "info"]
 
 
+@documented
 def encode(
     image: Image.Image,
     *,
-    quality: float = 75,
-    target_size: int | None = None,
-    target_bpp: float | None = None,
-    profile: str = "clric",
-    model: str = "base",
-    effort: int | str = 5,
-    device: str = "auto",
-    seed: int = 0,
+    profile: str = DEFAULT,
     exif: Exif = "keep",
     icc_profile: Icc = "keep",
     xmp: Xmp = "keep",
-    progress: Callable[[int, int], None] | None = None,
+    **options: Any,
 ) -> bytes:
     """Code an image as the bytes of a `.clric` file. `image.save(fp, "CLRIC", ...)` takes the same arguments.
 
@@ -45,53 +41,34 @@ def encode(
         image: of 8 bits a sample, with at least one pixel. Modes L, LA, RGB and RGBA are kept; others are converted to
             one of them as Pillow does, with transparency of whatever kind as alpha. Alpha is lossless; colours that
             are wholly transparent are not kept. The EXIF orientation stays as it is, and so do the pixels.
-        quality: 0..100, int or float; the file's size grows with it.
-        target_size: bytes that the file may have, alpha and metadata included: it gets the best quality that fits, in
-            place of `quality`, in at most about twice the time.
-        target_bpp: the same in bits per pixel.
         profile: the coding profile, one of `info()["profiles"]`.
-        model: in profile `clric`, the autoencoder: its name or hash in the store (`clric-convert models list`), or a
-            file or folder. Who reads the file needs the same model.
-        effort: 1..9; more is slower and smaller, never another format. "paper" is the published recipe, for comparison.
-        device: "auto", or a torch device such as "cpu", "cuda:1", "mps".
-        seed: of every random number drawn; same arguments and machine, same bytes.
         exif: bytes or `Image.Exif`; "keep" takes the image's own with what was changed in `image.getexif()`, None or
             b"" none.
         icc_profile: bytes; "keep", None or b"" as above. What was for other colours than the mode that is coded (such
             as CMYK) is not kept.
         xmp: bytes or str; "keep", None or b"" as above.
-        progress: called as `progress(done, total)` now and then, in iterations of the fit.
+        options: {options}
 
     Raises:
         ValueError: an argument is out of its range, the image is empty, too large or of more than 8 bits a sample, or
             the smallest file possible is larger than the target; the message says how large it is.
-        TypeError: an argument is of a type other than these.
+        TypeError: an argument is of a type other than these, or the profile has none of this name.
         RuntimeError: the device is not there, or the file did not decode to what was coded.
         ModelError: there is no such model, or it is damaged; an `OSError` that says what to do.
         ImportError: the model needs an extra that is not installed.
     """
-    [data] = encode_batch(
-        [image], quality=quality, target_size=target_size, target_bpp=target_bpp, profile=profile, model=model,
-        effort=effort, device=device, seed=seed, exif=exif, icc_profile=icc_profile, xmp=xmp, progress=progress,
-    )  # fmt: skip
+    [data] = encode_batch([image], profile=profile, exif=exif, icc_profile=icc_profile, xmp=xmp, **options)
     return data
 
 
 def encode_batch(
     images: Sequence[Image.Image],
     *,
-    quality: float = 75,
-    target_size: int | None = None,
-    target_bpp: float | None = None,
-    profile: str = "clric",
-    model: str = "base",
-    effort: int | str = 5,
-    device: str = "auto",
-    seed: int = 0,
+    profile: str = DEFAULT,
     exif: Exif = "keep",
     icc_profile: Icc = "keep",
     xmp: Xmp = "keep",
-    progress: Callable[[int, int], None] | None = None,
+    **options: Any,
 ) -> list[bytes]:
     """Code images of any sizes, as many in one fit as there is memory for: on GPUs much faster than one by one.
 
@@ -102,16 +79,15 @@ def encode_batch(
         The files, in the order of the images.
 
     Raises:
-        As `encode`; nothing is coded if one of the images cannot be.
+        As `encode`; and `BatchError`, whose `results` has the files of the others, where some of several images cannot
+            be coded in as few bytes as are asked for.
     """
     for image in images:
         _modes.check(image)
     _metadata.check(exif, icc_profile, xmp)
     one, other = tee(_coded_forms(images, exif, icc_profile, xmp))
-    return codec.encode_batch(
-        (pixels for pixels, _ in one), quality=quality, target_size=target_size, target_bpp=target_bpp, profile=profile,
-        model=model, effort=effort, device=device, seed=seed, metadata=(held for _, held in other), progress=progress,
-    )  # fmt: skip
+    metadata = (held for _, held in other)
+    return codec.encode_batch((pixels for pixels, _ in one), profile=profile, metadata=metadata, **options)
 
 
 def decode(data: bytes, *, device: str = "auto") -> Image.Image:
@@ -210,8 +186,6 @@ def _coded_forms(
 
 
 def _file_info(header: Header) -> FileInfo:
-    from codec.profiles import by_id
-
     try:
         profile = by_id(header.profile).name
     except UnsupportedError:
@@ -234,7 +208,6 @@ def _installation() -> dict[str, str | list[str]]:
 
     import torch
 
-    from codec.profiles import names
     from pillow_clric import __version__
 
     devices = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]

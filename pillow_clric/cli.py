@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 import signal
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -14,23 +13,26 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from codec.profiles import DEFAULT, by_name, names
 from pillow_clric import __version__
 from pillow_clric.checks import info, verify
 from pillow_clric.compare import compare
 from pillow_clric.convert import outputs
+from pillow_clric.convert.options import names as option_names
+from pillow_clric.convert.options import with_options
 from pillow_clric.convert.plan import Plan, make_plan
 from pillow_clric.convert.report import Record, Report
-from pillow_clric.convert.run import Options, Result, results_of
+from pillow_clric.convert.run import Result, Settings, results_of
 from pillow_clric.models import models
 from pillow_clric.thumbnail import thumbnail
 
 __all__ = ["main"]
 
-# The options as the help shows them; what is named nowhere comes last.
+# The options as the help shows them, beside those of profiles; what is named nowhere comes last.
 _GROUPS = {
-    "What to write": ("quality", "target_size", "target_bpp", "effort", "profile", "model", "strip"),
+    "What to write": ("profile", "strip"),
     "Where to": ("output", "recursive", "overwrite", "preserve", "dry_run"),
-    "How": ("workers", "device", "fail_fast"),
+    "How": ("workers", "fail_fast"),
 }
 
 
@@ -59,6 +61,7 @@ class _Main(click.Group):
         found = {param.name: param.get_help_record(ctx) for param in self.get_params(ctx)}
         options = {name: record for name, record in found.items() if record and name != "inputs"}
         groups = {title: [options.pop(name) for name in names] for title, names in _GROUPS.items()}
+        groups["What to write"] += [options.pop(name) for name in option_names()]
         for title, records in (groups | {"What to say": [*options.values()]}).items():
             with formatter.section(title):
                 formatter.write_dl(records)
@@ -100,22 +103,6 @@ def _interruptible() -> Iterator[Callable[[], None]]:
             signal.signal(number, handler)
 
 
-def _to_bytes(_context: click.Context, _option: click.Parameter, size: str | None) -> int | None:
-    """A size with or without a unit as a number of bytes."""
-    if size is None:
-        return None
-    units = {"": 1, "k": 10**3, "ki": 2**10, "m": 10**6, "mi": 2**20}
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([km]i?|)b?", size.lower())
-    count = int(float(found[1]) * units[found[2]]) if found else 0
-    if count < 1:
-        raise click.BadParameter(f"{size!r} is no size such as 50000, 200kB, 1.5MB or 64KiB")
-    return count
-
-
-def _to_effort(_context: click.Context, _option: click.Parameter, effort: str) -> int | str:
-    return int(effort) if effort.isdigit() else effort
-
-
 def _complete(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Files and, where there is no input yet, commands."""
     commands = [] if context.params.get("inputs") else context.command.shell_complete(context, incomplete)
@@ -138,37 +125,8 @@ def _complete(context: click.Context, _: click.Parameter, incomplete: str) -> li
     type=click.Path(readable=False, allow_dash=True),
     help="File or folder to write, or - for stdout. Default: beside each input.",
 )
-@click.option(
-    "-q",
-    "--quality",
-    metavar="N",
-    type=click.FloatRange(0, 100),
-    help="More is better and larger. Default: 75; 95 for what a .clric file is converted to.",
-)
-@click.option(
-    "--target-size",
-    metavar="SIZE",
-    callback=_to_bytes,
-    help="Bytes of each .clric file, such as 50000, 200kB or 64KiB, instead of a quality.",
-)
-@click.option(
-    "--target-bpp",
-    metavar="BPP",
-    type=click.FloatRange(0, min_open=True),
-    help="Bits per pixel of each .clric file, instead of a quality.",
-)
-@click.option(
-    "-e",
-    "--effort",
-    type=click.Choice([*"123456789", "paper"]),
-    default="5",
-    show_default=True,
-    metavar="N",
-    callback=_to_effort,
-    help='1 to 9: more is slower and smaller. "paper": the published recipe, for comparison.',
-)
-@click.option("--profile", metavar="NAME", default="clric", show_default=True, help="clric or coolchic.")
-@click.option("--model", metavar="NAME", default="base", show_default=True, help="Autoencoder, of profile clric.")
+@with_options
+@click.option("--profile", metavar="NAME", default=DEFAULT, show_default=True, help=f"{' or '.join(names())}.")
 @click.option("--strip", is_flag=True, help="Leave metadata out; the picture is turned as its EXIF says.")
 @click.option("-r", "--recursive", is_flag=True, help="Folders with all below them; OUT is laid out alike.")
 @click.option("--overwrite", is_flag=True, help="Write over existing files; they are skipped otherwise.")
@@ -182,7 +140,6 @@ def _complete(context: click.Context, _: click.Parameter, incomplete: str) -> li
     metavar="N",
     help="Processes that share the files; on a GPU, threads that read ahead. Default: one per core.",
 )
-@click.option("--device", metavar="NAME", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps ...")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first file that cannot be converted.")
 @click.option("-v", "--verbose", is_flag=True, help="Name skipped files, too.")
 @click.option("--quiet", is_flag=True, help="Name failures only.")
@@ -204,7 +161,9 @@ def main(
     verbose: bool,
     quiet: bool,
     as_json: bool,
-    **how: Any,
+    profile: str,
+    strip: bool,
+    **options: Any,
 ) -> None:
     """Convert photos to .clric files, and .clric files to PNG or other formats.
 
@@ -215,14 +174,15 @@ def main(
     them; what is transparent becomes white if it has no alpha. Exit status: 0 if all went well, 1 if a file failed, 2
     if the command is wrong, 130 if it was interrupted.
     """
-    options = Options(**how)
-    if sum(given is not None for given in (options.quality, options.target_size, options.target_bpp)) > 1:
+    given = {name: value for name, value in options.items() if value is not None}
+    if len(given.keys() & {"quality", "target_size", "target_bpp"}) > 1:
         raise click.UsageError("give only one of --quality, --target-size and --target-bpp")
+    settings = Settings(profile, given, strip)
     plan = make_plan(inputs, output, recursive=recursive, overwrite=overwrite)
     if as_json and any(job.target is None for job in plan.jobs):
         raise click.UsageError("stdout is for what is converted: --json needs another output")
     if any(job.encoding for job in plan.jobs):
-        _check(options)
+        _check(settings)
     told = [Record.of(job, "skipped") for job in plan.skipped]
     told += [Record(source, "failed", error=why) for source, why in plan.failures]
     files = len(plan.jobs) + len(plan.failures)
@@ -230,7 +190,7 @@ def main(
     if dry_run:
         records = (Record.of(job, "planned") for job in plan.jobs)
     else:
-        records = _converted(plan, options, workers, report, overwrite=overwrite, preserve=preserve)
+        records = _converted(plan, settings, workers, report, overwrite=overwrite, preserve=preserve)
     with report, closing(records):
         for record in itertools.chain(told, records):
             report.tell(record)
@@ -240,24 +200,19 @@ def main(
     sys.exit(1 if report.counts["failed"] else 0)
 
 
-def _check(options: Options) -> None:
+def _check(settings: Settings) -> None:
     """Refuse what no photo can be coded with."""
-    from codec.autoencoders import store
-    from codec.profiles import Settings, by_name
-
     try:
-        by_name(options.profile)
-        store.check(options.model)
-        Settings(options.quality or 0, options.target_size, options.target_bpp, effort=options.effort)
-    except (OSError, ValueError) as error:
+        by_name(settings.profile).parse(settings.options)
+    except (OSError, TypeError, ValueError) as error:
         raise click.UsageError(str(error)) from error
 
 
-def _converted(plan: Plan, options: Options, workers: int | None, report: Report, **how: bool) -> Generator[Record]:
+def _converted(plan: Plan, settings: Settings, workers: int | None, report: Report, **how: bool) -> Generator[Record]:
     """Convert files and write them as `_save` does, and tell what became of each."""
     for folder in {job.target.parent for job in plan.jobs + plan.skipped if job.target}:
         outputs.remove_leftovers(folder)
-    with closing(results_of(plan.jobs, options, workers, report.begin)) as results:
+    with closing(results_of(plan.jobs, settings, workers, report.begin)) as results:
         for result in results:
             yield _save(result, **how)
 

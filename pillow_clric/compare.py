@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from PIL import Image, ImageOps
 
+from codec.profiles import DEFAULT, by_name
 from pillow_clric import decode, encode, info
 from pillow_clric._modes import check, on_white, to_srgb
 from pillow_clric.convert import outputs
@@ -180,7 +181,7 @@ def _to_rates(_context: click.Context, _option: click.Parameter, text: str) -> l
     "--profile",
     "profiles",
     multiple=True,
-    default=["clric"],
+    default=[DEFAULT],
     show_default=True,
     metavar="NAME",
     help="Profile of .clric; may be given several times. coolchic takes long.",
@@ -236,7 +237,6 @@ def check_output(output: Path, photos: list[Path], overwrite: bool) -> None:
 def clric_codecs(profiles: Iterable[str], effort: int, device: str) -> list[Codec]:
     """The profiles of these names; refuses names and devices that are not there."""
     from codec.device import resolve
-    from codec.profiles import by_name
 
     try:
         resolve(device)
@@ -249,7 +249,7 @@ def clric_codecs(profiles: Iterable[str], effort: int, device: str) -> list[Code
         except ValueError as error:
             raise click.BadParameter(str(error), param_hint="--profile") from error
         options = {"profile": profile, "effort": effort, "device": device}
-        codecs.append(Profile(profile, f"effort {effort}", 300 if profile == "coolchic" else 10, "", options))
+        codecs.append(Profile(profile, f"effort {effort}", by_name(profile).cost, "", options))
     return codecs
 
 

@@ -12,13 +12,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 import codec.profiles
 import pillow_clric
-from codec.container import Container, CorruptError, Section, TruncatedError
-from codec.profiles import Profile, Settings
+from codec.container import Container, CorruptError, Header, Section, TruncatedError
+from codec.profiles.base import BudgetError, Decoder, Encoder, Goal, Profile, Progress, Sections
+from codec.profiles.clric.profile import Options
 
 # Pictures in tests are tiny, and threads that wait for each other on a busy machine take 20 times as long. Before torch
 # is imported, and for programs that tests start, too.
@@ -77,31 +79,53 @@ def cmyk_profile() -> bytes:
     return icc_profile(b"CMYK", b"prtr", {b"A2B0": table})
 
 
-class FastProfile(Profile):
+class FastProfile(Profile[Options]):
     """Codes pixels with zlib in no time, for tests of all that is around a profile. Under the default's name."""
 
     id = 15
     name = "clric"
-    footprint = 1
+    options = Options
+    cost = 1
 
     def __init__(self) -> None:
-        self.settings: list[Settings] = []  # of each encode
+        self.used: list[Options] = []  # of each encode
         self.devices: list[str] = []  # of each decode
 
+    def encoder(self, options: Options, device: torch.device) -> Encoder:
+        return FastEncoder(self, options)
+
+    def decoder(self, header: Header, device: torch.device) -> Decoder:
+        self.devices.append(str(device))
+        return FastDecoder()
+
     def encode(
-        self, pictures: Sequence[NDArray[np.uint8]], settings: Settings, room: Sequence[int] | None = None
-    ) -> list[dict[Section, bytes]]:
-        self.settings.append(settings)
+        self, pictures: Sequence[NDArray[np.uint8]], goal: Goal, progress: Progress | None
+    ) -> list[Sections | BudgetError]:
+        """Tests have others in its place."""
         for done in range(1, 4):
-            if settings.progress:
-                settings.progress(done, 3)
+            if progress:
+                progress(done, 3)
         return [{Section.WEIGHTS: b"w", Section.GRIDS: zlib.compress(pixels.tobytes())} for pixels in pictures]
 
     def check(self, container: Container) -> None:
         pass
 
-    def decode(self, container: Container, device: str, scale: int = 1) -> NDArray[np.uint8]:
-        self.devices.append(device)
+
+class FastEncoder(Encoder):
+    bytes_per_pixel = 1
+
+    def __init__(self, profile: FastProfile, options: Options) -> None:
+        self.profile, self.options = profile, options
+
+    def encode(
+        self, pictures: Sequence[NDArray[np.uint8]], goal: Goal, progress: Progress | None = None
+    ) -> list[Sections | BudgetError]:
+        self.profile.used.append(self.options)
+        return self.profile.encode(pictures, goal, progress)
+
+
+class FastDecoder(Decoder):
+    def decode(self, container: Container, scale: int = 1) -> NDArray[np.uint8]:
         if container.sections[Section.WEIGHTS] != b"w":
             raise TruncatedError("file is truncated: its weights are missing")
         header = container.header
@@ -119,7 +143,7 @@ class FastProfile(Profile):
 def fast_profile(monkeypatch: pytest.MonkeyPatch) -> FastProfile:
     """Makes a lossless profile that takes no time the only one there is."""
     profile = FastProfile()
-    monkeypatch.setattr(codec.profiles, "_profiles", lambda: (profile,))
+    monkeypatch.setattr(codec.profiles, "profiles", lambda: (profile,))
     return profile
 
 

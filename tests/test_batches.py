@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import pillow_clric
-from codec.container import Section, unpack
-from codec.profiles import Settings
+from codec.container import unpack
+from codec.profiles.base import BudgetError, Goal, Progress, Sections
 from pillow_clric import cli
 from pillow_clric.convert import outputs
 from pillow_clric.convert import run as conversion
@@ -48,7 +48,7 @@ class Profile(FastProfile):
             time.sleep(float(os.environ["SECONDS"]))
         return super().encode(pictures, settings, room)
 
-codec.profiles._profiles = lambda: (Profile(),)
+codec.profiles.profiles = lambda: (Profile(),)
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background may ignore it
     cli.main()
@@ -171,15 +171,15 @@ def test_number_of_processes(
 ) -> None:
     used = []
 
-    def side_by_side(jobs: list[Job], options: conversion.Options, processes: int) -> list[conversion.Result]:
+    def side_by_side(jobs: list[Job], settings: conversion.Settings, processes: int) -> list[conversion.Result]:
         used.append(processes)
         return [conversion.Result(job, 0) for job in jobs]
 
     monkeypatch.setattr(conversion, "cores", lambda: cores)
     monkeypatch.setattr(conversion, "_side_by_side", side_by_side)
     todo = [Job(Path(f"{i}.clric"), Path(f"{i}.png"), encoding=False) for i in range(files)]
-    options = conversion.Options(None, None, None, 5, "clric", "base", device, strip=False)
-    results = conversion.results_of(todo, options, jobs, lambda name: lambda done, total: None)
+    settings = conversion.Settings("clric", {"device": device}, strip=False)
+    results = conversion.results_of(todo, settings, jobs, lambda name: lambda done, total: None)
     assert [result.job for result in results] == todo
     assert used == processes
 
@@ -228,11 +228,11 @@ def test_photos_fail_alone(folder: Path, tmp_path: Path, gpu: Gpu, monkeypatch: 
     code = FastProfile.encode
 
     def encode(
-        self: FastProfile, pictures: Sequence[NDArray[np.uint8]], settings: Settings, room: Sequence[int] | None = None
-    ) -> list[dict[Section, bytes]]:
+        self: FastProfile, pictures: Sequence[NDArray[np.uint8]], goal: Goal, progress: Progress | None
+    ) -> list[Sections | BudgetError]:
         if not all(pixels.any() for pixels in pictures):
             raise RuntimeError("too dark")
-        return code(self, pictures, settings)
+        return code(self, pictures, goal, progress)
 
     monkeypatch.setattr(FastProfile, "encode", encode)
     gray(folder, a=(8, 8), c=(8, 8), d=(8, 8), f=(8, 8))
@@ -254,9 +254,9 @@ def test_reading_and_writing_while_the_gpu_works(
     was_written = {name: threading.Event() for name in "abc"}
     load, write = conversion._read, outputs.write
 
-    def read(job: Job, options: conversion.Options) -> tuple[Image.Image, int] | None:
+    def read(job: Job, settings: conversion.Settings) -> tuple[Image.Image, int] | None:
         was_read[job.source.stem].set()
-        return load(job, options)
+        return load(job, settings)
 
     def save(target: Path, data: bytes, **how: Any) -> None:
         write(target, data, **how)

@@ -335,7 +335,7 @@ FAST = """
 import codec.profiles
 from conftest import FastProfile
 from pillow_clric import cli
-codec.profiles._profiles = lambda: (FastProfile(),)
+codec.profiles.profiles = lambda: (FastProfile(),)
 cli.main()
 """
 
@@ -473,7 +473,7 @@ def test_targets_that_cannot_be_written(folder: Path, fast_profile: FastProfile)
         result = run(folder / "a.png", "-o", output)
         assert result.exit_code == 1
         assert why in result.stderr
-    assert not fast_profile.settings  # found before the slow work
+    assert not fast_profile.used  # found before the slow work
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
@@ -694,27 +694,27 @@ def test_usage_errors(arguments: list[str], folder: Path, clric: bytes, monkeypa
 
 def test_options_arrive(folder: Path, tmp_path: Path, fast_profile: FastProfile) -> None:
     run(folder / "a.png", "-q", "12.5", "-e", "3", "--device", "cpu", "--profile", "clric", "--model", "base")
-    settings = fast_profile.settings[-1]
+    settings = fast_profile.used[-1]
     assert (settings.quality, settings.effort, settings.device, settings.model) == (12.5, 3, "cpu", "base")
     run(folder / "a.clric", "-o", tmp_path / "a.png", "--device", "cpu")
     assert fast_profile.devices[-1] == "cpu"
 
     run(folder / "b.PNG")
-    settings = fast_profile.settings[-1]
+    settings = fast_profile.used[-1]
     assert (settings.quality, settings.effort, settings.device) == (75, 5, "auto")
 
 
 @pytest.mark.parametrize(
     ("arguments", "quality", "size", "bpp"),
     [
-        ([], 75, None, None),
+        ([], None, None, None),
         (["-q", "0"], 0, None, None),
-        (["--target-bpp", "0.25"], 75, None, 0.25),
-        (["--target-size", "5000"], 75, 5000, None),
-        (["--target-size", "200kB"], 75, 200_000, None),
-        (["--target-size", "1.5 MB"], 75, 1_500_000, None),
-        (["--target-size", "64KiB"], 75, 65_536, None),
-        (["--target-size", "0.5m"], 75, 500_000, None),
+        (["--target-bpp", "0.25"], None, None, 0.25),
+        (["--target-size", "5000"], None, 5000, None),
+        (["--target-size", "200kB"], None, 200_000, None),
+        (["--target-size", "1.5 MB"], None, 1_500_000, None),
+        (["--target-size", "64KiB"], None, 65_536, None),
+        (["--target-size", "0.5m"], None, 500_000, None),
     ],
 )
 def test_quality_or_a_target(
@@ -726,7 +726,8 @@ def test_quality_or_a_target(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def encode(image: Image.Image, **options: Any) -> bytes:
-        assert (options["quality"], options["target_size"], options["target_bpp"]) == (quality, size, bpp)
+        found = (options.get("quality"), options.get("target_size"), options.get("target_bpp"))
+        assert found == (quality, size, bpp)
         return b"coded"
 
     monkeypatch.setattr(conversion, "encode", encode)

@@ -28,8 +28,8 @@ from codec.container import Section, unpack
 from codec.overfit import arm, bitstream, initialisation, pipeline, synthesis
 from codec.overfit.quantise import dequantise
 from codec.overfit.reference_weights import PLAIN
-from codec.profiles import Settings
-from codec.profiles.clric import distortion, profile, quantisation_step
+from codec.profiles.base import Quality
+from codec.profiles.clric import distortion, encoder, quantisation_step
 from codec.profiles.clric import initialisation as starts
 from codec.profiles.clric.distortion import PerceptualDistortion
 
@@ -197,7 +197,7 @@ def latents_of(data: bytes) -> Tensor:
 def test_effort_pays() -> None:
     """What a fit lowers is lower in the file, and that spends next to nothing on the function itself."""
     quality = 50
-    lam = np.exp(Settings(quality=quality).log_lambda(profile.LOG_LAMBDA))
+    lam = np.exp(Quality(quality).log_lambda(encoder.LOG_LAMBDA))
     measured = PerceptualDistortion(base(), to_tensor(photo(128, 192)))
     costs = []
     for effort in (1, 5):

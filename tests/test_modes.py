@@ -174,7 +174,7 @@ WAYS: dict[str, Callable[[Any], object]] = {
 def test_deep_modes_are_refused(way: str, mode: str, fast_profile: FastProfile) -> None:
     with pytest.raises(ValueError, match=f"mode {mode} .*convert to L"):
         WAYS[way](Image.new(mode, (4, 4)))
-    assert fast_profile.settings == []
+    assert fast_profile.used == []
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -182,7 +182,7 @@ def test_deep_modes_are_refused(way: str, mode: str, fast_profile: FastProfile) 
 def test_no_pixels(way: str, size: tuple[int, int], fast_profile: FastProfile) -> None:
     with pytest.raises(ValueError, match="without pixels"):
         WAYS[way](Image.new("RGB", size))
-    assert fast_profile.settings == []
+    assert fast_profile.used == []
 
 
 @pytest.mark.parametrize("way", ["encode", "encode_batch"])
@@ -198,7 +198,7 @@ def test_too_many_pixels(
 def test_too_many_pixels_to_save(fast_profile: FastProfile) -> None:
     with pytest.raises(ValueError, match="65535 a side"):
         saved(Image.new("L", (2**16, 1)))
-    assert fast_profile.settings == []
+    assert fast_profile.used == []
 
 
 def test_no_image(fast_profile: FastProfile) -> None:

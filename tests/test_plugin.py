@@ -292,13 +292,13 @@ def test_options_arrive(photo: Image.Image, fast_profile: FastProfile) -> None:
     calls: list[tuple[int, int]] = []
     options: dict[str, Any] = {"quality": 12.5, "effort": 3, "device": "cpu", "seed": 7}
     saved(photo, **options, progress=lambda done, total: calls.append((done, total)))
-    settings = fast_profile.settings[-1]
+    settings = fast_profile.used[-1]
     assert {name: getattr(settings, name) for name in options} == options
     assert calls == [(1, 3), (2, 3), (3, 3)]
 
     saved(photo, quality=0)
     saved(photo, quality=100)
-    assert [settings.quality for settings in fast_profile.settings[-2:]] == [0, 100]
+    assert [settings.quality for settings in fast_profile.used[-2:]] == [0, 100]
 
 
 def test_lossless_is_refused(photo: Image.Image, fast_profile: FastProfile) -> None:

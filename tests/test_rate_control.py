@@ -7,6 +7,7 @@ from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ import codec
 import pillow_clric
 from codec import batches, rate_control
 from codec.container import Section
-from codec.profiles import Profile, Settings
+from codec.profiles.base import BudgetError, Goal, Progress, Sections
 
 SAMPLES = Path(__file__).parent.parent / "samples"
 PROFILES = [("clric", 1), ("clric", 2), ("coolchic", 1)]
@@ -48,9 +49,9 @@ def test_together_is_as_good_as_alone(profile: str, effort: int, monkeypatch: py
     monkeypatch.setattr("codec.device.pixels_at_once", lambda *_: 2**20)
     together = batches._coded
 
-    def counted(items: list[batches.Item], profile: Profile, settings: Settings) -> list[bytes]:
+    def counted(items: list[batches.Item], *how: Any) -> list[bytes | ValueError]:
         fits.append(len(items))
-        return together(items, profile, settings)
+        return together(items, *how)
 
     monkeypatch.setattr(batches, "_coded", counted)
     pictures = [photo(96, 128), photo(90, 128, 100), photo(95, 123, 40), photo(96, 128)[:, :, 0]]
@@ -83,7 +84,7 @@ def test_metadata_go_with_their_images(fast_profile: FastProfile) -> None:
 def test_one_bad_image_is_refused_before_the_start(fast_profile: FastProfile) -> None:
     with pytest.raises(ValueError, match="mode I;16"):
         pillow_clric.encode_batch([Image.new("L", (8, 8)), Image.new("I;16", (8, 8))])
-    assert fast_profile.settings == []
+    assert fast_profile.used == []
 
 
 shapes = st.lists(st.tuples(st.sampled_from(["L", "RGB"]), st.integers(1, 5000), st.integers(1, 5000)), max_size=40)
@@ -109,12 +110,12 @@ def test_out_of_memory_halves_the_batch(
     code = FastProfile.encode
 
     def encode(
-        self: FastProfile, pictures: Sequence[NDArray[np.uint8]], settings: Settings, room: Sequence[int] | None = None
-    ) -> list[dict[Section, bytes]]:
+        self: FastProfile, pictures: Sequence[NDArray[np.uint8]], goal: Goal, progress: Progress | None
+    ) -> list[Sections | BudgetError]:
         sizes.append(len(pictures))
         if len(pictures) > 2:
             raise error
-        return code(self, pictures, settings)
+        return code(self, pictures, goal, progress)
 
     monkeypatch.setattr(FastProfile, "encode", encode)
     pictures = [np.full((4, 4), i, np.uint8) for i in range(7)]

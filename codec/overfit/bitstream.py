@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.container import CorruptError, LimitError
+from codec.container import Container, CorruptError, LimitError, Section, TruncatedError
 from codec.entropy import tables
 from codec.entropy.coder import LIMIT, Coder, Decoder, Encoder, code_laplace
 from codec.entropy.integer_arm import MAX_CONTEXTS, WEIGHT_BITS, WEIGHT_LIMIT, IntegerARM
@@ -88,6 +88,22 @@ class QuantisedWeights:
             + (self.differences[name].integers.astype(np.int64) << WEIGHT_BITS - self.differences[name].exponent)
             for name, origin in self.origin.weights(spec).items()
         }
+
+
+def sections(container: Container) -> tuple[bytes, bytes]:
+    """Weights and grids of a file.
+
+    Raises:
+        CorruptError: there are none.
+        TruncatedError: the file ends before the end of its weights.
+    """
+    header = container.header
+    if not header.spans.keys() >= {Section.WEIGHTS, Section.GRIDS}:
+        raise CorruptError("file has no weights or no grids: it is no picture of this profile")
+    weights, grids = container.sections[Section.WEIGHTS], container.sections[Section.GRIDS]
+    if len(weights) < header.spans[Section.WEIGHTS][1]:
+        raise TruncatedError("file is truncated before the end of its weights: get the whole file again")
+    return weights, grids
 
 
 def write(spec: Spec, weights: QuantisedWeights, grids: Sequence[Integers]) -> tuple[bytes, bytes]:

@@ -13,10 +13,10 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from io import BytesIO
 from multiprocessing.connection import Connection, wait
 from typing import Any, cast
@@ -24,6 +24,7 @@ from typing import Any, cast
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
+from codec.batches import BatchError
 from codec.workers import cores
 from pillow_clric import decode, encode, encode_batch
 from pillow_clric._metadata import for_tiff
@@ -31,7 +32,7 @@ from pillow_clric._modes import on_white
 from pillow_clric.convert.plan import Job
 from pillow_clric.convert.report import message
 
-__all__ = ["Options", "Result", "results_of", "to_format"]
+__all__ = ["Result", "Settings", "results_of", "to_format"]
 
 Progress = Callable[[int, int], None]
 
@@ -42,22 +43,27 @@ _WITH_ALPHA = {"AVIF", "ICO", "JPEG2000", "PNG", "TGA", "TIFF", "WEBP"}  # forma
 
 
 @dataclass(frozen=True)
-class Options:
-    """How to convert; see the command's help."""
+class Settings:
+    """Settings of a conversion.
 
-    quality: float | None
-    target_size: int | None
-    target_bpp: float | None
-    effort: int | str
+    Attributes:
+        profile: its name.
+        options: of the profile, those that were given.
+        strip: whether metadata are left out.
+    """
+
     profile: str
-    model: str
-    device: str
+    options: Mapping[str, Any]
     strip: bool
 
+    @property
+    def device(self) -> str:
+        """Name of the device."""
+        return str(self.options.get("device", "auto"))
+
     def of_encode(self) -> dict[str, Any]:
-        """The arguments of `encode`."""
-        arguments = asdict(self) | {"quality": 75 if self.quality is None else self.quality}
-        return arguments | dict.fromkeys(_METADATA if arguments.pop("strip") else ())
+        """Arguments of `encode`."""
+        return {"profile": self.profile, **self.options, **dict.fromkeys(_METADATA if self.strip else ())}
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,7 @@ class Result:
 
 
 def results_of(
-    jobs: list[Job], options: Options, workers: int | None, begin: Callable[[str], Progress]
+    jobs: list[Job], settings: Settings, workers: int | None, begin: Callable[[str], Progress]
 ) -> Generator[Result]:
     """Convert files, and give each result as soon as there is one.
 
@@ -94,14 +100,14 @@ def results_of(
         begin: called with the name of what this process converts; returns what is told of its iterations.
     """
     photos = [job for job in jobs if job.encoding]
-    if photos and on_gpu(options.device):
-        yield from _together(photos, options, workers or cores(), begin)
+    if photos and on_gpu(settings.device):
+        yield from _together(photos, settings, workers or cores(), begin)
         jobs = [job for job in jobs if not job.encoding]
     processes = workers or min(cores(), len(jobs))
-    if (workers or processes > 1) and options.device in ("auto", "cpu"):
-        yield from _side_by_side(jobs, options, processes)
+    if (workers or processes > 1) and settings.device in ("auto", "cpu"):
+        yield from _side_by_side(jobs, settings, processes)
     else:
-        yield from (convert(job, options, begin(job.source.name)) for job in jobs)
+        yield from (convert(job, settings, begin(job.source.name)) for job in jobs)
 
 
 def on_gpu(device: str) -> bool:
@@ -117,30 +123,30 @@ def on_gpu(device: str) -> bool:
         return False  # coding the first photo says what is wrong
 
 
-def convert(job: Job, options: Options, progress: Progress | None = None) -> Result:
+def convert(job: Job, settings: Settings, progress: Progress | None = None) -> Result:
     """Convert one file; what goes wrong is part of the result."""
     start = time.perf_counter()
     try:
         source = job.read()
-        data, size = (_encoded if job.encoding else _decoded)(source, job, options, progress)
+        data, size = (_encoded if job.encoding else _decoded)(source, job, settings, progress)
     except Exception as error:  # one bad file does not stop the batch
         return Result(job, time.perf_counter() - start, error=message(error, job.source))
     return Result(job, time.perf_counter() - start, data, len(source), size)
 
 
-def _encoded(source: bytes, _: Job, options: Options, progress: Progress | None) -> tuple[bytes, tuple[int, int]]:
+def _encoded(source: bytes, _: Job, settings: Settings, progress: Progress | None) -> tuple[bytes, tuple[int, int]]:
     """The photo as a `.clric` file, and its size."""
-    image = _photo(source, options)
-    return encode(image, **options.of_encode(), progress=progress), image.size
+    image = _photo(source, settings)
+    return encode(image, **settings.of_encode(), progress=progress), image.size
 
 
-def _photo(source: bytes, options: Options) -> Image.Image:
+def _photo(source: bytes, settings: Settings) -> Image.Image:
     """The photo that a file holds."""
     try:
         image = Image.open(BytesIO(source))
     except UnidentifiedImageError as error:
         raise ValueError("cannot identify its format: it is no image that Pillow can open, or damaged") from error
-    return _upright(image) if options.strip else image
+    return _upright(image) if settings.strip else image
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -151,13 +157,13 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _decoded(source: bytes, job: Job, options: Options, _: Progress | None) -> tuple[bytes, tuple[int, int]]:
+def _decoded(source: bytes, job: Job, settings: Settings, _: Progress | None) -> tuple[bytes, tuple[int, int]]:
     """The `.clric` file as a file of its target's format, and its size."""
-    image = decode(source, device=options.device)
-    if options.strip:
+    image = decode(source, device=settings.device)
+    if settings.strip:
         image = _upright(image)
         image.info.clear()
-    return to_format(image, job.suffix, 95 if options.quality is None else round(options.quality)), image.size
+    return to_format(image, job.suffix, round(settings.options.get("quality", 95))), image.size
 
 
 def to_format(image: Image.Image, suffix: str, quality: int) -> bytes:
@@ -187,15 +193,15 @@ def to_format(image: Image.Image, suffix: str, quality: int) -> bytes:
 # had, waits for ever if it was killed in the middle of a result, and leaves its processes behind when it is killed.
 
 
-def _side_by_side(jobs: list[Job], options: Options, processes: int) -> Generator[Result]:
+def _side_by_side(jobs: list[Job], settings: Settings, processes: int) -> Generator[Result]:
     """Convert on the CPU in processes. When one is killed, half as many go on, and the last one without its file."""
-    options = replace(options, device="cpu")
+    settings = replace(settings, options={**settings.options, "device": "cpu"})
     waiting, finished = deque(jobs), list[Result]()
     idle, busy = list[Connection](), dict[Connection, tuple[Job, int]]()
     try:
         while waiting or busy:
             while waiting and len(busy) < processes:
-                connection = idle.pop() if idle else _start(options)
+                connection = idle.pop() if idle else _start(settings)
                 job = waiting.popleft()
                 busy[connection] = job, processes
                 with suppress(ConnectionError):  # it was killed, which receiving will tell
@@ -223,7 +229,7 @@ def _side_by_side(jobs: list[Job], options: Options, processes: int) -> Generato
             process.join()
 
 
-def _start(options: Options) -> Connection:
+def _start(settings: Settings) -> Connection:
     """A process that converts the jobs that it is sent, with one thread, until the connection is closed."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
@@ -232,7 +238,7 @@ def _start(options: Options) -> Connection:
     on_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["OMP_NUM_THREADS"] = "1"  # read when libraries are imported
     try:
-        context.Process(target=_serve, args=(theirs, options), daemon=True).start()
+        context.Process(target=_serve, args=(theirs, settings), daemon=True).start()
     finally:
         signal.signal(signal.SIGINT, on_interrupt)
         if threads is None:
@@ -243,7 +249,7 @@ def _start(options: Options) -> Connection:
     return ours
 
 
-def _serve(connection: Connection, options: Options) -> None:
+def _serve(connection: Connection, settings: Settings) -> None:
     """What a process does that `_start` started."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # not inherited on Windows
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -253,7 +259,7 @@ def _serve(connection: Connection, options: Options) -> None:
     torch.set_num_threads(1)  # whatever other variables say
     with suppress(EOFError, ConnectionError):
         while True:
-            connection.send(convert(connection.recv(), options))
+            connection.send(convert(connection.recv(), settings))
 
 
 def _end_with_parent() -> None:
@@ -267,18 +273,18 @@ def _end_with_parent() -> None:
 # Together on a GPU
 
 
-def _together(jobs: list[Job], options: Options, threads: int, begin: Callable[[str], Progress]) -> Generator[Result]:
+def _together(jobs: list[Job], settings: Settings, threads: int, begin: Callable[[str], Progress]) -> Generator[Result]:
     """Encode photos of one size together; meanwhile the next ones are read, and who takes the results writes them."""
     stopped = threading.Event()
     with ThreadPoolExecutor(threads) as readers, ThreadPoolExecutor(1) as gpu:
         try:
             batches = _batches(jobs, list(readers.map(_layout, jobs)))
-            reading = [readers.submit(_read, job, options) for job in batches[0]]
+            reading = [readers.submit(_read, job, settings) for job in batches[0]]
             finished = list[Result]()
             for batch, following in itertools.pairwise([*batches, []]):
                 name = batch[0].source.name if len(batch) == 1 else f"{len(batch)} photos"
-                encoding = gpu.submit(_encode_together, batch, reading, options, _until(stopped, begin(name)))
-                reading = [readers.submit(_read, job, options) for job in following]
+                encoding = gpu.submit(_encode_together, batch, reading, settings, _until(stopped, begin(name)))
+                reading = [readers.submit(_read, job, settings) for job in following]
                 yield from finished
                 finished = encoding.result()
             yield from finished
@@ -313,11 +319,11 @@ def _layout(job: Job) -> tuple[str, int, int]:
         return "", 0, 0
 
 
-def _read(job: Job, options: Options) -> tuple[Image.Image, int] | None:
+def _read(job: Job, settings: Settings) -> tuple[Image.Image, int] | None:
     """The photo and the bytes of its file, if it can be read."""
     try:
         source = job.read()
-        image = _photo(source, options)
+        image = _photo(source, settings)
         image.load()
     except Exception:
         return None
@@ -325,22 +331,27 @@ def _read(job: Job, options: Options) -> tuple[Image.Image, int] | None:
 
 
 def _encode_together(
-    jobs: list[Job], reading: list[Future[tuple[Image.Image, int] | None]], options: Options, progress: Progress
+    jobs: list[Job], reading: list[Future[tuple[Image.Image, int] | None]], settings: Settings, progress: Progress
 ) -> list[Result]:
     """Encode photos at once. Where that fails, and what could not be read, is tried alone, and told what is wrong."""
     start = time.perf_counter()
     read = {job: photo for job, future in zip(jobs, reading, strict=True) if (photo := future.result())}
+    coded: list[bytes | ValueError] = []
     try:
-        photos = [photo for photo, _ in read.values()]
-        coded = encode_batch(photos, **options.of_encode(), progress=progress) if photos else []
+        if read:
+            coded = [*encode_batch([photo for photo, _ in read.values()], **settings.of_encode(), progress=progress)]
+    except BatchError as error:
+        coded = error.results
     except Exception:
-        read, coded = {}, []
+        read.clear()
     seconds = (time.perf_counter() - start) / max(1, len(coded))
-    results = {
-        job: Result(job, seconds, data, bytes_in, photo.size)
-        for (job, (photo, bytes_in)), data in zip(read.items(), coded, strict=True)
-    }
-    return [results.get(job) or convert(job, options, progress) for job in jobs]
+    results = {}
+    for (job, (image, bytes_in)), data in zip(read.items(), coded, strict=True):
+        if isinstance(data, bytes):
+            results[job] = Result(job, seconds, data, bytes_in, image.size)
+        else:
+            results[job] = Result(job, seconds, error=str(data))
+    return [results.get(job) or convert(job, settings, progress) for job in jobs]
 
 
 def _until(stopped: threading.Event, progress: Progress) -> Progress:

@@ -1,4 +1,4 @@
-"""Fits of functions to what pictures look like through an autoencoder's decoder."""
+"""Encoder: fits of functions to what pictures look like through an autoencoder's decoder."""
 
 from __future__ import annotations
 
@@ -12,21 +12,36 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from codec.autoencoders.autoencoder import Autoencoder
+from codec.autoencoders import store
+from codec.autoencoders.autoencoder import Autoencoder, on_device
+from codec.device import computing
 from codec.overfit import fit, synthesis
-from codec.overfit.fit import Fit, Schedule, Steer, cost
+from codec.overfit.fit import PAPER_SCHEDULE, Fit, Schedule, Steer, cost
 from codec.overfit.function import Function, joined
 from codec.overfit.lambda_conditioned_weights import LambdaConditionedWeights
+from codec.profiles.base import Budget, BudgetError, Encoder, Goal, Progress, Quality, Sections, counting
 from codec.profiles.clric import initialisation
 from codec.profiles.clric.distortion import PerceptualDistortion
 from codec.profiles.clric.initialisation import Initialisation
+from codec.profiles.clric.profile import Options
 from codec.profiles.clric.quantisation_step import StepTrials
-from codec.rate_control import Fits, Fitted, chosen
+from codec.profiles.options import PAPER
+from codec.rate_control import ROUNDS, Fits, Fitted, chosen, encoded
 from codec.tensors import region_of, to_tensor
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+# What a bit per pixel may cost, in the distortion of `codec.profiles.clric.distortion`, at
+# `codec.profiles.base.QUALITIES`.
+LOG_LAMBDA = (1.7, 1.1, -1.17, -3.98, -4.38)
+
+# Iterations by effort: to the latent alone, which only models without a universal function need, and to the picture.
+ITERATIONS = {
+    1: (60, 0), 2: (100, 4), 3: (150, 6), 4: (200, 10), 5: (300, 16), 6: (400, 24), 7: (600, 32), 8: (1000, 40),
+    9: (2000, 48),
+}  # fmt: skip
 
 # Of fits that begin with a good function: what hardly matters to the cost shall stay where it is. Adam's epsilon is in
 # units of lambda, as the rate's gradient is.
@@ -35,6 +50,44 @@ GENTLE: dict[str, Any] = {
 }  # fmt: skip
 WEIGHT_RATE = 1e-2
 SHRINKAGE = 0.06  # of sizes while fits anneal, in logarithm, at a lambda of 1; it goes with its square root
+
+
+class ClricEncoder(Encoder):
+    """Encoder with the model that the options name."""
+
+    bytes_per_pixel = 2000
+
+    def __init__(self, options: Options, device: torch.device) -> None:
+        self.options = options
+        self.autoencoder = on_device(store.load(options.model), device)
+        self.model = self.autoencoder.model.prefix
+        self.batchable = options.effort != PAPER and self.autoencoder.model.function is not None
+
+    def encode(
+        self, pictures: Sequence[NDArray[np.uint8]], goal: Goal, progress: Progress | None = None
+    ) -> list[Sections | BudgetError]:
+        with computing(self.autoencoder.device):
+            if isinstance(goal, Quality) and self.options.effort == PAPER:
+                return self._as_published(pictures[0], goal.log_lambda(LOG_LAMBDA), progress).sections()
+            return encoded(self._fits(pictures, progress, sized=isinstance(goal, Budget)), goal, LOG_LAMBDA)
+
+    def _fits(self, pictures: Sequence[NDArray[np.uint8]], progress: Progress | None, *, sized: bool) -> LatentFits:
+        first, second = ITERATIONS[int(self.options.effort)]
+        iterations = Iterations(first, second if self.autoencoder.quick else 0)
+        kind = OwnFits if self.autoencoder.model.function is None else UniversalFits
+        total = iterations.total(own_weights=kind.own_weights, rounds=ROUNDS * sized)
+        bounds, count = (min(LOG_LAMBDA), max(LOG_LAMBDA)), counting(progress, total)
+        return kind(self.autoencoder, pictures, iterations, bounds, self.options.seed, count)
+
+    def _as_published(self, pixels: NDArray[np.uint8], log_lambda: float, progress: Progress | None) -> Fitted:
+        """A function of the latent alone, from random beginnings, as the paper has it."""
+        device, count = self.autoencoder.device, counting(progress, PAPER_SCHEDULE.total)
+        picture = to_tensor([pixels], device).expand(-1, 3, -1, -1)
+        generator = torch.Generator(device).manual_seed(self.options.seed)
+        step = StepTrials.on(self.autoencoder, picture).step(math.exp(log_lambda))
+        latent = self.autoencoder.encode(picture)
+        start = initialisation.from_nothing(latent, step, PAPER_SCHEDULE, generator, count)
+        return Fitted(start.function, [start.weights])
 
 
 @dataclass(frozen=True)

@@ -7,122 +7,62 @@ to what the picture looks like, through the autoencoder's decoder.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from codec.container import Container, CorruptError, Section
-from codec.profiles import PAPER, Profile, Settings, function_sections
-from codec.tensors import to_pixels
+from codec.container import Container, CorruptError, Header
+from codec.profiles import options
+from codec.profiles.base import Decoder, Encoder, Profile
+from codec.profiles.options import Text, option
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from codec.autoencoders.autoencoder import Autoencoder
-    from codec.profiles.clric.encoder import LatentFits
-    from codec.rate_control import Fitted
-
-# What a bit per pixel may cost, in the distortion of `codec.profiles.clric.distortion`, at `codec.profiles.QUALITIES`.
-LOG_LAMBDA = (1.7, 1.1, -1.17, -3.98, -4.38)
-
-# Iterations by effort: to the latent alone, which only models without a universal function need, and to appearance.
-ITERATIONS = {
-    1: (60, 0), 2: (100, 4), 3: (150, 6), 4: (200, 10), 5: (300, 16), 6: (400, 24), 7: (600, 32), 8: (1000, 40),
-    9: (2000, 48),
-}  # fmt: skip
+    import torch
 
 
-class Clric(Profile):
+@dataclass(frozen=True, kw_only=True)
+class Options(options.Options):
+    """Options of this profile.
+
+    Raises:
+        MissingModelError: there is no such model.
+    """
+
+    model: str = option(
+        "base", Text("a name, or a file or folder"),
+        "Autoencoder: its name or hash in the store, or a file or folder. Who reads the file needs it too.",
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        from codec.autoencoders import store
+
+        store.check(self.model)
+
+
+class Clric(Profile[Options]):
     """Pictures of any mode; alpha is coded apart."""
 
     id = 1
     name = "clric"
-    footprint = 2000
+    options = Options
+    cost = 10
 
-    def model(self, settings: Settings) -> bytes:
-        from codec.autoencoders import store
+    def encoder(self, options: Options, device: torch.device) -> Encoder:
+        from codec.profiles.clric.encoder import ClricEncoder
 
-        return store.load(settings.model).prefix
+        return ClricEncoder(options, device)
 
-    def together(self, settings: Settings) -> bool:
-        from codec.autoencoders import store
+    def decoder(self, header: Header, device: torch.device) -> Decoder:
+        from codec.profiles.clric.decoder import ClricDecoder
 
-        return super().together(settings) and store.load(settings.model).function is not None
-
-    def encode(
-        self, pictures: Sequence[NDArray[np.uint8]], settings: Settings, room: Sequence[int] | None = None
-    ) -> list[dict[Section, bytes]]:
-        from codec.autoencoders import store
-        from codec.autoencoders.autoencoder import on_device
-        from codec.device import computing, resolve
-        from codec.rate_control import encoded
-
-        device, log_lambda = resolve(settings.device), settings.log_lambda(LOG_LAMBDA)
-        with computing(device):
-            autoencoder = on_device(store.load(settings.model), device)
-            if settings.effort == PAPER:
-                return _as_published(autoencoder, pictures[0], log_lambda, settings).sections()
-            return encoded(_fits(autoencoder, pictures, settings, sized=room is not None), log_lambda, room).sections()
+        return ClricDecoder(header.model, device)
 
     def check(self, container: Container) -> None:
-        function_sections(container)
+        from codec.overfit import bitstream
+
+        bitstream.sections(container)
         if not container.header.model:
             raise CorruptError("file names no model: it is no picture of this profile")
 
-    def decode(self, container: Container, device: str, scale: int = 1) -> NDArray[np.uint8]:
-        self.check(container)
-        header, sections = container.header, function_sections(container)
-        import torch
 
-        from codec.autoencoders import store
-        from codec.autoencoders.autoencoder import on_device
-        from codec.autoencoders.preview import decode
-        from codec.device import computing, resolve
-        from codec.overfit import pipeline
-        from codec.profiles.clric.initialisation import step_of, universal_of
-
-        model, place = store.find(header.model), resolve(device)
-        with computing(place), torch.no_grad():
-            autoencoder = on_device(model, place)
-            size = *autoencoder.latent_size(header.height, header.width), autoencoder.channels
-            output, weights = pipeline.decode(
-                *sections, size, place, universal_of(model), truncated=container.truncated
-            )
-            latents = output * step_of(weights.origin, place)
-            picture = decode(autoencoder, latents, header.height, header.width, scale)[0].cpu()
-        return to_pixels(picture.numpy() if header.channels == 3 else picture.mean(0, keepdim=True).numpy())
-
-
-def _fits(
-    autoencoder: Autoencoder, pictures: Sequence[NDArray[np.uint8]], settings: Settings, *, sized: bool
-) -> LatentFits:
-    from codec.profiles.clric.encoder import Iterations, OwnFits, UniversalFits
-    from codec.rate_control import ROUNDS
-
-    first, second = ITERATIONS[int(settings.effort)]
-    iterations = Iterations(first, second if autoencoder.quick else 0)
-    kind = OwnFits if autoencoder.model.function is None else UniversalFits
-    total = iterations.total(own_weights=kind.own_weights, rounds=ROUNDS * sized)
-    bounds = min(LOG_LAMBDA), max(LOG_LAMBDA)
-    return kind(autoencoder, pictures, iterations, bounds, settings.seed, settings.counting(total))
-
-
-def _as_published(autoencoder: Autoencoder, pixels: NDArray[np.uint8], log_lambda: float, settings: Settings) -> Fitted:
-    """What the paper does: a function of the latent alone, from random beginnings."""
-    import torch
-
-    from codec.overfit.fit import PAPER_SCHEDULE
-    from codec.profiles.clric.initialisation import from_nothing
-    from codec.profiles.clric.quantisation_step import StepTrials
-    from codec.rate_control import Fitted
-    from codec.tensors import to_tensor
-
-    picture = to_tensor([pixels], autoencoder.device).expand(-1, 3, -1, -1)
-    generator = torch.Generator(autoencoder.device).manual_seed(settings.seed)
-    step, count = (
-        StepTrials.on(autoencoder, picture).step(math.exp(log_lambda)),
-        settings.counting(PAPER_SCHEDULE.total),
-    )
-    start = from_nothing(autoencoder.encode(picture), step, PAPER_SCHEDULE, generator, count)
-    return Fitted(start.function, [start.weights])
+PROFILE = Clric()

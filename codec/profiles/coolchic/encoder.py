@@ -1,4 +1,4 @@
-"""Fits of functions to the samples of pictures."""
+"""Encoder: fits of functions to the samples of pictures."""
 
 from __future__ import annotations
 
@@ -6,19 +6,36 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from codec.device import computing
 from codec.overfit import fit, initialisation
-from codec.overfit.fit import PAPER_CANDIDATES, Fit, Schedule, Steer, drift
+from codec.overfit.fit import PAPER_CANDIDATES, PAPER_SCHEDULE, Fit, Schedule, Steer, drift
 from codec.overfit.function import Function
 from codec.overfit.quantise import dequantise, quantise
 from codec.overfit.reference_weights import LAMBDAS, trained_spec
-from codec.rate_control import Fits, Fitted
+from codec.profiles.base import Budget, BudgetError, Encoder, Goal, Progress, Sections, counting
+from codec.profiles.options import PAPER, Options
+from codec.rate_control import ROUNDS, Fits, Fitted, encoded
 from codec.tensors import region_of, to_tensor
+
+# Distortion of samples in 0..1 that one bit per pixel may save, at `codec.profiles.base.QUALITIES`.
+LOG_LAMBDA = (-3.0, -3.91, -6.73, -9.1, -10.5)
+
+# (main, settling) iterations by effort.
+ITERATIONS = {
+    1: (60, 20), 2: (150, 40), 3: (300, 60), 4: (600, 100), 5: (1200, 120), 6: (2000, 250), 7: (3000, 350),
+    8: (6000, 600), 9: (15000, 1000),
+}  # fmt: skip
+# Times lambda, that of the base function which fits of at least so many iterations begin with. The lower a function's
+# lambda, the more it leaves to its finest grid, and long fits add to that more easily than they take from it.
+AHEAD, LONG = 3.0, 300
+ANNEALING: dict[str, Any] = {"temperature": (0.5, 0.06), "noise": (0.22, 0.15), "preconditioned": True}
 
 # Logarithms of sizes, found in fits of effort 1 to 5. Of guessed grids, relative to fitted ones: for a lambda of 1 and
 # one iteration, and what the logarithms of both add.
@@ -30,6 +47,30 @@ ONE_BASE = 1.0  # in the logarithm of lambda, what is fitted from one base: from
 SUPPLE = 150  # iterations, from which on their last part still changes sizes
 WEIGHTS_BUDGET = 860  # bytes that a function's weights may take
 WEIGHTS_BUDGET_PIXELS = 768 * 512  # for a picture of up to so many pixels; for larger ones, more in proportion
+
+
+class CoolChicEncoder(Encoder):
+    """Encoder on a device."""
+
+    bytes_per_pixel = 600
+
+    def __init__(self, options: Options, device: torch.device) -> None:
+        self.options, self.device = options, device
+        self.batchable = options.effort != PAPER
+
+    def encode(
+        self, pictures: Sequence[NDArray[np.uint8]], goal: Goal, progress: Progress | None = None
+    ) -> list[Sections | BudgetError]:
+        if self.options.effort == PAPER:
+            schedule, ahead = PAPER_SCHEDULE, None
+        else:
+            schedule = Schedule(0, *ITERATIONS[int(self.options.effort)], **ANNEALING)
+            ahead = AHEAD if schedule.main >= LONG else 1.0
+        total = schedule.total + isinstance(goal, Budget) * ROUNDS * (schedule.again + schedule.settle)
+        bounds, count = (min(LOG_LAMBDA), max(LOG_LAMBDA)), counting(progress, total)
+        with computing(self.device):
+            fits = PictureFits(pictures, schedule, bounds, self.options.seed, count, self.device, ahead)
+            return encoded(fits, goal, LOG_LAMBDA)
 
 
 class PictureFits(Fits):

@@ -1,0 +1,153 @@
+"""Interface of coding profiles."""
+
+from __future__ import annotations
+
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from codec.container import Container, Header, Section
+from codec.profiles.options import Options
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+Sections = dict[Section, bytes]
+Progress = Callable[[int, int], None]  # done, total
+Chosen = TypeVar("Chosen", bound=Options)
+
+QUALITIES = (0, 10, 50, 90, 100)  # for which profiles state their lambdas
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Goal of an encode: a quality from 0 to 100."""
+
+    value: float
+
+    def log_lambda(self, logarithms: tuple[float, ...]) -> float:
+        """Natural logarithm of lambda, linear between those for `QUALITIES`."""
+        import numpy as np
+
+        return float(np.interp(self.value, QUALITIES, logarithms))
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Goal of an encode: the best quality for which each picture's sections take at most so many bytes."""
+
+    sizes: tuple[int, ...]
+
+
+Goal = Quality | Budget
+
+
+class BudgetError(ValueError):
+    """A picture takes more bytes than its budget.
+
+    Attributes:
+        least: bytes that its sections take at least.
+    """
+
+    def __init__(self, least: int) -> None:
+        super().__init__(f"the picture takes {least} bytes at least")
+        self.least = least
+
+
+class Encoder(ABC):
+    """Encoder of a profile for some options, with all that is loaded once.
+
+    Attributes:
+        model: identity of the model that files need, as `codec.container.Header` holds it; b"" if they need none.
+        batchable: whether several pictures can be coded at once.
+        bytes_per_pixel: memory that this takes.
+    """
+
+    model: bytes = b""
+    batchable: bool = True
+    bytes_per_pixel: int
+
+    @abstractmethod
+    def encode(
+        self, pictures: Sequence[NDArray[np.uint8]], goal: Goal, progress: Progress | None = None
+    ) -> list[Sections | BudgetError]:
+        """Code pictures, all at once; one result for each.
+
+        Args:
+            pictures: (height, width) or (height, width, 3), uint8, all of the same mode; one, unless `batchable`.
+            progress: told now and then, in whatever the encoder counts.
+        """
+
+
+class Decoder(ABC):
+    """Decoder of files that have one profile and model."""
+
+    @abstractmethod
+    def decode(self, container: Container, scale: int = 1) -> NDArray[np.uint8]:
+        """Decode a picture to (height, width) or (height, width, 3), uint8.
+
+        Args:
+            scale: 1, 2, 4 or 8: by how much the picture is made smaller, as `codec.decode` says.
+
+        Raises:
+            FormatError: the sections are not valid.
+        """
+
+
+class Profile(ABC, Generic[Chosen]):
+    """One way of coding pictures into sections of the container. It imports torch only when it is used.
+
+    Attributes:
+        id: in files.
+        name: for people.
+        options: class of its options.
+        cost: about how long a file of a given size takes, relative to other profiles.
+    """
+
+    id: int
+    name: str
+    options: type[Chosen]
+    cost: float
+
+    def parse(self, given: Mapping[str, Any]) -> Chosen:
+        """Options of these values.
+
+        Raises:
+            TypeError, ValueError: one is wrong, or there is none of a name.
+        """
+        known = [declared.name for declared in self.options.declared()]
+        for name in given:
+            if name not in known:
+                raise TypeError(f"profile {self.name} has no option {name!r}, but {', '.join(known)}")
+        return self.options(**given)
+
+    @abstractmethod
+    def encoder(self, options: Chosen, device: torch.device) -> Encoder:
+        """Encoder for these options, with what it needs loaded."""
+
+    @abstractmethod
+    def decoder(self, header: Header, device: torch.device) -> Decoder:
+        """Decoder of files with such a header.
+
+        Raises:
+            ModelError: the model that it names is not there.
+        """
+
+    @abstractmethod
+    def check(self, container: Container) -> None:
+        """Raise a `FormatError` where the sections are not valid, as far as that shows without a network and torch."""
+
+
+def counting(progress: Progress | None, total: int) -> Callable[[int], None]:
+    """Function that tells `progress` of one more iteration of about so many, each time that it is called."""
+    done = itertools.count(1)
+
+    def count(_: int) -> None:
+        if progress:
+            progress(min(next(done), total), total)
+
+    return count

@@ -1,0 +1,35 @@
+"""Decoder of pictures whose latent is a function."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from codec.autoencoders import preview, store
+from codec.autoencoders.autoencoder import on_device
+from codec.container import Container
+from codec.device import computing
+from codec.overfit import bitstream, pipeline
+from codec.profiles.base import Decoder
+from codec.profiles.clric.initialisation import step_of, universal_of
+from codec.tensors import to_pixels
+
+
+class ClricDecoder(Decoder):
+    """Decoder with the model of this identity."""
+
+    def __init__(self, model: bytes, device: torch.device) -> None:
+        self.autoencoder = on_device(store.find(model), device)
+
+    def decode(self, container: Container, scale: int = 1) -> NDArray[np.uint8]:
+        autoencoder, device, header = self.autoencoder, self.autoencoder.device, container.header
+        size = *autoencoder.latent_size(header.height, header.width), autoencoder.channels
+        with computing(device), torch.no_grad():
+            output, weights = pipeline.decode(
+                *bitstream.sections(container), size, device, universal_of(autoencoder.model),
+                truncated=container.truncated,
+            )  # fmt: skip
+            latents = output * step_of(weights.origin, device)
+            picture = preview.decode(autoencoder, latents, header.height, header.width, scale)[0].cpu()
+        return to_pixels(picture.numpy() if header.channels == 3 else picture.mean(0, keepdim=True).numpy())

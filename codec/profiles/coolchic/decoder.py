@@ -1,0 +1,25 @@
+"""Decoder of pictures that are functions themselves."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from codec.blocks import shrunk
+from codec.container import Container
+from codec.overfit import bitstream, pipeline
+from codec.profiles.base import Decoder
+from codec.tensors import to_pixels
+
+
+class CoolChicDecoder(Decoder):
+    """Decoder on a device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def decode(self, container: Container, scale: int = 1) -> NDArray[np.uint8]:
+        sections, shape = bitstream.sections(container), container.header.shape
+        output, _ = pipeline.decode(*sections, shape, self.device, truncated=container.truncated)
+        return to_pixels(shrunk(output, scale)[0].cpu().numpy())

@@ -1,0 +1,51 @@
+"""Options of all profiles as users meet them: in docstrings and tables, and on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeVar
+
+from codec.profiles import profiles
+from codec.profiles.options import Kind
+
+Documented = TypeVar("Documented", bound=Callable[..., Any])
+
+
+class Option(NamedTuple):
+    """An option of some profiles."""
+
+    name: str
+    default: Any
+    kind: Kind
+    help: str
+
+
+def options() -> Iterator[Option]:
+    """Options of all profiles, each once; their help says what they take and, if not all have them, which do."""
+    owners: dict[str, list[str]] = {}
+    for profile in profiles():
+        for declared in profile.options.declared():
+            owners.setdefault(declared.name, []).append(profile.name)
+    for profile in profiles():
+        for declared in profile.options.declared():
+            names = owners.pop(declared.name, None)
+            if names is None:
+                continue
+            kind = str(declared.kind)
+            only = "" if len(names) == len(profiles()) else f" Only of profile {' and '.join(names)}."
+            yield Option(
+                declared.name, declared.default, declared.kind, f"{kind[0].upper()}{kind[1:]}. {declared.help}{only}"
+            )
+
+
+def table() -> str:
+    """All options as rows of a table in Markdown."""
+    return "\n".join(f"| `{option.name}={option.default!r}` | {option.help} |" for option in options())
+
+
+def documented(function: Documented) -> Documented:
+    """The function with all options in its docstring, in place of "{options}"."""
+    if function.__doc__:  # there is none under python -OO
+        lines = [f"            {option.name}={option.default!r}: {option.help}" for option in options()]
+        function.__doc__ = function.__doc__.replace("{options}", "\n".join(["of the profile:", *lines]))
+    return function

@@ -1,0 +1,67 @@
+"""Options of profiles on the command line."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import click
+
+from codec.profiles.options import Amount, Choice, Function, Kind, Number, Whole
+from pillow_clric._options import Documented, options
+
+_SHORT = {"quality": "-q", "effort": "-e"}
+_UNITS = {"": 1, "k": 10**3, "ki": 2**10, "m": 10**6, "mi": 2**20}
+
+
+def names() -> list[str]:
+    """Names of the options that a command line can give."""
+    return [option.name for option in options() if not isinstance(option.kind, Function)]
+
+
+def with_options(command: Documented) -> Documented:
+    """The command with these options; those that are not given are None."""
+    for option in reversed([*options()]):
+        if option.name not in names():
+            continue
+        flags = [*filter(None, [_SHORT.get(option.name)]), f"--{option.name.replace('_', '-')}"]
+        text = option.help if option.default is None else f"{option.help}  [default: {option.default}]"
+        command = click.option(*flags, type=_type(option.kind), metavar=_metavar(option.kind), help=text)(command)
+    return command
+
+
+class _Size(click.ParamType[int]):
+    """Numbers of bytes, with or without a unit."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([km]i?|)b?", str(value).lower())
+        count = int(float(found[1]) * _UNITS[found[2]]) if found else 0
+        if count < 1:
+            self.fail(f"{value!r} is no size such as 50000, 200kB, 1.5MB or 64KiB", param, ctx)
+        return count
+
+
+class _Choice(click.Choice[str]):
+    """Some values, of which those that are numbers become such."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        chosen = super().convert(value, param, ctx)
+        return int(chosen) if str(chosen).isdigit() else chosen
+
+
+def _type(kind: Kind) -> click.ParamType[Any]:
+    if isinstance(kind, Amount):
+        return _Size() if kind.whole else click.FloatRange(0, min_open=True)
+    if isinstance(kind, Number):
+        return click.FloatRange(kind.low, kind.high)
+    if isinstance(kind, Whole):
+        return click.IntRange(kind.low, kind.high)
+    return _Choice([str(value) for value in kind.values]) if isinstance(kind, Choice) else click.STRING
+
+
+def _metavar(kind: Kind) -> str:
+    if isinstance(kind, Amount):
+        return "SIZE" if kind.whole else "BPP"
+    return "N" if isinstance(kind, (Number, Whole, Choice)) else "NAME"
