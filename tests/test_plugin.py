@@ -79,7 +79,7 @@ def test_open_decodes_nothing(clric: bytes, fast_profile: FastProfile) -> None:
     assert fast_profile.devices == []
     image.load()
     image.load()
-    assert fast_profile.devices == ["auto"]
+    assert fast_profile.devices == ["cpu"]
 
 
 def test_wrong_magic_is_left_to_others() -> None:
