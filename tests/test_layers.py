@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import copy
 import itertools
+import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from decimal import ROUND_FLOOR, Decimal, localcontext
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,9 +21,10 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils import backend_registration
 
 from codec.autoencoders.networks.transform import MAX_GATE, Block
-from codec.entropy.layers import Convolution, Layer, Linear, Table, Whole, narrowed, product, quantise
+from codec.entropy.layers import Convolution, Definition, Layer, Linear, Table, narrowed, product, quantise
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 FLOAT32, FLOAT64 = 2**24, 2**53
@@ -28,7 +33,7 @@ Nested = list[Any]
 
 @contextmanager
 def circumstances(threads: int, precision: str, autocast: bool) -> Iterator[None]:
-    """What a program may set that uses this one, and that makes other networks less exact."""
+    """Settings of a program that uses this one, which make other networks less exact."""
     before = torch.get_num_threads(), torch.get_float32_matmul_precision()
     torch.set_num_threads(threads)
     torch.set_float32_matmul_precision(precision)
@@ -55,20 +60,20 @@ def arrays(draw: st.DrawFn, shape: tuple[int, ...], limit: int) -> Tensor:
     return torch.tensor(numbers, dtype=torch.int64).reshape(shape)
 
 
-def draw_whole(draw: st.DrawFn, shape: tuple[int, ...]) -> Whole:
+def draw_whole(draw: st.DrawFn, shape: tuple[int, ...]) -> Definition:
     low, high = sorted((draw(whole_numbers(draw(limits))), draw(whole_numbers(draw(limits)))))
     weight, bias = arrays(draw, shape, draw(limits)), arrays(draw, shape[:1], draw(st.sampled_from((0, 9, 2**20))))
     shift = torch.tensor(draw(st.lists(st.integers(0, 20), min_size=shape[0], max_size=shape[0])))
-    return Whole(weight, bias, shift, torch.tensor((low, high)))
+    return Definition(weight, bias, shift, torch.tensor((low, high)))
 
 
-def outputs(whole: Whole, output: int, products: list[int]) -> int:
-    shift = int(whole.shift[output])
-    return (sum(products) + int(whole.bias[output]) + ((1 << shift) >> 1)) >> shift
+def outputs(definition: Definition, output: int, products: list[int]) -> int:
+    shift = int(definition.shift[output])
+    return (sum(products) + int(definition.bias[output]) + ((1 << shift) >> 1)) >> shift
 
 
-def clamp(x: int, whole: Whole) -> int:
-    low, high = whole.inputs.tolist()
+def clamp(x: int, definition: Definition) -> int:
+    low, high = definition.inputs.tolist()
     return int(min(max(x, low), high))
 
 
@@ -76,38 +81,41 @@ def clamp(x: int, whole: Whole) -> int:
 
 
 @st.composite
-def linear_cases(draw: st.DrawFn) -> tuple[Whole, Tensor]:
+def linear_cases(draw: st.DrawFn) -> tuple[Definition, Tensor]:
     inputs = draw(st.integers(1, 40))
-    whole = draw_whole(draw, (draw(st.integers(1, 5)), inputs))
-    return whole, arrays(draw, (draw(st.integers(0, 4)), inputs), draw(limits))
+    definition = draw_whole(draw, (draw(st.integers(1, 5)), inputs))
+    return definition, arrays(draw, (draw(st.integers(0, 4)), inputs), draw(limits))
 
 
-def plain_linear(whole: Whole, x: Tensor) -> Nested:
-    rows = whole.weight.tolist()
+def plain_linear(definition: Definition, x: Tensor) -> Nested:
+    rows = definition.weight.tolist()
     return [
-        [outputs(whole, o, [w * clamp(i, whole) for w, i in zip(row, one, strict=True)]) for o, row in enumerate(rows)]
+        [
+            outputs(definition, o, [w * clamp(i, definition) for w, i in zip(row, one, strict=True)])
+            for o, row in enumerate(rows)
+        ]
         for one in x.tolist()
     ]
 
 
 @settings(deadline=None)
 @given(linear_cases(), around, st.sampled_from((torch.int64, torch.float32, torch.float64)))
-def test_linear(case: tuple[Whole, Tensor], around: Any, dtype: torch.dtype) -> None:
-    whole, x = case
+def test_linear(case: tuple[Definition, Tensor], around: Any, dtype: torch.dtype) -> None:
+    definition, x = case
     with around:
-        assert Linear(whole)(x.to(dtype)).tolist() == plain_linear(whole, x)
+        assert Linear(definition)(x.to(dtype)).tolist() == plain_linear(definition, x)
 
 
-def at_bound(weight: int, limit: int, inputs: int, bound: int) -> tuple[Whole, Tensor]:
+def at_bound(weight: int, limit: int, inputs: int, bound: int) -> tuple[Definition, Tensor]:
     """A layer of so many weights and of odd sums, which may reach a bound, and inputs for which they do."""
     weights = torch.full((2, inputs), weight)
     weights[:, ::2] *= -1
     bias = bound - inputs * weight * limit
     assert bias > 0
-    whole = Whole(
+    definition = Definition(
         weights, torch.tensor((bias, -bias)), torch.zeros(2, dtype=torch.int64), torch.tensor((-limit, limit))
     )
-    return whole, torch.stack((weights[0].sign() * limit, -weights[0].sign() * limit))
+    return definition, torch.stack((weights[0].sign() * limit, -weights[0].sign() * limit))
 
 
 @pytest.mark.parametrize("precision", ["highest", "medium"])
@@ -122,24 +130,24 @@ def at_bound(weight: int, limit: int, inputs: int, bound: int) -> tuple[Whole, T
     ],
 )
 def test_bounds_are_tight(weight: int, limit: int, inputs: int, bound: int, dtype: torch.dtype, precision: str) -> None:
-    whole, x = at_bound(weight, limit, inputs, bound)
-    layer = Linear(whole)
+    definition, x = at_bound(weight, limit, inputs, bound)
+    layer = Linear(definition)
     assert (layer.bound, layer.dtype) == (bound, dtype)
     with circumstances(1, precision, autocast=True):
         found = layer(x).tolist()
-    assert found == plain_linear(whole, x)
+    assert found == plain_linear(definition, x)
     assert found[0][0] == bound == -found[1][1]
 
 
 def test_what_cannot_be_exact_is_refused() -> None:
-    whole, _ = at_bound(2**21 - 1, 2**21, 2047, FLOAT64)
+    definition, _ = at_bound(2**21 - 1, 2**21, 2047, FLOAT64)
     with pytest.raises(ValueError, match=f"sums may reach {FLOAT64}, .* take smaller weights"):
-        Linear(whole)
+        Linear(definition)
 
 
 def test_rounding_counts_for_the_bound() -> None:
-    whole, _ = at_bound(256, 256, 255, FLOAT32 - 1)
-    assert Linear(whole._replace(shift=torch.tensor((0, 1)))).dtype == torch.float64
+    definition, _ = at_bound(256, 256, 255, FLOAT32 - 1)
+    assert Linear(definition._replace(shift=torch.tensor((0, 1)))).dtype == torch.float64
 
 
 @pytest.mark.parametrize("precision", ["highest", "medium"])
@@ -152,7 +160,7 @@ def test_large_layers(limit: int, device: str, threads: int, precision: str) -> 
     weight = torch.randint(-limit, limit + 1, (300, 500), generator=generator) // 4
     x = torch.randint(-limit, limit + 1, (700, 500), generator=generator)
     shift, inputs = torch.full((300,), 3), torch.tensor((-limit, limit))
-    layer = Linear(Whole(weight, torch.arange(300), shift, inputs)).to(device)
+    layer = Linear(Definition(weight, torch.arange(300), shift, inputs)).to(device)
     assert layer.dtype == (torch.float32 if limit == 256 else torch.float64)
     with circumstances(threads, precision, autocast=False):
         found = layer(x.to(device)).cpu()
@@ -167,6 +175,7 @@ def test_large_layers(limit: int, device: str, threads: int, precision: str) -> 
         ({"weight": torch.full((2, 3), -(2**63))}, r"weights must be within -2\*\*31"),
         ({"weight": torch.ones(2, 0, dtype=torch.int64)}, "needs weights"),
         ({"bias": torch.zeros(3, dtype=torch.int64)}, "one bias and one shift for each output"),
+        ({"inputs": torch.tensor(9)}, "the least and greatest input: there are tensors of shapes"),
         ({"shift": torch.tensor((0, -1))}, "shifts must be 0 to 52, not -1 to 0"),
         ({"shift": torch.tensor((0, 53))}, "shifts must be 0 to 52, not 0 to 53"),
         ({"inputs": torch.tensor((3, 2))}, "least input, 3, must not be above the greatest, 2"),
@@ -174,26 +183,26 @@ def test_large_layers(limit: int, device: str, threads: int, precision: str) -> 
 )
 def test_wrong_layers(change: dict[str, Tensor], message: str) -> None:
     zero = torch.zeros(2, dtype=torch.int64)
-    whole = Whole(torch.ones(2, 3, dtype=torch.int64), zero, zero, torch.tensor((0, 9)))
+    definition = Definition(torch.ones(2, 3, dtype=torch.int64), zero, zero, torch.tensor((0, 9)))
     with pytest.raises(ValueError, match=message):
-        Linear(whole._replace(**change))
+        Linear(definition._replace(**change))
 
 
 # Convolutions
 
 
 @st.composite
-def convolution_cases(draw: st.DrawFn) -> tuple[Whole, Tensor, dict[str, Any]]:
+def convolution_cases(draw: st.DrawFn) -> tuple[Definition, Tensor, dict[str, Any]]:
     depthwise, kernel, padding = draw(st.booleans()), draw(st.integers(1, 4)), draw(st.integers(0, 2))
     rows, inputs = draw(st.integers(1, 3)), draw(st.integers(1, 3))
-    whole = draw_whole(draw, (inputs, 1, kernel, kernel) if depthwise else (rows, inputs, kernel, kernel))
+    definition = draw_whole(draw, (inputs, 1, kernel, kernel) if depthwise else (rows, inputs, kernel, kernel))
     side = st.integers(max(1, kernel - 2 * padding), 5)
     x = arrays(draw, (draw(st.integers(1, 2)), inputs, draw(side), draw(side)), draw(limits))
-    return whole, x, {"stride": draw(st.integers(1, 3)), "padding": padding, "depthwise": depthwise}
+    return definition, x, {"stride": draw(st.integers(1, 3)), "padding": padding, "depthwise": depthwise}
 
 
-def plain_convolution(whole: Whole, x: Tensor, stride: int, padding: int, depthwise: bool) -> Nested:
-    (height, width), (rows, inputs, kernel, _) = x.shape[2:], whole.weight.shape
+def plain_convolution(definition: Definition, x: Tensor, stride: int, padding: int, depthwise: bool) -> Nested:
+    (height, width), (rows, inputs, kernel, _) = x.shape[2:], definition.weight.shape
 
     def at(batch: int, o: int, y: int, x_: int) -> int:
         terms = []
@@ -201,8 +210,8 @@ def plain_convolution(whole: Whole, x: Tensor, stride: int, padding: int, depthw
             row = min(max(stride * y + dy - padding, 0), height - 1)
             column = min(max(stride * x_ + dx - padding, 0), width - 1)
             value = int(x[batch, o if depthwise else i, row, column])
-            terms.append(int(whole.weight[o, i, dy, dx]) * clamp(value, whole))
-        return outputs(whole, o, terms)
+            terms.append(int(definition.weight[o, i, dy, dx]) * clamp(value, definition))
+        return outputs(definition, o, terms)
 
     ys, xs = (range((side + 2 * padding - kernel) // stride + 1) for side in (height, width))
     return [[[[at(b, o, y, x_) for x_ in xs] for y in ys] for o in range(rows)] for b in range(len(x))]
@@ -210,10 +219,10 @@ def plain_convolution(whole: Whole, x: Tensor, stride: int, padding: int, depthw
 
 @settings(deadline=None)
 @given(convolution_cases(), around)
-def test_convolution(case: tuple[Whole, Tensor, dict[str, Any]], around: Any) -> None:
-    whole, x, options = case
+def test_convolution(case: tuple[Definition, Tensor, dict[str, Any]], around: Any) -> None:
+    definition, x, options = case
     with around:
-        assert Convolution(whole, **options)(x.float()).tolist() == plain_convolution(whole, x, **options)
+        assert Convolution(definition, **options)(x.float()).tolist() == plain_convolution(definition, x, **options)
 
 
 @pytest.mark.parametrize("precision", ["highest", "medium"])
@@ -227,7 +236,7 @@ def test_large_convolutions(depthwise: bool, limit: int, device: str, threads: i
     weight = torch.randint(-limit, limit + 1, shape, generator=generator) // 3
     x = torch.randint(-limit, limit + 1, (2, 64, 33, 40), generator=generator)
     zero, inputs = torch.zeros(64, dtype=torch.int64), torch.tensor((-limit, limit))
-    layer = Convolution(Whole(weight, zero, zero, inputs), padding=1, depthwise=depthwise).to(device)
+    layer = Convolution(Definition(weight, zero, zero, inputs), padding=1, depthwise=depthwise).to(device)
     assert layer.dtype == (torch.float32 if depthwise or limit == 256 else torch.float64)
     with circumstances(threads, precision, autocast=False):
         found = layer(x.to(device).to(memory_format=torch.channels_last)).cpu()
@@ -238,11 +247,26 @@ def test_large_convolutions(depthwise: bool, limit: int, device: str, threads: i
     assert torch.equal(found.long(), expected)
 
 
+@pytest.mark.parametrize(("more", "dtype"), [(0, torch.float32), (1, torch.float64)])
+def test_depthwise_bounds_are_tight(more: int, dtype: torch.dtype) -> None:
+    """Products element by element are exact for operands of any size, as long as their sums are."""
+    weight = torch.full((2, 1, 3, 3), 621378)
+    weight[:, :, 1] *= -1
+    bias = torch.tensor((FLOAT32 - 1 + more - 27 * 621378, 0))
+    zero, inputs = torch.zeros(2, dtype=torch.int64), torch.tensor((-3, 3))
+    layer = Convolution(Definition(weight, bias, zero, inputs), depthwise=True)
+    assert layer.dtype == dtype
+    found = layer(3 * weight.sign().reshape(1, 2, 3, 3))
+    assert found.flatten().tolist() == [FLOAT32 - 1 + more, 27 * 621378]
+
+
 def test_wrong_convolutions() -> None:
     zero = torch.zeros(2, dtype=torch.int64)
 
     def make(*shape: int, **options: Any) -> Convolution:
-        return Convolution(Whole(torch.ones(shape, dtype=torch.int64), zero, zero, torch.tensor((0, 9))), **options)
+        return Convolution(
+            Definition(torch.ones(shape, dtype=torch.int64), zero, zero, torch.tensor((0, 9))), **options
+        )
 
     for shape in ((2, 3), (2, 3, 1, 3)):
         with pytest.raises(ValueError, match="none of a convolution with square kernels"):
@@ -288,8 +312,8 @@ def test_loaded_layers_are_the_same() -> None:
 
 
 def test_what_is_loaded_is_proven() -> None:
-    whole = Whole(*(torch.tensor(t) for t in ([[1, 2]], [0], [0], [-9, 9])))
-    holder = nn.Sequential(Linear(whole))
+    definition = Definition(*(torch.tensor(t) for t in ([[1, 2]], [0], [0], [-9, 9])))
+    holder = nn.Sequential(Linear(definition))
     layer = holder[0]
     assert isinstance(layer, Layer)
     assert layer.dtype == torch.float32
@@ -303,6 +327,37 @@ def test_what_is_loaded_is_proven() -> None:
         holder.load_state_dict(state | {"0.weight": torch.tensor([[0.5, 5]])})
     with pytest.raises(RuntimeError, match="size mismatch"):
         holder.load_state_dict(state | {"0.weight": torch.tensor([[1, 2, 3]]), "0.inputs": torch.tensor((0, 2**40))})
+
+
+MOVED = """
+import fake_device, torch
+from test_layers import INPUT, network, product
+fake_device.register()
+expected = network()(INPUT)
+with fake_device.patched():
+    moved = network().to("fake:0")
+    found = moved(INPUT.to("fake:0"))
+    moved.load_state_dict(moved.state_dict())
+    again = moved(INPUT.to("fake:0"))
+    assert isinstance(product(found, found, 7, (1000, 1000)), fake_device.Fake)
+assert torch.equal(found.cpu(), expected)
+assert torch.equal(again.cpu(), expected)
+"""
+
+
+@pytest.mark.skipif(
+    not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"),
+    reason="this torch has no such devices",
+)
+def test_all_is_on_the_device() -> None:
+    """In a process of its own: a device that torch knows is there for good."""
+    here = Path(__file__).parent
+    paths = os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-c", MOVED]
+    result = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": paths}, timeout=300, check=False
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
 
 
 @pytest.mark.parametrize(
@@ -403,8 +458,8 @@ def test_quantised_layers_are_as_near_as_reported(
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(3, inputs, generator=generator) * 10**size * torch.tensor([[1], [0.01], [0]])
     bias = torch.randn(3, generator=generator)
-    whole, report = quantise(weight, bias, (-limit, limit), 16, 20, dtype)
-    layer = Linear(whole)
+    definition, report = quantise(weight, bias, (-limit, limit), 16, 20, dtype)
+    layer = Linear(definition)
     assert layer.dtype == torch.float32 or dtype == torch.float64
     x = torch.randint(-limit, limit + 1, (9, inputs), generator=generator).double()
     x[0] = limit * weight[0].sign()
@@ -417,8 +472,8 @@ def test_quantised_layers_are_as_near_as_reported(
 def test_weights_use_the_bits_there_are() -> None:
     weight = torch.randn(50, 192, generator=torch.Generator().manual_seed(0)) / 14
     for dtype, least, noise in ((torch.float32, 128, 0.02), (torch.float64, 2**14, 1e-4)):
-        whole, report = quantise(weight, None, (-127, 127), 32, 32, dtype)
-        greatest = whole.weight.abs().amax(1)
+        definition, report = quantise(weight, None, (-127, 127), 32, 32, dtype)
+        greatest = definition.weight.abs().amax(1)
         assert (greatest >= least).all()
         assert (greatest <= 2 * least).all()
         assert float(report.noise.max()) < noise

@@ -11,6 +11,9 @@ float64 is too small for is refused. Nothing that is set elsewhere may change a 
 - Convolutions of libraries may be Winograd's or Fourier's, which are not exact. Here they are matrix products of
   shifted copies or, where each channel is on its own, sums of shifted products.
 - Autocast is off.
+
+Outputs may be added to each other, if the sum is clamped to less than 2**24 before more is added: what float32 would
+round is beyond.
 """
 
 from __future__ import annotations
@@ -34,8 +37,8 @@ _QUANTISED = {torch.float32: (OPERAND_LIMIT, 2.0**24), torch.float64: ((1 << 15)
 _ONE = 1 << 96  # of `exp_fixed`
 
 
-class Whole(NamedTuple):
-    """The definition of a layer: floor((weight * x + bias) / 2**shift + 1 / 2), but for a shift of 0, which is none.
+class Definition(NamedTuple):
+    """A layer of whole numbers: floor((weight * x + bias) / 2**shift + 1 / 2), but for a shift of 0, which is none.
 
     Attributes:
         weight: (outputs, inputs), or (outputs, inputs, k, k) of convolutions, int64; so are the others.
@@ -132,7 +135,7 @@ def _half(shift: int) -> int:
 
 
 class Layer(_Proven):
-    """What linear layers and convolutions have in common.
+    """Base of linear layers and convolutions.
 
     Attributes:
         bound: that no sum of absolute values exceeds.
@@ -145,14 +148,14 @@ class Layer(_Proven):
     inputs: Tensor
     depthwise = False
 
-    def __init__(self, whole: Whole) -> None:
-        super().__init__(whole._asdict())
+    def __init__(self, definition: Definition) -> None:
+        super().__init__(definition._asdict())
 
     def prove(self) -> None:
         weight = _integers("weight", self.weight)
-        biases, shifts = (_integers(n, getattr(self, n)).tolist() for n in ("bias", "shift"))
-        self._low, self._high = _integers("inputs", self.inputs).tolist()
-        self._check(weight, biases, shifts)
+        self._check_shapes()
+        biases, shifts, (self._low, self._high) = (t.tolist() for t in (self.bias, self.shift, self.inputs))
+        self._check_ranges(weight, shifts)
         limit = max(abs(self._low), abs(self._high))
         sums = weight.abs().flatten(1).sum(1).tolist()  # Python's whole numbers have no bound of their own
         self.bound = max(a * limit + abs(b) + _half(s) for a, b, s in zip(sums, biases, shifts, strict=True))
@@ -166,12 +169,15 @@ class Layer(_Proven):
     def _row(self, numbers: Iterable[float]) -> Tensor:
         return torch.tensor(list(numbers), dtype=self.dtype, device=self.weight.device)
 
-    def _check(self, weight: Tensor, biases: list[int], shifts: list[int]) -> None:
-        if not weight.numel() or not len(weight) == len(biases) == len(shifts):
+    def _check_shapes(self) -> None:
+        shapes = [tuple(t.shape) for t in (self.weight, self.bias, self.shift, self.inputs)]
+        if not self.weight.numel() or shapes[1:] != [shapes[0][:1], shapes[0][:1], (2,)]:
             raise ValueError(
-                "a layer needs weights, and one bias and one shift for each output: there are weights of shape "
-                f"{tuple(weight.shape)}, {len(biases)} biases and {len(shifts)} shifts"
+                "a layer needs weights, one bias and one shift for each output, and the least and greatest input: "
+                f"there are tensors of shapes {shapes}"
             )
+
+    def _check_ranges(self, weight: Tensor, shifts: list[int]) -> None:
         if self._low > self._high:
             raise ValueError(f"the least input, {self._low}, must not be above the greatest, {self._high}")
         if not all(0 <= s <= MAX_SHIFT for s in shifts):
@@ -184,7 +190,7 @@ class Layer(_Proven):
 
     def _rounded(self, sums: Tensor) -> Tensor:
         """Outputs from the sums of products, on the last axis. Powers of two scale exactly, and so does the offset."""
-        return torch.addcmul(self._offset, sums, self._scale).floor_()
+        return sums.mul_(self._scale).add_(self._offset).floor_()
 
 
 class Linear(Layer):
@@ -204,13 +210,13 @@ class Convolution(Layer):
         depthwise: each channel is convolved on its own: weights are (channels, 1, k, k).
     """
 
-    def __init__(self, whole: Whole, *, stride: int = 1, padding: int = 0, depthwise: bool = False) -> None:
-        shape = tuple(whole.weight.shape)
+    def __init__(self, definition: Definition, *, stride: int = 1, padding: int = 0, depthwise: bool = False) -> None:
+        shape = tuple(definition.weight.shape)
         if len(shape) != 4 or shape[2] != shape[3] or (depthwise and shape[1] != 1):
             raise ValueError(f"weights of shape {shape} are none of a convolution with square kernels")
         self.depthwise = depthwise
         self._stride, self._padding, self._size = stride, padding, shape[2]
-        super().__init__(whole)
+        super().__init__(definition)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, inputs, h, w) whole numbers to (batch, outputs, h', w'), whole numbers too, channels last."""
@@ -219,11 +225,11 @@ class Convolution(Layer):
             if self._padding:
                 x = F.pad(x, (self._padding,) * 4, mode="replicate")
             taps = list(self._taps(x.permute(0, 2, 3, 1)))
-            sums = self._depthwise(taps) if self.depthwise else torch.cat(taps, -1) @ self._weight
+            sums = self._depthwise(taps) if self.depthwise else self._full(taps)
             return self._rounded(sums).permute(0, 3, 1, 2)
 
     def _taps(self, x: Tensor) -> Iterator[Tensor]:
-        """What each place of the kernel is multiplied with, (batch, h', w', inputs)."""
+        """Inputs that each place of the kernel is multiplied with, (batch, h', w', inputs)."""
         height, width = (1 + size - self._size for size in x.shape[1:3])
         if min(height, width) < 1:
             raise ValueError(
@@ -231,6 +237,9 @@ class Convolution(Layer):
             )
         for dy, dx in pairs(range(self._size), repeat=2):
             yield x[:, dy : dy + height : self._stride, dx : dx + width : self._stride]
+
+    def _full(self, taps: list[Tensor]) -> Tensor:
+        return (torch.cat(taps, -1) if len(taps) > 1 else taps[0]) @ self._weight
 
     def _depthwise(self, taps: list[Tensor]) -> Tensor:
         sums = taps[0] * self._weight[0]
@@ -310,7 +319,7 @@ def quantise(
     scale_in: float,
     scale_out: float,
     dtype: torch.dtype = torch.float32,
-) -> tuple[Whole, Report]:
+) -> tuple[Definition, Report]:
     """A trained layer in whole numbers, which stand for so many times what they are.
 
     Weights of each output have the greatest power of two as their scale that leaves them small enough, and all sums
@@ -320,7 +329,8 @@ def quantise(
         weight, bias: of floating point, shaped as those of the layer.
         inputs: the least and the greatest whole number that the layer will be given.
         scale_in, scale_out: whole numbers for a real one, in inputs and outputs.
-        dtype: in which its sums are to be exact. In float32 weights are of 9 bits, in float64 of 16.
+        dtype: in which its sums are to be exact. In float32 weights are of 9 bits, in float64 of 16. Inputs beyond
+            -256..256 take float64 anyway, but for depthwise convolutions.
 
     Raises:
         ValueError: the outputs' scale is too fine for the inputs'.
@@ -337,7 +347,7 @@ def quantise(
     worst = error.abs().sum(1) * limit + (biases / scale - offset).abs() + 0.5
     noise = error.square().sum(1).div(exact.square().sum(1)).nan_to_num(0).sqrt()
     whole = rows.reshape(weight.shape).long(), biases.long(), shifts, torch.tensor(inputs)
-    return Whole(*whole), Report(worst, noise)
+    return Definition(*whole), Report(worst, noise)
 
 
 def _shifts(weight: Tensor, bias: Tensor, limit: int, dtype: torch.dtype) -> Tensor:
