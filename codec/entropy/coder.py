@@ -85,6 +85,7 @@ class Decoder:
 
 LIMIT = (1 << 14) - 1  # of a symbol's absolute value
 _BLOCK = 1 << 12  # symbols whose tables, of up to 4 KB each, are in memory at a time
+_CATEGORIES = 1 << 17  # of all symbols whose tables are made at a time: they stay in the processor's cache
 
 
 def code_laplace(
@@ -123,3 +124,34 @@ def _code_escape(coder: Coder, residual: int, k: int) -> int:
     length = coder.uniform(excess.bit_length() - 1, 4)
     excess = (1 << length) | (coder.uniform(excess & ((1 << length) - 1), length) if length else 0)
     return -(excess + k) if sign else excess + k
+
+
+def code_categorical(
+    coder: Coder, values: NDArray[np.int32] | None, logits: NDArray[np.signedinteger]
+) -> NDArray[np.int32]:
+    """Code symbols 0..m - 1 under a softmax of each one's logits.
+
+    Args:
+        values: (n,) what to encode; not needed to decode.
+        logits: (n, m) whole numbers in 1/64 of natural logarithms, of which only differences count; those of more
+            than 17 below the greatest are all the same. 2 <= m <= 2**14.
+
+    Returns:
+        (n,) the values; a decoder of damaged data returns arbitrary ones, within 0..m - 1.
+    """
+    count, categories = logits.shape
+    if not 2 <= categories <= tables.MAX_CATEGORIES or logits.dtype.kind != "i":
+        raise ValueError(
+            f"logits must be signed whole numbers, of 2 to {tables.MAX_CATEGORIES} categories: "
+            f"these are {logits.dtype}, of {categories}"
+        )
+    if values is not None and len(values) != count:
+        raise ValueError(f"there are {len(values)} symbols for the logits of {count}")
+    if values is not None and count and not 0 <= values.min() <= values.max() < categories:
+        raise ValueError(f"symbols must be 0 to {categories - 1}, not {values.min()} to {values.max()}")
+    coded = np.empty(count, np.int32)
+    rows = max(1, _CATEGORIES // categories)
+    for block in (slice(i, i + rows) for i in range(0, count, rows)):
+        told = None if values is None else values[block].astype(np.int32)
+        coded[block] = coder.run(told, tables.softmax(logits[block]))
+    return coded

@@ -1,8 +1,9 @@
-"""Probability tables of discretised Laplace distributions, made by integer arithmetic only.
+"""Probability tables, made by integer arithmetic only: of discretised Laplace distributions, and of logits.
 
-A distribution has one of 64 scales and a mean whose distance from the nearest integer is a multiple of 1/16. A
+A Laplace distribution has one of 64 scales and a mean whose distance from the nearest integer is a multiple of 1/16. A
 symbol is the distance to that integer, from -K to K, or the escape symbol 2K + 1, after which the rest follows in raw
-bits. Probabilities are multiples of 2**-24, and none is zero.
+bits. A categorical distribution has a logit for each symbol, in 1/64 of natural logarithms, of which only differences
+count. Probabilities are multiples of 2**-24, and none is zero.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ LOG_SCALE_MIN_EIGHTHS = -24
 FRACTIONS = 16  # mean = (i - 8) / 16
 HALF_WIDTHS = (7, 15, 31, 63, 127, 255)  # K, chosen by the largest scale among the symbols coded together
 TOTAL = 1 << 24
+LOGIT_FRACTIONS = 64
+MAX_CATEGORIES = 1 << 14  # keeps what rounding down leaves to the most probable symbol below 2**-9
 
 _BITS = 96  # fixed-point precision
 _ONE = 1 << _BITS
@@ -95,3 +98,36 @@ def _mass(tail: int, edge: int, next_tail: int, next_edge: int) -> int:
     if edge < 0 <= next_edge:
         return _ONE - tail - next_tail
     return abs(tail - next_tail)
+
+
+@cache
+def exponentials() -> NDArray[np.float64]:
+    """floor(2**24 * exp(-i / 64)) for i = 0, 1, ... up to the first that is zero."""
+    values = [TOTAL]
+    while values[-1]:
+        values.append(exp_fixed(-len(values), LOGIT_FRACTIONS) * TOTAL >> _BITS)
+    return np.array(values, np.float64)
+
+
+def softmax(logits: NDArray[np.signedinteger]) -> NDArray[np.float64]:
+    """Tables of categorical distributions.
+
+    With e = exponentials()[max - logit], N = 2**24 - m and r = floor(2**29 * N / sum of e), counts are
+    floor(e * r / 2**29), and what is missing from N is added to the first of the most probable symbols. As
+    e <= 2**24 <= sum of e, all products are below 2**53 and so exact in float64.
+
+    Args:
+        logits: (n, m) in 1/64, below 2**62 in absolute value, 2 <= m <= MAX_CATEGORIES.
+
+    Returns:
+        (n, m): whole numbers c that sum to N in each row; the coder's probability is (c + 1) / 2**24.
+    """
+    rows, first = np.arange(len(logits)), logits.argmax(1)
+    below = np.subtract(logits[rows, first][:, None], logits, dtype=np.int64)
+    counts: NDArray[np.float64] = exponentials().take(below, mode="clip")
+    room = TOTAL - logits.shape[1]
+    ratio = (room << 29) // counts.sum(1).astype(np.int64)
+    counts *= (ratio * 2.0**-29)[:, None]
+    np.floor(counts, out=counts)
+    counts[rows, first] += room - counts.sum(1)
+    return counts
