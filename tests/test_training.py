@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,12 +13,12 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from test_transform_training import TINY, assert_same, state
 from torch import Tensor
 
 from codec.autoencoders import foreign, store
 from codec.autoencoders.autoencoder import Autoencoder
 from codec.autoencoders.errors import ModelFileError
-from codec.autoencoders.networks import transform as networks
 from codec.autoencoders.networks.base import Config
 from codec.autoencoders.perception import FILE
 from codec.overfit import bases, fit, initial
@@ -36,14 +35,13 @@ from codec.training.loop import CHECKPOINT, Budget, Loop, Task, read_log
 from codec.training.lpips import Lpips
 from codec.training.optimizers import Schedule
 from codec.training.perception import PerceptionTask
-from codec.training.transform import OFTEN, Settings, TransformTask
+from codec.training.transform import OFTEN, TransformTask
 from codec.training.weights import whole
 
 SAMPLE = Path(__file__).parent.parent / "samples" / "coffee.png"
 SHIPPED = bases.FILE.parent
 # As wide as Muon takes it, in other respects tiny.
 NETWORK = Config(latent=4, fine=32, coarse=32, encoder=(1, 1), decoder=(1, 1))
-TRANSFORM = networks.Config(latent=8, fine=64, coarse=64, encoder=(1, 1), decoder=(1, 1), expansion=1, knots=3)
 
 
 def random_lpips() -> Lpips:
@@ -75,7 +73,7 @@ def material() -> Material:
 
 
 TASKS: dict[str, Callable[[Material], Task]] = {
-    "transform": lambda m: TransformTask(Settings(TRANSFORM, 64, 2), m.photos),
+    "transform": lambda m: TransformTask(TINY, m.photos),
     "autoencoder": lambda m: AutoencoderTask(m.photos, m.held_out, m.lpips, NETWORK, 64, 2),
     "function": lambda m: FunctionTask(m.photos, m.held_out, m.lpips, store.load("base"), 64, 2),
     "perception": lambda m: PerceptionTask(m.photos, m.lpips, store.load("base"), 64, 2),
@@ -86,21 +84,6 @@ TASKS: dict[str, Callable[[Material], Task]] = {
 
 def shorten(cycle: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base_functions, "CYCLE", fit.Schedule(warm_up=0, main=cycle, settle=0))
-
-
-def assert_same(a: Any, b: Any) -> None:
-    assert type(a) is type(b)
-    if isinstance(a, Tensor):
-        assert torch.equal(a, b)
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for key in a:
-            assert_same(a[key], b[key])
-    elif isinstance(a, list):
-        for x, y in zip(a, b, strict=True):
-            assert_same(x, y)
-    else:
-        assert a == b
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -116,10 +99,8 @@ def test_resumed_is_the_same_as_uninterrupted_bit_by_bit(
         torch.rand(stop)  # which must not matter
         resumed = Loop(make(material), tmp_path / "resumed", schedule)
         resumed.run(Budget(iterations=stop), workers=2)
-    assert whole.progress.iteration == resumed.progress.iteration == length
-    assert_same(whole.task.model.state_dict(), resumed.task.model.state_dict())
-    assert_same(whole.average, resumed.average)
-    assert_same(whole.optimizer.state(), resumed.optimizer.state())
+    assert whole.progress.iteration == length
+    assert_same(state(whole), state(resumed))
 
 
 @pytest.mark.parametrize(

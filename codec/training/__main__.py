@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import wraps
+from functools import reduce, wraps
 from pathlib import Path
 from typing import Any
 
@@ -65,22 +65,18 @@ model = click.option("--model", default="base", show_default=True, help="Its nam
 
 
 def crops(side: int, count: int) -> Callable[[Command], Command]:
-    """Options for these defaults."""
+    """Options for the side of crops and how many there are at once, with these defaults."""
 
     def check(context: click.Context, option: click.Parameter, value: int) -> int:
         if value < 4 * SIDES or value % SIDES:
             raise click.BadParameter(f"must be a multiple of {SIDES}, {4 * SIDES} at least, not {value}")
         return value
 
-    def add(command: Command) -> Command:
-        command = click.option(
-            "--batch", type=click.IntRange(1), default=count, show_default=True, help="Crops at once."
-        )(command)
-        return click.option("--side", type=int, default=side, show_default=True, callback=check, help="Of the crops.")(
-            command
-        )
-
-    return add
+    options = (
+        click.option("--batch", type=click.IntRange(1), default=count, show_default=True, help="Crops at once."),
+        click.option("--side", type=int, default=side, show_default=True, callback=check, help="Of the crops."),
+    )
+    return lambda command: reduce(lambda made, option: option(made), options, command)
 
 
 @click.group()
@@ -112,15 +108,12 @@ def training(make: Callable[..., Task]) -> click.Command:
             schedule = task.schedule if learning_rate is None else replace(task.schedule, rate=learning_rate)
             loop = Loop(task, checkpoint, schedule, resolve(device), seed, decay)
         loop.run(Budget(hours=hours), validate or None, workers=max(1, torch.get_num_threads() // 2))
-        plots.draw(checkpoint, checkpoint / "curves.png")
-        if exported:
-            with _told():
+        with _told():
+            if exported:
                 loop.export(exported)
+            plots.draw(checkpoint, checkpoint / "curves.png")
 
-    command: Command = run
-    for option in reversed(SHARED):
-        command = option(command)
-    return main.command()(command)
+    return main.command()(reduce(lambda made, option: option(made), reversed(SHARED), run))
 
 
 @contextmanager
