@@ -18,11 +18,10 @@ import torch
 from common import machine, table, write
 
 from codec.autoencoders.networks.transform import Config
-from codec.training.__main__ import photos_and_validation
 from codec.training.loop import Budget, Loop, read_log
 from codec.training.optimizers import Schedule
 from codec.training.transform import Settings, TransformTask
-from codec.training.validation import JUDGES, compare
+from codec.training.validation import JUDGES, compare, photos_and_validation
 
 BASE = Settings()
 VARIANTS = {

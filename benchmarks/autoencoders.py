@@ -13,7 +13,7 @@ from typing import Any
 import click
 import torch
 from common import machine, photo, table, write
-from metrics import lpips, psnr, to_tensor
+from metrics import as_tensor, lpips, psnr
 from PIL import Image
 from torch import Tensor
 
@@ -30,7 +30,7 @@ def to_image(made: Tensor) -> Image.Image:
 @torch.inference_mode()
 def measure(autoencoder: Autoencoder, image: Image.Image, weights: Path) -> tuple[dict[str, float], Image.Image]:
     """Figures for one photo, and the reconstruction."""
-    pictures, size = to_tensor(image), (image.height, image.width)
+    pictures, size = as_tensor(image), (image.height, image.width)
     start = time.perf_counter()
     latents = autoencoder.encode(pictures)
     encoded = time.perf_counter()

@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 
 import pillow_clric
+from codec import files
 
-SUFFIXES = {".avif", ".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}  # of photos
 OTHERS: dict[str, dict[str, Any]] = {
     "jpeg": {"optimize": True, "progressive": True},
     "webp": {"method": 6},
@@ -96,10 +96,7 @@ def encode(image: Image.Image, codec: str, quality: float, options: Mapping[str,
 
 def write(path: Path, results: dict[str, Any]) -> None:
     """Write results whole or not at all, as a run may be interrupted."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(results, indent=1) + "\n")
-    os.replace(temporary, path)
+    files.write(path, (json.dumps(results, indent=1) + "\n").encode())
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

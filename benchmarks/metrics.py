@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from codec.profiles.pixels import to_tensor
 from PIL import Image
 from torch import Tensor
 
 from codec import metrics
-from codec.training import photos
 from codec.training.lpips import Lpips
 
 
@@ -29,12 +29,12 @@ def psnr(a: Image.Image, b: Image.Image) -> float:
 @torch.inference_mode()
 def lpips(weights: Path, a: Image.Image, b: Image.Image) -> float:
     """Distance by LPIPS: 0 is none."""
-    return float(_lpips(weights)(to_tensor(a), to_tensor(b)))
+    return float(_lpips(weights)(as_tensor(a), as_tensor(b)))
 
 
-def to_tensor(image: Image.Image) -> Tensor:
+def as_tensor(image: Image.Image) -> Tensor:
     """(1, 3, height, width) in 0..1."""
-    return photos.to_tensor([np.asarray(image.convert("RGB"))])
+    return to_tensor([np.asarray(image.convert("RGB"))], torch.device("cpu"))
 
 
 @cache

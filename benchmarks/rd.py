@@ -24,10 +24,11 @@ from typing import Any
 import click
 import metrics
 import torch
-from common import OTHERS, SUFFIXES, encode, machine, numbers, photo, size, table, write
+from common import OTHERS, encode, machine, numbers, photo, size, table, write
 from PIL import Image
 
 import pillow_clric  # registers the format, in spawned processes too: they import this module
+from codec.training.data import SUFFIXES
 
 COLUMNS = {
     "bpp": ("bpp", 4),

@@ -12,9 +12,10 @@ from statistics import mean, median
 from typing import Any
 
 import click
-from common import SUFFIXES, machine, photo, write
+from common import machine, photo, write
 
 import pillow_clric
+from codec.training.data import SUFFIXES
 
 
 def measure(path: Path, bpp: float, options: dict[str, Any]) -> dict[str, Any]:

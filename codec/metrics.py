@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import reduce
 from typing import TYPE_CHECKING
 
@@ -11,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from codec.profiles.pixels import to_tensor
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from codec.training.lpips import Lpips
 
 __all__ = ["SMALLEST", "measure", "ms_ssim", "psnr"]
 
@@ -25,20 +26,23 @@ _WINDOW, _DEVIATION = 11, 1.5  # of the Gaussian, in samples
 _LUMINANCE, _CONTRAST = 0.01**2, 0.03**2  # what keeps quotients of flat areas finite
 
 
-def measure(a: NDArray[np.uint8], b: NDArray[np.uint8], lpips: Lpips | None = None) -> dict[str, float]:
+def measure(
+    a: NDArray[np.uint8], b: NDArray[np.uint8], lpips: Callable[[Tensor, Tensor], Tensor] | None = None
+) -> dict[str, float]:
     """All that can be measured of two pictures (height, width, 3).
+
+    Args:
+        lpips: a metric of pictures (1, 3, height, width) in 0..1.
 
     Returns:
         "psnr"; "msssim" unless a side is below `SMALLEST`; "lpips" if that metric is given.
     """
-    from codec.training.photos import to_tensor
-
     found = {"psnr": psnr(a, b)}
     if min(a.shape[:2]) >= SMALLEST:
         found["msssim"] = ms_ssim(a, b)
     if lpips:
         with torch.inference_mode():
-            found["lpips"] = float(lpips(to_tensor([a]), to_tensor([b])))
+            found["lpips"] = float(lpips(*(to_tensor([x], torch.device("cpu")) for x in (a, b))))
     return found
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from io import BytesIO
 from pathlib import Path
 
@@ -53,3 +55,20 @@ def test_small_pictures_have_no_ms_ssim() -> None:
     assert set(measure(a, a)) == {"psnr"}
     with pytest.raises(ValueError, match="161 x 161 at least, not 400 x 160"):
         ms_ssim(a, a)
+
+
+def test_codec_needs_no_pillow_but_for_trainings() -> None:
+    code = """
+import pkgutil, sys
+sys.modules["PIL"] = None
+import codec
+for module in pkgutil.walk_packages(codec.__path__, "codec."):
+    if not module.name.startswith("codec.training"):
+        __import__(module.name)
+import numpy
+from codec.metrics import measure
+picture = numpy.zeros((8, 8, 3), numpy.uint8)
+assert measure(picture, picture, lambda a, b: (a - b).sum()) == {"psnr": 100, "lpips": 0}
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,8 +1,10 @@
-"""The trainings: they run, resume, learn, and export what the package uses."""
+"""All trainings: they resume, learn, and export what the package uses."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,200 +13,264 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from test_transform_training import TINY, assert_same, state
 from torch import Tensor
 
 from codec.autoencoders import import_checkpoint, store
 from codec.autoencoders.autoencoder import Autoencoder
+from codec.autoencoders.errors import ModelFileError
 from codec.autoencoders.networks.residual import Config
 from codec.autoencoders.perceptual_loss import FILE
-from codec.overfit import initialisation, reference_weights
-from codec.overfit.fit import Schedule
+from codec.overfit import fit, initialisation, reference_weights
 from codec.overfit.lambda_conditioned_weights import LAST
-from codec.profiles.clric import initialisation as starts
-from codec.training import autoencoder, function, perception, prior
-from codec.training import bases as training
+from codec.profiles.clric.initialisation import universal_of
+from codec.training import bases as base_functions
+from codec.training import perception, prior, synthetic
+from codec.training.__main__ import main
+from codec.training.autoencoder import AutoencoderTask
+from codec.training.bases import FitTask, GuessTask
+from codec.training.data import HELD_OUT, Photos, as_pictures
+from codec.training.function import FunctionTask
+from codec.training.loop import CHECKPOINT, Budget, Loop, Task, read_log
 from codec.training.lpips import Lpips
-from codec.training.photos import Crops, load, to_tensor
+from codec.training.optimizers import Schedule
+from codec.training.perception import PerceptionTask
+from codec.training.transform import OFTEN, TransformTask
+from codec.training.weights import whole
 
 SAMPLE = Path(__file__).parent.parent / "samples" / "coffee.png"
+SHIPPED = reference_weights.FILE.parent
+# As wide as Muon takes it, in other respects tiny.
+NETWORK = Config(latent=4, fine=32, coarse=32, encoder=(1, 1), decoder=(1, 1))
 
 
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    with Image.open(SAMPLE) as image:
-        for left in (0, 96):
-            image.convert("RGB").crop((left, 0, left + 96, 80)).save(folder / f"{left}.png")
-    return folder
-
-
-@pytest.fixture
-def large_photos(tmp_path: Path) -> Path:
-    folder = tmp_path / "large"
-    folder.mkdir()
-    with Image.open(SAMPLE) as image:
-        for left in (0, 200):
-            image.convert("RGB").crop((left, 0, left + 200, 200)).save(folder / f"{left}.png")
-    return folder
-
-
-def test_both_stages_resume_and_export(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "CYCLE", Schedule(warm_up=0, main=3, settle=0))
-    checkpoint, exported = tmp_path / "state.pt", tmp_path / "exported"
-    exported.mkdir()
-
-    def run(stage: str, length: int) -> None:
-        arguments = f"--images {photos} --checkpoint {checkpoint} --stage {stage} --minutes 5 --length {length}"
-        arguments += f" --size 64 --batch 1 --export {exported}"
-        result = CliRunner().invoke(training.main, arguments.split(), catch_exceptions=False)
-        assert result.exit_code == 0, result.output
-
-    for stage, length, done in (
-        ("guess", 2, {"guess": 2, "fit": 0}),
-        ("guess", 4, {"guess": 4, "fit": 0}),
-        ("fit", 1, {"guess": 4, "fit": 1}),
-        ("fit", 2, {"guess": 4, "fit": 2}),
-    ):
-        run(stage, length)
-        assert torch.load(checkpoint, weights_only=True)["done"] == done
-    for file in (reference_weights.FILE, initialisation.FILE):
-        trained, shipped = load_file(exported / file.name), load_file(file)
-        assert {k: (v.shape, v.dtype) for k, v in trained.items()} == {
-            k: (v.shape, v.dtype) for k, v in shipped.items()
-        }
-
-
-def test_training_lowers_the_cost(photos: Path) -> None:
-    trainer = training.Trainer(64, "cpu")
-    crops = Crops(load(sorted(photos.iterdir()), 64), 64, np.random.default_rng(0)).draw(2)
-    costs = [trainer.guess(crops).sum() for _ in range(40)]
-    assert costs[-1] < 0.9 * costs[0]
-
-
-@pytest.fixture
-def lpips(tmp_path: Path) -> Path:
-    """Weights in the shape of LPIPS: random ones, which make a distance all the same."""
+def random_lpips() -> Lpips:
+    """Random weights, which make a distance all the same."""
     torch.manual_seed(0)
     metric = Lpips()
     weights = {name: w.abs() + 0.1 if name.startswith("lin") else w for name, w in metric.state_dict().items()}
-    save_file(weights, tmp_path / "lpips.safetensors")
-    return tmp_path / "lpips.safetensors"
+    metric.load_state_dict(weights)
+    return metric
 
 
-def test_lpips_is_a_distance(lpips: Path) -> None:
-    metric = Lpips.load(lpips)
+@dataclass
+class Material:
+    """What tiny trainings are made of."""
+
+    photos: Photos
+    held_out: Tensor
+    lpips: Lpips
+
+
+@pytest.fixture
+def material() -> Material:
+    with Image.open(SAMPLE) as image:
+        picture = np.asarray(image.convert("RGB").crop((100, 100, 228, 196)))
+    drawing = synthetic.draw(80, np.random.default_rng(0))
+    photos = Photos(np.concatenate([picture.ravel(), drawing.ravel()]), ((96, 128), (80, 80)))
+    held_out = as_pictures(torch.from_numpy(picture[None, :64, :64].copy()))
+    return Material(photos, held_out, random_lpips())
+
+
+TASKS: dict[str, Callable[[Material], Task]] = {
+    "transform": lambda m: TransformTask(TINY, m.photos),
+    "autoencoder": lambda m: AutoencoderTask(m.photos, m.held_out, m.lpips, NETWORK, 64, 2),
+    "function": lambda m: FunctionTask(m.photos, m.held_out, m.lpips, store.load("base"), 64, 2),
+    "perception": lambda m: PerceptionTask(m.photos, m.lpips, store.load("base"), 64, 2),
+    "bases, first stage": lambda m: GuessTask(m.photos, 64, 2),
+    "bases, second stage": lambda m: FitTask(m.photos, SHIPPED, 64, 2),
+}
+
+
+def shorten(cycle: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base_functions, "CYCLE", fit.Schedule(warm_up=0, main=cycle, settle=0))
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_resumed_is_the_same_as_uninterrupted_bit_by_bit(
+    name: str, material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shorten(5, monkeypatch)  # so that one is interrupted, and another one begins
+    length = OFTEN + 1  # so that the transform has a batch of larger crops
+    make, schedule = TASKS[name], Schedule(1e-3, 2)
+    whole = Loop(make(material), tmp_path / "whole", schedule)
+    whole.run(Budget(iterations=length))
+    for stop in (3, length):
+        torch.rand(stop)  # which must not matter
+        resumed = Loop(make(material), tmp_path / "resumed", schedule)
+        resumed.run(Budget(iterations=stop), workers=2)
+    assert whole.progress.iteration == length
+    assert_same(state(whole), state(resumed))
+
+
+@pytest.mark.parametrize(
+    ("name", "rate", "iterations", "bound"),
+    [
+        ("autoencoder", 1e-3, 25, 0.8), ("function", 3e-3, 15, 0.95),
+        ("perception", 1e-3, 15, 0.5), ("perception, not apart", 1e-3, 15, 0.5), ("bases, first stage", 3e-3, 30, 0.9),
+        ("bases, second stage", 3e-3, 15, 0.95),
+    ],
+)  # fmt: skip
+def test_learns(
+    name: str, rate: float, iterations: int, bound: float, material: Material, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The loss of a batch is less after this was learnt for a while."""
+    shorten(iterations, monkeypatch)
+    if "not apart" in name:
+        monkeypatch.setattr(perception, "APART", 0)
+    task = TASKS[name.removesuffix(", not apart")](material)
+    batch = task.batch(0, 0)
+    monkeypatch.setattr(task, "batch", lambda *_: batch)
+    loop = Loop(task, tmp_path, Schedule(rate, 1))
+
+    def loss(iteration: int) -> float:
+        torch.manual_seed(0)
+        with torch.no_grad():
+            return task.loss(batch, iteration)[0].item()
+
+    before = loss(0)
+    loop.run(Budget(iterations=iterations))
+    assert loss(iterations - 1) < bound * before
+
+
+def test_differences_are_worth_no_less_than_nothing(material: Material, tmp_path: Path) -> None:
+    task = TASKS["perception"](material)
+    assert isinstance(task, PerceptionTask)
+    with torch.no_grad():
+        for importance in task.model.importance:
+            importance.fill_(1e-9)
+    Loop(task, tmp_path, Schedule(1e-2, 1)).run(Budget(iterations=2))
+    least = [importance.min().item() for importance in task.model.importance]
+    assert min(least) == 0
+
+
+class TestCommand:
+    """Trainings from the command line, each resumed once, and what they export."""
+
+    @pytest.fixture
+    def data(self, tmp_path: Path) -> Path:
+        folder = tmp_path / "data" / "some"
+        folder.mkdir(parents=True)
+        for i in range(HELD_OUT + 2):
+            Image.fromarray(synthetic.draw(72, np.random.default_rng(i))).save(folder / f"{i}.png")
+        return tmp_path / "data"
+
+    @pytest.fixture
+    def lpips(self, tmp_path: Path) -> Path:
+        save_file(random_lpips().state_dict(), tmp_path / "lpips.safetensors")
+        return tmp_path / "lpips.safetensors"
+
+    def run(self, *arguments: object) -> Result:
+        return CliRunner().invoke(main, [*map(str, arguments)])
+
+    def train(self, name: str, data: Path, folder: Path, exported: Path, *more: object) -> None:
+        """Train twice for an iteration or more."""
+        shared = ("--hours", 1e-7, "--checkpoint", folder, "--data", data, "--device", "cpu", "--export", exported)
+        for done in (1, 2):
+            result = self.run(name, *shared, "--side", 64, "--batch", 1, "--validate", done - 1, *more)
+            assert result.exit_code == 0, result.output
+            assert torch.load(folder / CHECKPOINT, weights_only=True)["iteration"] == done
+        with Image.open(folder / "curves.png") as plot:
+            assert min(plot.size) > 200
+
+    def test_autoencoder(self, data: Path, lpips: Path, tmp_path: Path) -> None:
+        path, folder = tmp_path / "mine.safetensors", tmp_path / "run"
+        self.train("autoencoder", data, folder, path, "--lpips", lpips, "--latent", 5)
+        trained = Autoencoder(import_checkpoint.read(path), torch.device("cpu"))
+        assert (trained.model.name, trained.channels) == ("mine", 5)
+        assert trained.encode(torch.rand(1, 3, 64, 64)).shape == (1, 5, 8, 8)
+        figures = read_log(folder)[-1]["validation"]
+        assert figures.keys() == {"not quantised", "lambda 0.02", "lambda 0.1", "lambda 0.5"}
+        assert figures["lambda 0.02"]["bpp"] > figures["lambda 0.5"]["bpp"] > 0
+
+    def test_function(self, data: Path, lpips: Path, tmp_path: Path) -> None:
+        path, folder = tmp_path / "mine.safetensors", tmp_path / "run"
+        self.train("function", data, folder, path, "--lpips", lpips)
+        trained, before = import_checkpoint.read(path), store.load("base")
+        assert trained.name == "mine"
+        assert trained.prefix != before.prefix
+        assert all(torch.equal(trained.networks[name], w) for name, w in before.networks.items())
+        universal = universal_of(trained)
+        spec = universal.spec(8, 8, 16)
+        assert {name: w.shape for name, w in universal.weights(300).items()} == spec.weight_shapes
+        assert (universal.step(1) < universal.step(LAST)).all()
+        figures = read_log(folder)[-1]["validation"]
+        assert figures["lambda 0.02"]["bpp"] > figures["lambda 0.5"]["bpp"] > 0
+
+    def test_perception(self, data: Path, lpips: Path, tmp_path: Path) -> None:
+        path = tmp_path / "mine.safetensors"
+        self.train("perception", data, tmp_path / "run", path, "--lpips", lpips)
+        self.assert_alike(path, FILE)
+
+    def test_bases(self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        shorten(3, monkeypatch)
+        first, second = tmp_path / "first", tmp_path / "second"
+        self.train("bases", data, tmp_path / "run1", first)
+        self.train("bases", data, tmp_path / "run2", second, "--start", first)
+        for file in (reference_weights.FILE, initialisation.FILE):
+            self.assert_alike(first / file.name, file)
+            self.assert_alike(second / file.name, file)
+        analyses = [(folder / initialisation.FILE.name).read_bytes() for folder in (first, second)]
+        assert analyses[0] == analyses[1]
+        assert (
+            load_file(first / reference_weights.FILE.name).keys()
+            == load_file(second / reference_weights.FILE.name).keys()
+        )
+        refused = self.run("bases", "--hours", 1, "--checkpoint", tmp_path / "run2", "--data", data, "--side", 64)
+        assert "was trained with task bases, second stage, not bases, first stage" in refused.output
+
+    def assert_alike(self, path: Path, shipped: Path) -> None:
+        """Both have the same names, shapes and types."""
+        a, b = ({name: (w.shape, w.dtype) for name, w in load_file(file).items()} for file in (path, shipped))
+        assert a == b
+
+    def test_lists_what_can_be_trained(self) -> None:
+        for arguments in ((), ("--help",)):
+            output = self.run(*arguments).output
+            assert all(name in output for name in ("autoencoder", "bases", "function", "perception", "transform"))
+
+    def test_says_what_is_wrong(self, data: Path, lpips: Path, tmp_path: Path) -> None:
+        shared = ("--hours", 1, "--checkpoint", tmp_path / "run", "--data", data)
+        for arguments, message in (
+            (("autoencoder", "--lpips", lpips, "--side", 128), "none of 20 photos held out has 128 pixels"),
+            (("autoencoder", "--lpips", lpips, "--side", 64, "--latent", 999), "latent must be a whole number from 1"),
+            (("perception", "--lpips", lpips, "--side", 128), "none of 2 photos has 128 pixels"),
+            (("perception", "--lpips", lpips, "--side", 64, "--model", "none"), "there is no model 'none'"),
+            (("bases", "--side", 72), "must be a multiple of 16, 64 at least, not 72"),
+            (("bases", "--side", 64, "--export", SHIPPED), "files depend on what is in"),
+            (("bases", "--side", 64, "--start", tmp_path), "functions.safetensors is not a whole safetensors file"),
+        ):
+            result = self.run(*arguments, *shared)
+            assert result.exit_code in (1, 2)
+            assert message in " ".join(result.output.split()), result.output
+
+
+def test_weights_that_files_cannot_hold_are_refused() -> None:
+    assert whole({"a": torch.tensor([7.9, -1.0])})["a"].tolist() == [32358, -4096]
+    for value in (8.0, -8.0, math.nan):
+        with pytest.raises(ValueError, match="weights b are not all within 8, more than a file can hold"):
+            whole({"a": torch.zeros(2), "b": torch.tensor([0.0, value])})
+
+
+def test_weights_of_another_shape_start_nothing(tmp_path: Path, material: Material) -> None:
+    for file in (reference_weights.FILE, initialisation.FILE):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = load_file(reference_weights.FILE)
+    save_file(
+        {**weights, "arm.output": weights["arm.output"][:, :1].contiguous()}, tmp_path / reference_weights.FILE.name
+    )
+    with pytest.raises(ModelFileError, match=r"functions.safetensors does not fit its kind: weights arm.output are"):
+        FitTask(material.photos, tmp_path, 64, 2)
+
+
+def test_lpips_is_a_distance(tmp_path: Path) -> None:
+    save_file(random_lpips().state_dict(), tmp_path / "lpips.safetensors")
+    metric = Lpips.load(tmp_path / "lpips.safetensors")
     a, b = torch.rand(2, 1, 3, 64, 80)
     assert metric(a, a).item() == 0
     assert metric(a, b).item() == pytest.approx(metric(b, a).item())
     assert metric(a, (a + b) / 2).item() < metric(a, b).item()
-
-
-def test_autoencoder_resumes_exports_and_plots(large_photos: Path, tmp_path: Path, lpips: Path) -> None:
-    checkpoint = tmp_path / "state.pt"
-
-    def run(*more: str) -> Result:
-        arguments = f"--images {large_photos} --lpips {lpips} --checkpoint {checkpoint} --minutes 5 --size 64 --batch 2"
-        return CliRunner().invoke(
-            autoencoder.main, [*arguments.split(), "--latent", "5", *more], catch_exceptions=False
-        )
-
-    for length in (2, 3):
-        result = run("--length", str(length))
-        assert result.exit_code == 0, result.output
-        state = torch.load(checkpoint, weights_only=True)
-        assert state["done"] == length
-        assert {row["iteration"] for row in state["history"]} == set(range(2, length + 1))
-    files = tmp_path / "mine.safetensors", tmp_path / "curves.png"
-    assert run("--length", "3", "--export", str(files[0]), "--plot", str(files[1])).exit_code == 0
-    with Image.open(files[1]) as plot:
-        assert min(plot.size) > 200
-    trained = Autoencoder(import_checkpoint.read(files[0]), torch.device("cpu"))
-    assert (trained.model.name, trained.channels) == ("mine", 5)
-    assert trained.encode(torch.rand(1, 3, 64, 64)).shape == (1, 5, 8, 8)
-    assert "too few photos" in run("--size", "300").output
-
-
-def test_autoencoder_learns(lpips: Path) -> None:
-    trainer = autoencoder.Trainer(Config(latent=8), lpips, "cpu")
-    with Image.open(SAMPLE) as image:
-        photo = np.asarray(image.convert("RGB").crop((100, 100, 228, 228)).resize((64, 64)))
-    losses = [trainer.step(to_tensor([photo, photo]), 1e-3, 0.01).item() for _ in range(25)]
-    assert losses[-1] < 0.8 * losses[0]
-
-
-def test_universal_function_resumes_and_exports(large_photos: Path, tmp_path: Path, lpips: Path) -> None:
-    checkpoint, exported = tmp_path / "state.pt", tmp_path / "mine.safetensors"
-
-    def run(*more: str) -> Result:
-        arguments = f"--images {large_photos} --lpips {lpips} --checkpoint {checkpoint} --minutes 5 --batch 2"
-        return CliRunner().invoke(function.main, [*arguments.split(), *more], catch_exceptions=False)
-
-    for length in (1, 2):
-        result = run("--size", "64", "--length", str(length), "--export", str(exported))
-        assert result.exit_code == 0, result.output
-        assert torch.load(checkpoint, weights_only=True)["done"] == length
-    assert "lambda 0.1" in result.output
-    trained, before = import_checkpoint.read(exported), store.load("base")
-    assert trained.name == "mine"
-    assert trained.prefix != before.prefix
-    assert all(torch.equal(trained.networks[name], w) for name, w in before.networks.items())
-    universal = starts.universal_of(trained)
-    spec = universal.spec(8, 8, 16)
-    assert {name: w.shape for name, w in universal.weights(300).items()} == spec.weight_shapes
-    assert (universal.step(1) < universal.step(LAST)).all()
-    assert "too few photos" in run("--size", "300").output
-
-
-def test_universal_function_learns(lpips: Path) -> None:
-    trainer = function.Trainer("base", lpips, 64, "cpu")
-    with Image.open(SAMPLE) as image:
-        photo = np.asarray(image.convert("RGB"))[100:164, 100:164]
-    pictures, lambdas = to_tensor([photo, photo]), torch.tensor((0.05, 0.5))
-
-    def cost() -> float:
-        with torch.no_grad():
-            distortion, bits = trainer.code(trainer.knots, pictures, lambdas)
-        return float((distortion + lambdas * bits).sum())
-
-    before = cost()
-    for _ in range(15):
-        trainer.step(pictures, 3e-3)
-    assert cost() < 0.95 * before
-
-
-def test_perception_resumes_and_exports(large_photos: Path, tmp_path: Path, lpips: Path) -> None:
-    checkpoint, exported = tmp_path / "state.pt", tmp_path / "mine.safetensors"
-
-    def run(*more: str) -> Result:
-        arguments = f"--images {large_photos} --lpips {lpips} --checkpoint {checkpoint} --minutes 5 --batch 1"
-        return CliRunner().invoke(perception.main, [*arguments.split(), *more], catch_exceptions=False)
-
-    for length in (1, 2):
-        result = run("--size", "64", "--length", str(length), "--export", str(exported))
-        assert result.exit_code == 0, result.output
-        assert torch.load(checkpoint, weights_only=True)["done"] == length
-    trained, shipped = load_file(exported), load_file(FILE)
-    assert {k: (v.shape, v.dtype) for k, v in trained.items()} == {k: (v.shape, v.dtype) for k, v in shipped.items()}
-    assert "no photos" in run("--size", "300").output
-
-
-@pytest.mark.parametrize("apart", [True, False])
-def test_perception_learns(lpips: Path, apart: bool) -> None:
-    trainer = perception.Trainer("base", lpips, "cpu")
-    with Image.open(SAMPLE) as image:
-        photo = np.asarray(image.convert("RGB"))[100:164, 100:164]
-    pictures = to_tensor([photo])
-    views = trainer.views(pictures)
-
-    def losses() -> Tensor:
-        with torch.no_grad():
-            return trainer.losses(views, apart=apart)
-
-    before = losses()
-    for _ in range(15):
-        trainer.step(pictures, 1e-3, apart=apart)
-    assert losses().sum() < 0.5 * before.sum()
 
 
 class TestPrior:

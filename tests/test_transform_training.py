@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from torch import Tensor
 
+from codec.autoencoders.errors import ModelFileError
 from codec.autoencoders.networks import transform as networks
 from codec.autoencoders.networks.transform import Config
 from codec.training import __main__ as command
@@ -23,7 +24,7 @@ from codec.training.data import HELD_OUT, Photos, crop, find_benchmark, find_pho
 from codec.training.loop import CHECKPOINT, DECAYED, Budget, Loop, read_log
 from codec.training.losses import squared_error, structural_error
 from codec.training.optimizers import MuonAndAdam, Schedule
-from codec.training.transform import OFTEN, Settings, TransformTask, export
+from codec.training.transform import Settings, TransformTask, export
 from codec.training.validation import Validation
 
 SAMPLE = Path(__file__).parent.parent / "samples" / "coffee.png"
@@ -72,17 +73,6 @@ def assert_same(a: Any, b: Any) -> None:
 
 
 class TestLoop:
-    def test_resumed_is_the_same_as_uninterrupted_bit_by_bit(self, photos: Photos, tmp_path: Path) -> None:
-        length = OFTEN + 1  # so that there is a batch of larger crops
-        whole = Loop(TransformTask(TINY, photos), tmp_path / "whole", SCHEDULE)
-        whole.run(Budget(iterations=length))
-        for stop in (3, length):
-            torch.rand(stop)  # which must not matter
-            resumed = Loop(TransformTask(TINY, photos), tmp_path / "resumed", SCHEDULE)
-            resumed.run(Budget(iterations=stop), workers=2)
-        assert whole.progress.iteration == length
-        assert_same(state(whole), state(resumed))
-
     def test_learns_and_logs(self, photos: Photos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("codec.training.loop.LOGGED", 20)
 
@@ -114,9 +104,9 @@ class TestLoop:
 
     def test_signals_end_it_after_the_iteration(self, photos: Photos, tmp_path: Path) -> None:
         class Stopped(TransformTask):
-            def loss(self, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            def loss(self, batch: Tensor, iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
                 os.kill(os.getpid(), signal.SIGTERM)
-                return super().loss(batch)
+                return super().loss(batch, iteration)
 
         Loop(Stopped(TINY, photos), tmp_path / "run", SCHEDULE).run(Budget(iterations=100))
         assert Loop(TransformTask(TINY, photos), tmp_path / "run", SCHEDULE).progress.iteration == 1
@@ -180,6 +170,31 @@ def test_optimizer_refuses_kernels_that_it_could_only_copy() -> None:
     kernel = torch.nn.Parameter(torch.randn(8, 4, 3, 3).to(memory_format=torch.channels_last))
     with pytest.raises(ValueError, match="contiguous kernels"):
         MuonAndAdam([kernel], [kernel])
+
+
+def test_optimizer_trains_kernels_that_are_contiguous_in_either_order() -> None:
+    kernel = torch.nn.Parameter(torch.randn(8, 4, 1, 1).to(memory_format=torch.channels_last))
+    before, optimizer = kernel.detach().clone(), MuonAndAdam([kernel], [kernel])
+    kernel.square().sum().backward()
+    optimizer.step(1e-3)
+    assert not torch.equal(kernel, before)
+
+
+def test_optimizer_refuses_to_train_where_kernels_were_once() -> None:
+    kernel = torch.nn.Parameter(torch.randn(8, 4, 3, 3))
+    optimizer = MuonAndAdam([kernel], [kernel])
+    kernel.data = kernel.data.to(memory_format=torch.channels_last)  # as a module's `to` does it
+    kernel.square().sum().backward()
+    with pytest.raises(RuntimeError, match="no more where it was when its optimizer was made"):
+        optimizer.step(1e-3)
+
+
+def test_optimizer_needs_a_torch_with_muon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.optim, "Muon")
+    kernel = torch.nn.Parameter(torch.randn(8, 4))
+    with pytest.raises(ImportError, match=r"needs torch 2.9 or newer, not .*: pip install 'pillow-clric\[training\]'"):
+        MuonAndAdam([kernel], [kernel])
+    MuonAndAdam([], [kernel])
 
 
 class TestData:
@@ -304,3 +319,16 @@ def test_exported_weights_start_another_training(photos: Photos, tmp_path: Path)
     assert started.keys() == loop.average.keys()
     for name, tensor in loop.average.items():
         assert torch.equal(started[name], tensor.half().float())
+
+
+def test_weights_of_another_shape_start_nothing(photos: Photos, tmp_path: Path) -> None:
+    loop, path = Loop(TransformTask(TINY, photos), tmp_path / "run", SCHEDULE), tmp_path / "weights.safetensors"
+    export(TINY.network, loop.average, path)
+    wider = replace(TINY, network=replace(TINY.network, latent=16))
+    with pytest.raises(
+        ModelFileError, match=r"weights.safetensors does not fit its kind: weights prior\..* are .*, not "
+    ):
+        TransformTask(wider, photos, weights=path)
+    path.write_bytes(b"no weights")
+    with pytest.raises(ModelFileError, match="not a whole safetensors file"):
+        TransformTask(TINY, photos, weights=path)

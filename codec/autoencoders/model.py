@@ -124,6 +124,19 @@ def check(model: Model, source: str) -> None:
             raise ModelFileError(f"{source} is damaged: its weights {name} hold values that are no finite numbers")
 
 
+def check_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str) -> None:
+    """Refuse weights that are not those that networks have, by name and shape.
+
+    Raises:
+        ModelFileError: says which of `source` is the first that does not fit.
+    """
+    wanted, found = ({name: tuple(tensor.shape) for name, tensor in side.items()} for side in (expected, tensors))
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            shapes = (str(side.get(name, "none")) for side in (found, wanted))
+            raise ModelFileError("{} does not fit its kind: weights {} are {}, not {}".format(source, name, *shapes))
+
+
 def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Metadata and tensors of a safetensors file.
 

@@ -20,6 +20,7 @@ from codec.autoencoders import hub
 from codec.autoencoders.errors import MissingModelError, ModelError, ModelFileError
 from codec.autoencoders.zoo import CATALOGUE, Progress, download
 from codec.container import MODEL_BYTES
+from codec.files import replacing
 
 if TYPE_CHECKING:
     from codec.autoencoders.model import Model
@@ -164,15 +165,9 @@ def _keep(model: Model) -> Entry:
             return entry
         if entry.name == model.name:
             raise ModelError(f"another model is called {model.name} ({entry.prefix}): give this one another name")
-    place = folder()
-    place.mkdir(parents=True, exist_ok=True)
-    path = place / f"{model.name}@{prefix}.safetensors"
-    temporary = place / f".{path.name}.{os.getpid()}.tmp"
-    try:
+    path = folder() / f"{model.name}@{prefix}.safetensors"
+    with replacing(path) as temporary:
         files.write(model, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return Entry(model.name, prefix, path)
 
 

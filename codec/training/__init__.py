@@ -1,1 +1,1 @@
-"""How the weights that ship with the package were trained; every script resumes from its checkpoint."""
+"""How the weights that ship with the package were trained: `python -m codec.training` lists what can be."""

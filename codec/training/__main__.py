@@ -2,96 +2,189 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import reduce, wraps
 from pathlib import Path
+from typing import Any
 
 import click
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
+import codec
+from codec.autoencoders import store
+from codec.autoencoders.errors import ModelError
+from codec.autoencoders.networks import residual
 from codec.autoencoders.networks.transform import Config
 from codec.device import resolve
-from codec.metrics import SMALLEST
 from codec.training import plots
-from codec.training.data import Photos, find_benchmark, find_photos, read_rgb
-from codec.training.loop import Budget, Loop
-from codec.training.optimizers import Schedule
-from codec.training.transform import Settings, TransformTask, export
-from codec.training.validation import Validation, middle
+from codec.training.autoencoder import AutoencoderTask
+from codec.training.bases import FitTask, GuessTask
+from codec.training.data import Photos, find_photos, load_photos
+from codec.training.function import FunctionTask
+from codec.training.loop import Budget, Loop, Task
+from codec.training.lpips import Lpips
+from codec.training.perception import PerceptionTask
+from codec.training.transform import Settings, TransformTask
+from codec.training.validation import photos_and_validation
 
-BENCHMARK = ("kodim04", "kodim05", "kodim15", "kodim19", "kodim21", "kodim23")
-MIDDLE = 384  # side of what is taken of a held-out photo, as validations take time
+Command = Callable[..., Any]
+PATH, FILE = click.Path(path_type=Path), click.Path(exists=True, path_type=Path)
+SIDES = 16  # divides all sides of crops
+
+
+def _not_ours(context: click.Context, option: click.Parameter, path: Path | None) -> Path | None:
+    """Refuse to write into the package."""
+    package = Path(codec.__file__).parent
+    if path is not None and path.resolve().is_relative_to(package):
+        raise click.BadParameter(f"files depend on what is in {package}, which must not change: write to another place")
+    return path
+
+
+SHARED = (
+    click.option("--hours", type=float, required=True, help="How long to train now, by the clock."),
+    click.option("--checkpoint", type=PATH, required=True, help="Folder of the training."),
+    click.option(
+        "--data", type=PATH, default=Path("data"), show_default=True,
+        help="Folder with folders of photos; those in one named kodak are never trained on.",
+    ),
+    click.option(
+        "--decay", type=int, metavar="N", help="Let the learning rate fall to zero in N iterations, and stop."
+    ),
+    click.option("--export", "exported", type=PATH, callback=_not_ours, help="Write the averaged weights here."),
+    click.option("--learning-rate", type=float, help="Where it stays, if not at what this training is known to need."),
+    click.option("--validate", type=float, default=0.5, show_default=True, help="Hours between validations; 0: none."),
+    click.option("--device", default="auto", show_default=True),
+    click.option("--threads", type=int, help="Of the CPU; all by default."),
+    click.option("--seed", type=int, default=0, show_default=True),
+)  # fmt: skip
+
+lpips = click.option("--lpips", type=FILE, required=True, help="Weights of LPIPS.")
+model = click.option("--model", default="base", show_default=True, help="Its name, or a file or folder.")
+
+
+def crops(side: int, count: int) -> Callable[[Command], Command]:
+    """Options for the side of crops and how many there are at once, with these defaults."""
+
+    def check(context: click.Context, option: click.Parameter, value: int) -> int:
+        if value < 4 * SIDES or value % SIDES:
+            raise click.BadParameter(f"must be a multiple of {SIDES}, {4 * SIDES} at least, not {value}")
+        return value
+
+    options = (
+        click.option("--batch", type=click.IntRange(1), default=count, show_default=True, help="Crops at once."),
+        click.option("--side", type=int, default=side, show_default=True, callback=check, help="Of the crops."),
+    )
+    return lambda command: reduce(lambda made, option: option(made), options, command)
 
 
 @click.group()
 def main() -> None:
-    """Train what the package ships. Every training resumes from the checkpoint in its folder."""
+    """Train what the package ships, from photos.
+
+    Every training resumes from the checkpoint in its folder, which then holds checkpoint.pt, log.jsonl and curves.png,
+    too. Trainings need the extra `training`, and some hundred photos or more, PNG, AVIF or whatever Pillow reads, in
+    folders below --data. 20 of them are held out for validation.
+    """
 
 
-@main.command()
-@click.option("--hours", type=float, required=True, help="How long to train now, by the clock.")
-@click.option("--checkpoint", type=click.Path(path_type=Path), required=True, help="Folder of the training.")
-@click.option(
-    "--data", type=click.Path(path_type=Path), default=Path("data"), show_default=True,
-    help="Folder with folders of photos; those in one named kodak are never trained on.",
-)  # fmt: skip
-@click.option("--decay", type=int, metavar="N", help="Let the learning rate fall to zero in N iterations, and stop.")
-@click.option(
-    "--start", type=click.Path(exists=True, path_type=Path), help="Weights of an earlier export to start from."
-)
-@click.option("--export", "exported", type=click.Path(path_type=Path), help="Write the averaged weights to this file.")
-@click.option("--learning-rate", type=float, default=1.2e-3, show_default=True)
-@click.option("--batch", type=int, default=8, show_default=True, help="Crops at once.")
-@click.option("--validate", type=float, default=0.5, show_default=True, help="Hours between validations; 0 for none.")
-@click.option("--device", default="auto", show_default=True)
-@click.option("--threads", type=int, help="Of the CPU; all by default.")
-@click.option("--seed", type=int, default=0, show_default=True)
-def transform(
-    hours: float, checkpoint: Path, data: Path, decay: int | None, start: Path | None, exported: Path | None,
-    learning_rate: float, batch: int, validate: float, device: str, threads: int | None, seed: int,
-) -> None:  # fmt: skip
+def training(make: Callable[..., Task]) -> click.Command:
+    """The command of a training.
+
+    Args:
+        make: a function that makes the task from --data, a folder for a cache, and options of its own.
+    """
+
+    @wraps(make)
+    def run(
+        hours: float, checkpoint: Path, data: Path, decay: int | None, exported: Path | None,
+        learning_rate: float | None, validate: float, device: str, threads: int | None, seed: int, **own: Any,
+    ) -> None:  # fmt: skip
+        if threads:
+            torch.set_num_threads(threads)
+        with _told():
+            task = make(data, checkpoint / "cache", **own)
+            schedule = task.schedule if learning_rate is None else replace(task.schedule, rate=learning_rate)
+            loop = Loop(task, checkpoint, schedule, resolve(device), seed, decay)
+        loop.run(Budget(hours=hours), validate or None, workers=max(1, torch.get_num_threads() // 2))
+        with _told():
+            if exported:
+                loop.export(exported)
+            plots.draw(checkpoint, checkpoint / "curves.png")
+
+    return main.command()(reduce(lambda made, option: option(made), reversed(SHARED), run))
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """End the command with the message of an error that says what to do."""
+    try:
+        yield
+    except (ModelError, ImportError, OSError, RuntimeError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+@training
+@crops(Settings.side, Settings.batch)
+@click.option("--start", type=FILE, help="Weights of an earlier export to start from.")
+def transform(data: Path, cache: Path, side: int, batch: int, start: Path | None) -> Task:
     """Train the learned transform.
 
-    Needs some hundred photos or more, PNG, AVIF or whatever Pillow reads, in folders below --data, and the extra
-    `training`. 20 of them are held out for validation; if there is a folder kodak with Kodak's photos, six of these are
-    validated with, too. The folder of the training then holds checkpoint.pt, log.jsonl, curves.png, and sheets of
-    pictures beside AVIF at equal size.
+    If there is a folder kodak with Kodak's photos, six of these are validated with, too. The folder of the training
+    then holds sheets of pictures beside AVIF at equal size.
     """
-    if threads:
-        torch.set_num_threads(threads)
-    settings = Settings(Config(), batch=batch)
-    try:
-        photos, validation = photos_and_validation(data, checkpoint / "cache", settings.side)
-    except FileNotFoundError as error:
-        raise click.ClickException(str(error)) from error
+    settings = Settings(Config(), side, batch)
+    photos, validation = photos_and_validation(data, cache, side)
     counts = ", ".join(f"{len(found)} {label}" for label, found in validation.sets.items())
     click.echo(f"{data}: {len(photos)} photos to train on; to validate with: {counts}")
-    task = TransformTask(settings, photos, validation, start)
-    try:
-        loop = Loop(task, checkpoint, Schedule(learning_rate, 500), resolve(device), seed, decay)
-    except ValueError as error:
-        raise click.ClickException(str(error)) from error
-    loop.run(Budget(hours=hours), validate or None, workers=max(1, torch.get_num_threads() // 2))
-    if exported:
-        export(settings.network, loop.average, exported)
-    plots.draw(checkpoint, checkpoint / "curves.png")
+    return TransformTask(settings, photos, validation, start)
 
 
-def photos_and_validation(data: Path, cache: Path, side: int) -> tuple[Photos, Validation]:
-    """Photos of a folder to train on, no side of which is below `side`, and the validation with others of them.
+@training
+@crops(128, 8)
+@lpips
+@click.option("--latent", type=int, default=residual.Config.latent, show_default=True, help="Channels of the latent.")
+def autoencoder(data: Path, cache: Path, side: int, batch: int, lpips: Path, latent: int) -> Task:
+    """Train an autoencoder such as the one that ships."""
+    network = residual.Config(latent=latent)
+    return AutoencoderTask(*load_photos(data, cache, side), Lpips.load(lpips), network, side, batch)
 
-    Raises:
-        FileNotFoundError: there are too few photos.
+
+@training
+@crops(128, 8)
+@lpips
+@model
+def function(data: Path, cache: Path, side: int, batch: int, lpips: Path, model: str) -> Task:
+    """Train a model's universal function."""
+    return FunctionTask(*load_photos(data, cache, side), Lpips.load(lpips), store.load(model), side, batch)
+
+
+@training
+@crops(128, 6)
+@lpips
+@model
+def perception(data: Path, cache: Path, side: int, batch: int, lpips: Path, model: str) -> Task:
+    """Train the perceptual network, with what a model makes of photos."""
+    return PerceptionTask(_photos(data, cache, side), Lpips.load(lpips), store.load(model), side, batch)
+
+
+@training
+@crops(128, 3)
+@click.option("--start", type=FILE, help="What the first stage exported; this is the second stage, then.")
+def bases(data: Path, cache: Path, side: int, batch: int, start: Path | None) -> Task:
+    """Train the functions that fits start from, and the analysis.
+
+    --export writes both to a folder. Of the analysis, the first stage makes all that there will be; in the second, the
+    functions go on learning.
     """
-    known, held_out = find_photos(data)
-    sets = {"held out": _pictures(held_out, MIDDLE), "kodak": _pictures(find_benchmark(data, BENCHMARK))}
-    return Photos.load(known, cache, side), Validation({label: found for label, found in sets.items() if found}, cache)
+    photos = _photos(data, cache, side)
+    return GuessTask(photos, side, batch) if start is None else FitTask(photos, start, side, batch)
 
 
-def _pictures(paths: list[Path], side: int = 2**16) -> dict[str, NDArray[np.uint8]]:
-    """The middles of photos, neither side above `side`, by name, where judges can judge them."""
-    pictures = {path.stem: middle(read_rgb(path), side) for path in paths}
-    return {name: picture for name, picture in pictures.items() if min(picture.shape[:2]) >= SMALLEST}
+def _photos(data: Path, cache: Path, side: int) -> Photos:
+    """Those to train on, where none are needed to validate with."""
+    return Photos.load(find_photos(data)[0], cache, side)
 
 
 if __name__ == "__main__":

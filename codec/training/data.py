@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,9 +12,13 @@ from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
+from codec.files import replacing, write
+from codec.training.loop import Task
 from codec.training.synthetic import draw
 
 HELD_OUT = 20  # photos that validations are made with
@@ -57,12 +60,15 @@ def read_rgb(file: Path | BytesIO) -> Pixels:
         return np.asarray(image.convert("RGB"))
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all, though others may write it, too; its folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+def middle(picture: Pixels, side: int) -> Pixels:
+    """The middle of a picture (height, width, 3), neither side above `side`."""
+    top, left = (max(0, n - side) // 2 for n in picture.shape[:2])
+    return picture[top : top + side, left : left + side]
+
+
+def as_pictures(batch: Tensor) -> Tensor:
+    """(batch, h, w, 3) in 0..255 to (batch, 3, h, w) in 0..1, channels_last."""
+    return batch.permute(0, 3, 1, 2).float() / 255
 
 
 @dataclass(frozen=True)
@@ -96,25 +102,64 @@ class Photos:
         Args:
             cache: a folder for what is decoded, 3 bytes a pixel.
         """
-        cache.mkdir(parents=True, exist_ok=True)
         told = json.dumps([[path.name, path.stat().st_size] for path in paths] + [side])
         name = sha256(told.encode()).hexdigest()[:16]
         pixels, shapes = cache / f"{name}.rgb", cache / f"{name}.json"
         if not shapes.exists():
             found = []
-            temporary = pixels.with_suffix(f".{os.getpid()}.tmp")
-            with temporary.open("wb") as file:
+            with replacing(pixels) as temporary, temporary.open("wb") as file:
                 for path in paths:
                     photo = read_rgb(path)
                     if min(photo.shape[:2]) >= side:
                         file.write(photo.tobytes())
                         found.append(photo.shape[:2])
-            os.replace(temporary, pixels)
-            write_whole(shapes, json.dumps(found).encode())
+            write(shapes, json.dumps(found).encode())
         sizes = tuple((height, width) for height, width in json.loads(shapes.read_text()))
         if not sizes:
             raise FileNotFoundError(f"none of {len(paths)} photos has {side} pixels on each side: add larger ones")
         return cls(np.memmap(pixels, np.uint8, "r"), sizes)
+
+
+def load_photos(folder: Path, cache: Path, side: int) -> tuple[Photos, Tensor]:
+    """Photos of a folder to train on, no side of which is below `side`, and pictures to validate with.
+
+    Returns:
+        The photos, and the middles (count, 3, side, side) of those that are held out, in 0..1.
+
+    Raises:
+        FileNotFoundError: there are too few, or none that are large enough.
+    """
+    known, held_out = find_photos(folder)
+    middles = [middle(read_rgb(path), side) for path in held_out]
+    squares = [square for square in middles if min(square.shape[:2]) == side]
+    if not squares:
+        raise FileNotFoundError(
+            f"none of {len(held_out)} photos held out has {side} pixels on each side: add larger ones"
+        )
+    return Photos.load(known, cache, side), as_pictures(torch.from_numpy(np.stack(squares)))
+
+
+def crops(photos: Photos, side: int, count: int, *seeds: int) -> Tensor:
+    """Random squares (count, side, side, 3) in 0..255, which depend on the arguments only."""
+    generators = (np.random.default_rng([*seeds, i]) for i in range(count))
+    return torch.from_numpy(np.stack([crop(photos, side, generator) for generator in generators]))
+
+
+class PhotoTask(Task):
+    """A training from crops of photos.
+
+    Attributes:
+        photos: to train on.
+        side: of the crops.
+        count: crops at once.
+    """
+
+    def __init__(self, photos: Photos, side: int, count: int) -> None:
+        self.photos, self.side, self.count = photos, side, count
+
+    def batch(self, seed: int, iteration: int) -> Tensor:
+        """(count, side, side, 3) in 0..255"""
+        return crops(self.photos, self.side, self.count, seed, iteration)
 
 
 def crop(photos: Photos, side: int, generator: np.random.Generator) -> Pixels:

@@ -1,7 +1,4 @@
-"""Train the universal function of a model, from which every fit of its latents starts.
-
-    python -m codec.training.function --model base --images FOLDER --lpips WEIGHTS --checkpoint FILE --minutes 15 \\
-        --export FILE
+"""The universal function of a model, from which every fit of its latents starts.
 
 The autoencoder stays as it is. The loss is that of its own training, L1 + 0.3 LPIPS + lambda * bits per pixel, through
 its decoder, with the rate of the probability model that files are coded with.
@@ -10,118 +7,112 @@ its decoder, with the rate of the probability model that files are coded with.
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import click
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from codec.autoencoders import model as model_files
-from codec.autoencoders import store
-from codec.autoencoders.autoencoder import Autoencoder
-from codec.entropy.integer_arm import MAX_CONTEXTS, WEIGHT_BITS
-from codec.overfit import synthesis
-from codec.overfit.fit import rate
-from codec.overfit.function import Function, Weights
+from codec.autoencoders.autoencoder import on_device
+from codec.autoencoders.networks.transform import knot_weights
+from codec.entropy.integer_arm import MAX_CONTEXTS
+from codec.files import replacing
+from codec.overfit import fit, synthesis
+from codec.overfit.function import Function
 from codec.overfit.spec import Spec
-from codec.training import photos
+from codec.training.data import Photos, PhotoTask, as_pictures
+from codec.training.loop import Progress
 from codec.training.lpips import Lpips
-from codec.training.prior import KNOTS, LAMBDAS, draw_lambdas, knot_weights
-from codec.training.scripts import iterations, resume
+from codec.training.optimizers import MuonAndAdam, Schedule
+from codec.training.prior import KNOTS, LAMBDAS, draw_lambdas
+from codec.training.weights import Weights, whole
 
 LPIPS_WEIGHT = 0.3
-AVERAGING = 0.998  # of the weights, an iteration
-ENLARGE = 2.0
+EVALUATED = (0.02, 0.1, 0.5)  # lambdas
 STEPS = "steps"
 # Shape of the functions, but for what depends on the model.
 SHAPE: dict[str, Any] = {"spatial": 12, "hidden": 8, "residuals": 1, "separate": True, "linear": True}
 
 
-class Trainer:
-    """The universal function in the making; all that training changes is in its checkpoint."""
+class FunctionTask(PhotoTask):
+    """Training of a model's universal function from photos.
 
-    def __init__(self, model: str, lpips: Path, size: int, device: str) -> None:
-        self.device, self.size = torch.device(device), size
-        self.autoencoder = Autoencoder(store.load(model), self.device)
-        channels, side = self.autoencoder.channels, size // self.autoencoder.downscale
+    Args:
+        photos: to train on.
+        held_out: pictures (count, 3, side, side) in 0..1 to validate with.
+        lpips: weights of LPIPS.
+        autoencoder: the model.
+        side: of the crops, a multiple of the model's downscale.
+        count: crops at once.
+    """
+
+    name = "function"
+    schedule = Schedule(3e-3, 100)
+    model: Weights
+
+    def __init__(
+        self, photos: Photos, held_out: Tensor, lpips: Lpips, autoencoder: model_files.Model, side: int = 128,
+        count: int = 8,
+    ) -> None:  # fmt: skip
+        super().__init__(photos, side, count)
+        self.held_out, self.lpips, self.autoencoder = held_out, lpips, autoencoder
+        self.config = {"model": autoencoder.prefix.hex()}
+        known = on_device(autoencoder, torch.device("cpu"))
+        channels, size = known.channels, known.latent_size(side, side)
         references = min(channels - 1, MAX_CONTEXTS - SHAPE["spatial"])
         self.shape = {"features": (channels,), "references": references, **SHAPE}
-        self.spec = Spec(side, side, channels, **self.shape)
-        self.lpips = Lpips.load(lpips).to(self.device)
+        self.spec = Spec(*size, channels, **self.shape)
         torch.manual_seed(0)
         low, high = (math.log(bound / 0.1) / 2 for bound in LAMBDAS)  # a step grows with the root of lambda
         steps = torch.linspace(low, high, KNOTS)[:, None].repeat(1, channels)
-        knots = {**start(self.spec), STEPS: steps}  # of the steps, their logarithms
-        self.knots = {name: w.to(self.device).requires_grad_() for name, w in knots.items()}
-        self.average = {name: w.detach().clone() for name, w in self.knots.items()}
-        self.optimizer = torch.optim.Adam(self.knots.values(), betas=(0.9, 0.99), fused=True)
-        self.done = 0
+        self.model = Weights({**plain_weights(self.spec), STEPS: steps})  # of the steps, their logarithms
 
-    def state(self) -> dict[str, Any]:
-        return {
-            "knots": self.knots, "average": self.average, "optimizer": self.optimizer.state_dict(), "done": self.done,
-        }  # fmt: skip
+    def optimizer(self) -> MuonAndAdam:
+        return MuonAndAdam([], self.model.parameters())
 
-    def load(self, state: dict[str, Any]) -> None:
-        with torch.no_grad():
-            for name in self.knots:
-                self.knots[name].copy_(state["knots"][name])
-                self.average[name].copy_(state["average"][name])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.done = state["done"]
-
-    def step(self, pictures: Tensor, learning_rate: float) -> tuple[float, float]:
-        """One iteration; returns mean distortion and bits per pixel."""
-        pictures = pictures.to(self.device)
-        lambdas = draw_lambdas(len(pictures), self.device)
-        distortion, bits = self.code(self.knots, pictures, lambdas)
-        self.optimizer.param_groups[0]["lr"] = learning_rate
-        self.optimizer.zero_grad()
-        (distortion + lambdas * bits).mean().backward()
-        torch.nn.utils.clip_grad_norm_(self.knots.values(), 1.0)
-        self.optimizer.step()
-        self.done += 1
-        for name, w in self.knots.items():
-            self.average[name].lerp_(w.detach(), max(1 - AVERAGING, 10 / (10 + self.done)))
-        return distortion.mean().item(), bits.mean().item()
+    def loss(self, batch: Tensor, iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
+        lambdas = draw_lambdas(len(batch), batch.device)
+        distortion, bits = self.code(self.model, as_pictures(batch), lambdas)
+        figures = {"distortion": distortion.detach().mean(), "bpp": bits.detach().mean()}
+        return (distortion + lambdas * bits).mean(), figures
 
     def code(self, knots: Weights, pictures: Tensor, lambdas: Tensor) -> tuple[Tensor, Tensor]:
         """Distortion and bits per pixel (batch,) of rounded latents, with gradients passed straight through."""
-        between = knot_weights(lambdas)
-        weights = {name: torch.einsum("bk,k...->b...", between, w) for name, w in knots.items()}
+        autoencoder = on_device(self.autoencoder, pictures.device)
+        between = knot_weights(lambdas, LAMBDAS, KNOTS)
+        weights = {name: torch.einsum("bk,k...->b...", between, w) for name, w in knots.named().items()}
         steps = weights.pop(STEPS).exp()[:, :, None, None]
-        scaled = self.autoencoder.encode(pictures) / steps
+        scaled = autoencoder.encode(pictures) / steps
         grid = scaled + (scaled.round() - scaled).detach()
-        bits = rate(Function(self.spec, weights, [grid])) / self.autoencoder.downscale**2
+        bits = fit.rate(Function(self.spec, weights, [grid])) / autoencoder.downscale**2
         latents = synthesis.output([grid], weights, self.spec) * steps
-        made = self.autoencoder.decode(latents, self.size, self.size)
-        return (made - pictures).abs().mean((1, 2, 3)) + LPIPS_WEIGHT * self.lpips(made, pictures), bits
+        made = autoencoder.decode(latents, self.side, self.side)
+        seen = self.lpips.to(pictures.device)(made, pictures)
+        return (made - pictures).abs().mean((1, 2, 3)) + LPIPS_WEIGHT * seen, bits
 
-    @torch.no_grad()
-    def evaluate(self, pictures: Tensor) -> Iterator[tuple[float, float, float]]:
-        """Lambda, mean distortion and mean bits per pixel of the averaged functions on held-out crops."""
-        for number in (0.02, 0.1, 0.5):
-            lambdas = torch.full((len(pictures),), number, device=self.device)
-            distortion, bits = self.code(self.average, pictures.to(self.device), lambdas)
-            yield number, distortion.mean().item(), bits.mean().item()
+    def validate(self, model: nn.Module, progress: Progress, folder: Path) -> dict[str, Any]:
+        """Mean distortion and bits per pixel by lambda."""
+        knots, figures = cast("Weights", model), {}
+        pictures = self.held_out.to(next(model.parameters()).device)
+        for lam in EVALUATED:
+            coded = self.code(knots, pictures, pictures.new_full((len(pictures),), lam))
+            means = (round(values.mean().item(), 5) for values in coded)
+            figures[f"lambda {lam:g}"] = dict(zip(("distortion", "bpp"), means, strict=True))
+        return figures
 
-    def export(self, name: str) -> model_files.Model:
-        """The model with the averaged functions, as whole numbers in units of 2**-12."""
-        averages = {**self.average, STEPS: self.average[STEPS].exp()}
-        whole = {model_files.FUNCTION + n: (w * 2**WEIGHT_BITS).round() for n, w in averages.items()}
-        if torch.cat([w.flatten() for w in whole.values()]).abs().max() >= 2**15:
-            raise click.ClickException(f"a weight is beyond {2 ** (15 - WEIGHT_BITS)}, more than a file can hold")
-        model = self.autoencoder.model
-        tensors = {**model.networks, **{n: w.to(torch.int16).cpu() for n, w in whole.items()}}
-        return replace(model, name=name, tensors=tensors, function={"shape": self.shape, "lambdas": LAMBDAS})
+    def export(self, path: Path) -> None:
+        """Write the model with its universal function."""
+        weights = self.model.named()
+        numbers = whole({**weights, STEPS: weights[STEPS].exp()})
+        tensors = {**self.autoencoder.networks, **{model_files.FUNCTION + name: w for name, w in numbers.items()}}
+        function = {"shape": self.shape, "lambdas": LAMBDAS}
+        with replacing(path) as temporary:
+            model_files.write(replace(self.autoencoder, name=path.stem, tensors=tensors, function=function), temporary)
 
 
-def start(spec: Spec) -> Weights:
+def plain_weights(spec: Spec) -> dict[str, Tensor]:
     """Where training starts: plain rounding, and distributions that do not depend on contexts; (knots, ...) each."""
     weights = {}
     for name, shape in spec.weight_shapes.items():
@@ -134,42 +125,3 @@ def start(spec: Spec) -> Weights:
             w = torch.eye(*shape)
         weights[name] = w.repeat(KNOTS, *[1] * len(shape))
     return weights
-
-
-@click.command()
-@click.option("--model", default="base", show_default=True, help="Its name, or a file or folder.")
-@click.option("--images", type=click.Path(exists=True, path_type=Path), required=True, help="Folder of photos.")
-@click.option("--lpips", type=click.Path(exists=True, path_type=Path), required=True, help="Weights of LPIPS.")
-@click.option("--checkpoint", type=click.Path(path_type=Path), required=True, help="Resumed from, and written to.")
-@click.option("--minutes", type=float, required=True, help="How long to train now.")
-@click.option("--length", default=4000, show_default=True, help="Iterations of the whole training.")
-@click.option("--size", default=128, show_default=True, help="Side of the crops.")
-@click.option("--batch", default=8, show_default=True)
-@click.option("--learning-rate", default=3e-3, show_default=True)
-@click.option("--device", default="cpu", show_default=True)
-@click.option("--export", type=click.Path(path_type=Path), help="File for the model with its universal function.")
-def main(
-    model: str, images: Path, lpips: Path, checkpoint: Path, minutes: float, length: int, size: int, batch: int,
-    learning_rate: float, device: str, export: Path | None,
-) -> None:  # fmt: skip
-    """Train a model's universal function."""
-    start_time = time.monotonic()
-    trainer = Trainer(model, lpips, size, device)
-    resume(trainer, checkpoint)
-    train, held_out = (photos.load(paths, size) for paths in photos.split(images))
-    if not train or not held_out:
-        raise click.UsageError(f"{images} has too few photos of at least {size} pixels a side")
-    crops = photos.Crops(train, size, np.random.default_rng(trainer.done), ENLARGE)
-    validation = photos.to_tensor([photo[:size, :size] for photo in held_out])
-    for part in iterations(trainer, checkpoint, start_time + 60 * minutes, length):
-        decay = 0.505 + 0.495 * math.cos(math.pi * part)
-        trainer.step(crops.draw(batch), learning_rate * decay)
-        if trainer.done % 200 == 0 or trainer.done == length:
-            rows = [f"lambda {n}: {d:.4f}, {b:.4f} bpp" for n, d, b in trainer.evaluate(validation)]
-            click.echo(f"{trainer.done}, {time.monotonic() - start_time:.0f} s; {'; '.join(rows)}")
-    if export is not None:
-        model_files.write(trainer.export(export.stem), export)
-
-
-if __name__ == "__main__":
-    main()

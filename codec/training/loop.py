@@ -7,7 +7,6 @@ same, bit by bit, as one that was not (on the same machine, with as many threads
 from __future__ import annotations
 
 import json
-import os
 import signal
 import time
 from abc import ABC, abstractmethod
@@ -23,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from codec.files import replacing
 from codec.training.optimizers import MuonAndAdam, Schedule
 
 CHECKPOINT, DECAYED, LOG = "checkpoint.pt", "decayed.pt", "log.jsonl"
@@ -39,11 +39,13 @@ class Task(ABC):
         name: of the training.
         model: its parameters are what is trained. It is on the loop's device when `loss` is called.
         config: of model and optimizer, which a checkpoint must agree on, as JSON has it.
+        schedule: of learning rates, unless one asks for others.
     """
 
     name: str
     model: nn.Module
     config: Mapping[str, Any]
+    schedule: Schedule
 
     @abstractmethod
     def optimizer(self) -> MuonAndAdam:
@@ -54,8 +56,16 @@ class Task(ABC):
         """Examples for an iteration, on the CPU; called by other threads, and depends on its arguments only."""
 
     @abstractmethod
-    def loss(self, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, batch: Tensor, iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, and figures to log, as scalars. What is random comes from torch's generator."""
+
+    @abstractmethod
+    def export(self, path: Path) -> None:
+        """Write the model, as it is now, as the package uses it.
+
+        Raises:
+            ValueError: it cannot be written so.
+        """
 
     def validate(self, model: nn.Module, state: Progress, folder: Path) -> dict[str, Any]:
         """Figures of the averaged model for the log; pictures may be left in the folder."""
@@ -112,18 +122,18 @@ class Loop:
     Args:
         task: what is trained; its model is moved to the device.
         folder: made if it is missing; a checkpoint in it is resumed.
-        schedule: of learning rates.
+        schedule: of learning rates, by default the task's.
         seed: of all that is random.
         decay: iterations in which the learning rate falls to zero, from the checkpoint on, after which the training is
             done; the state is then kept beside the checkpoint, from which training may go on as if nothing had been.
     """
 
     def __init__(
-        self, task: Task, folder: Path, schedule: Schedule, device: torch.device | str = "cpu", seed: int = 0,
-        decay: int | None = None,
+        self, task: Task, folder: Path, schedule: Schedule | None = None, device: torch.device | str = "cpu",
+        seed: int = 0, decay: int | None = None,
     ) -> None:  # fmt: skip
         folder.mkdir(parents=True, exist_ok=True)
-        self.task, self.folder, self.schedule, self.seed = task, folder, schedule, seed
+        self.task, self.folder, self.schedule, self.seed = task, folder, schedule or task.schedule, seed
         self.device = torch.device(device)
         task.model.to(self.device)
         self.average = {name: tensor.detach().clone() for name, tensor in task.model.state_dict().items()}
@@ -137,7 +147,7 @@ class Loop:
                 self._load(torch.load(path, weights_only=True, map_location=self.device))
                 break
         if decay is not None and self.schedule.decay is None:
-            self.schedule = replace(schedule, decay=(self.progress.iteration, self.progress.iteration + decay))
+            self.schedule = replace(self.schedule, decay=(self.progress.iteration, self.progress.iteration + decay))
 
     def run(self, budget: Budget, validate_every: float | None = None, workers: int = 1) -> None:
         """Train until the budget is spent, the learning rate is zero, or SIGINT or SIGTERM asks to stop; then save.
@@ -171,16 +181,15 @@ class Loop:
 
     def validate(self) -> None:
         """Log the figures of the averaged model."""
-        model, current = self.task.model, {n: t.clone() for n, t in self.task.model.state_dict().items()}
-        model.load_state_dict(self.average)
-        try:
-            with torch.no_grad():
-                figures = self.task.validate(model.eval(), self.progress, self.folder)
-        finally:
-            model.load_state_dict(current)
-            model.train()
+        with self._averaged() as model:
+            figures = self.task.validate(model, self.progress, self.folder)
         if figures:
             self._log({"validation": figures})
+
+    def export(self, path: Path) -> None:
+        """Write the averaged model, as the package uses it."""
+        with self._averaged():
+            self.task.export(path)
 
     def save(self) -> None:
         """Write the checkpoint, whole or not at all."""
@@ -190,9 +199,20 @@ class Loop:
             "iteration": self.progress.iteration, "seconds": self.progress.seconds,
             "core_seconds": self.progress.core_seconds, "decay": self.schedule.decay,
         }  # fmt: skip
-        temporary = self.checkpoint.with_suffix(".tmp")
-        torch.save(state, temporary)
-        os.replace(temporary, self.checkpoint)
+        with replacing(self.checkpoint) as temporary:
+            torch.save(state, temporary)
+
+    @contextmanager
+    def _averaged(self) -> Iterator[nn.Module]:
+        """The model, which has its averaged parameters meanwhile."""
+        model, current = self.task.model, {n: t.clone() for n, t in self.task.model.state_dict().items()}
+        model.load_state_dict(self.average)
+        try:
+            with torch.no_grad():
+                yield model.eval()
+        finally:
+            model.load_state_dict(current)
+            model.train()
 
     def _load(self, state: Mapping[str, Any]) -> None:
         found = {"task": state["task"], "seed": state["seed"], "config": json.loads(state["config"])}
@@ -218,7 +238,7 @@ class Loop:
         """One iteration, which changes nothing if its gradients are not finite."""
         iteration = self.progress.iteration
         torch.manual_seed(self.seed * 2**32 + iteration)
-        loss, figures = self.task.loss(batch.to(self.device, non_blocking=True))
+        loss, figures = self.task.loss(batch.to(self.device, non_blocking=True), iteration)
         self.task.model.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.task.model.parameters(), CLIPPED)

@@ -14,17 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from codec.autoencoders.networks.transform import knot_weights
+
 LAMBDAS = (0.005, 3.0)  # least and greatest
 DRAWN = (0.015, 3.0)  # of these, what trainings draw from: from about 0.5 bits per pixel downwards
 KNOTS = 7  # between which gains and biases are interpolated, evenly spaced in log lambda
-
-
-def knot_weights(lambdas: Tensor) -> Tensor:
-    """How much each knot counts at each lambda, (batch,) to (batch, KNOTS); beyond the ends it is as at the ends."""
-    low, high = (math.log(bound) for bound in LAMBDAS)
-    position = ((lambdas.log() - low) / (high - low)).clamp(0, 1) * (KNOTS - 1)
-    knots = torch.arange(KNOTS, device=lambdas.device)
-    return F.relu(1 - (position[:, None] - knots).abs())
 
 
 def draw_lambdas(count: int, device: torch.device, bounds: tuple[float, float] = DRAWN) -> Tensor:
@@ -44,7 +38,7 @@ class Gains(nn.Module):
 
     def forward(self, lambdas: Tensor) -> Tensor:
         """(batch,) to (batch, channels, 1, 1)."""
-        return (knot_weights(lambdas) @ self.log).exp()[:, :, None, None]
+        return (knot_weights(lambdas, LAMBDAS, KNOTS) @ self.log).exp()[:, :, None, None]
 
 
 class CheckerboardPrior(nn.Module):
@@ -74,7 +68,7 @@ class CheckerboardPrior(nn.Module):
         """Mean and log-scale of every element, each shaped as `scaled`."""
         latent = scaled / gains  # which has one distribution for all lambdas
         second = _parity(*scaled.shape[2:]).to(scaled)
-        knots = knot_weights(lambdas)
+        knots = knot_weights(lambdas, LAMBDAS, KNOTS)
         bias = torch.einsum("bk,kpc->pbc", knots, self.bias)[..., None, None]
         hidden = F.conv2d(latent, self.earlier.weight * self.before, padding=1)
         known = F.conv2d(latent, self.neighbours.weight * self.other_half, padding=2, groups=scaled.shape[1])

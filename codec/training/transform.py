@@ -7,18 +7,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
+from codec.autoencoders.model import check_shapes, read_safetensors
 from codec.autoencoders.networks.transform import Config, Transform, describe
 from codec.device import reduced_precision
-from codec.training.data import Photos, crop
+from codec.files import write
+from codec.training.data import Photos, as_pictures, crops
 from codec.training.loop import Progress, Task
 from codec.training.losses import squared_error, structural_error
-from codec.training.optimizers import MuonAndAdam
+from codec.training.optimizers import MuonAndAdam, Schedule
 from codec.training.prior import draw_lambdas, laplace_bits
 from codec.training.progressive_prior import SCALES, ProgressivePrior
 from codec.training.validation import Validation
@@ -100,6 +101,7 @@ class TransformTask(Task):
     """
 
     name = "transform"
+    schedule = Schedule(1.2e-3, 500)
     model: Model
 
     def __init__(
@@ -112,7 +114,9 @@ class TransformTask(Task):
         if weights is None:
             self._start()
         else:
-            self.model.load_state_dict(read_weights(weights))
+            found = read_weights(weights)
+            check_shapes(found, self.model.state_dict(), str(weights))
+            self.model.load_state_dict(found)
 
     def optimizer(self) -> MuonAndAdam:
         model = self.model
@@ -126,14 +130,9 @@ class TransformTask(Task):
         side, count = self.settings.side, self.settings.batch
         if iteration % OFTEN == OFTEN - 1:
             side, count = round(side * LARGE), max(1, round(count / LARGE**2))
-        return torch.from_numpy(self.crops(side, count, seed, iteration))
+        return crops(self.photos, side, count, seed, iteration)
 
-    def crops(self, side: int, count: int, *seeds: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """(count, side, side, 3)"""
-        generators = (np.random.default_rng([*seeds, i]) for i in range(count))
-        return np.stack([crop(self.photos, side, generator) for generator in generators])
-
-    def loss(self, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, batch: Tensor, iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
         pictures = as_pictures(batch)
         lambdas = self.lambdas(len(pictures), batch.device)
         with reduced_precision(batch.device):
@@ -163,14 +162,12 @@ class TransformTask(Task):
 
         return self.validation.run(code, f"{progress.iteration:08d}", folder)
 
+    def export(self, path: Path) -> None:
+        export(self.settings.network, self.model.state_dict(), path)
+
     def _start(self) -> None:
-        pictures = as_pictures(torch.from_numpy(self.crops(self.settings.side, 256, 0)))
+        pictures = as_pictures(crops(self.photos, self.settings.side, 256, 0))
         self.model.prior.start(self.model.transform.start_as_klt(pictures))
-
-
-def as_pictures(batch: Tensor) -> Tensor:
-    """(batch, h, w, 3) in 0..255 to (batch, 3, h, w) in 0..1, channels_last."""
-    return batch.permute(0, 3, 1, 2).float() / 255
 
 
 def export(config: Config, weights: Mapping[str, Tensor], path: Path) -> None:
@@ -180,10 +177,14 @@ def export(config: Config, weights: Mapping[str, Tensor], path: Path) -> None:
     "prior.".
     """
     tensors = {name.removeprefix("transform."): w.half().cpu().contiguous() for name, w in weights.items()}
-    path.write_bytes(save(tensors, describe(config)))
+    write(path, save(tensors, describe(config)))
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The weights of a `Model` from a file that `export` made, in float32."""
-    tensors = {name: tensor.float() for name, tensor in load_file(path).items()}
+    """The weights of a `Model` from a file that `export` made, in float32.
+
+    Raises:
+        ModelFileError: the file is damaged, or something else.
+    """
+    tensors = {name: tensor.float() for name, tensor in read_safetensors(path)[1].items()}
     return {name if name.startswith("prior.") else f"transform.{name}": tensor for name, tensor in tensors.items()}

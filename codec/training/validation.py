@@ -20,8 +20,8 @@ from torch import Tensor
 
 from codec import metrics
 from codec.curves import Curve, bd_rate
-from codec.training.data import read_rgb, write_whole
-from codec.training.photos import to_tensor
+from codec.files import write
+from codec.training.data import Photos, as_pictures, find_benchmark, find_photos, middle, read_rgb
 
 Code = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # pictures, lambdas to pictures, bits per pixel
 Pixels = NDArray[np.uint8]
@@ -31,6 +31,8 @@ MOST = 1.0  # bits per pixel up to which curves are compared
 JUDGES = ("psnr", "msssim", "ssimulacra2")  # MS-SSIM in dB
 AVIF_QUALITIES = (1, 10, 20, 30, 40, 50, 60, 70, 80, 90)
 AVIF_SPEED = 4
+BENCHMARK = ("kodim04", "kodim05", "kodim15", "kodim19", "kodim21", "kodim23")
+MIDDLE = 384  # side of what is taken of a held-out photo, as validations take time
 SHEET_LAMBDAS, SHEET_CROP = (1.5e-2, 4e-3), 240
 
 
@@ -58,7 +60,7 @@ def avif(picture: Pixels, quality: int, cache: Path) -> bytes:
     if not path.exists():
         buffer = BytesIO()
         Image.fromarray(picture).save(buffer, "AVIF", quality=quality, speed=AVIF_SPEED)
-        write_whole(path, buffer.getvalue())
+        write(path, buffer.getvalue())
     return path.read_bytes()
 
 
@@ -106,7 +108,7 @@ class Validation:
         path = self.cache / f"{_identity(photos.values())}-{quality}-{AVIF_SPEED}.json"
         if not path.exists():
             mean = _mean(photos.values(), partial(self._avif, quality))
-            write_whole(path, json.dumps(mean).encode())
+            write(path, json.dumps(mean).encode())
         found: dict[str, float] = json.loads(path.read_text())
         return found
 
@@ -139,6 +141,23 @@ class Validation:
         return min(both, key=lambda data: abs(len(data) - size))
 
 
+def photos_and_validation(folder: Path, cache: Path, side: int) -> tuple[Photos, Validation]:
+    """Photos of a folder to train on, no side of which is below `side`, and the validation with others of them.
+
+    Raises:
+        FileNotFoundError: there are too few photos.
+    """
+    known, held_out = find_photos(folder)
+    sets = {"held out": _pictures(held_out, MIDDLE), "kodak": _pictures(find_benchmark(folder, BENCHMARK))}
+    return Photos.load(known, cache, side), Validation({label: found for label, found in sets.items() if found}, cache)
+
+
+def _pictures(paths: Sequence[Path], side: int = 2**16) -> dict[str, Pixels]:
+    """The middles of photos, neither side above `side`, by name, where judges can judge them."""
+    pictures = {path.stem: middle(read_rgb(path), side) for path in paths}
+    return {name: picture for name, picture in pictures.items() if min(picture.shape[:2]) >= metrics.SMALLEST}
+
+
 def _mean(photos: Iterable[Pixels], encode: Callable[[Pixels], tuple[Pixels, float]]) -> dict[str, float]:
     """Means over photos of bits per pixel and the judges' figures."""
     rows = []
@@ -150,7 +169,7 @@ def _mean(photos: Iterable[Pixels], encode: Callable[[Pixels], tuple[Pixels, flo
 
 def coded(code: Code, number: float, photo: Pixels) -> tuple[Pixels, float]:
     """Code a photo at a lambda: the picture that is decoded, and bits per pixel."""
-    picture = to_tensor([photo])
+    picture = as_pictures(torch.from_numpy(photo[None].copy()))
     made, bits = code(picture, torch.tensor([number]))
     pixels = made[0].permute(1, 2, 0).clamp(0, 1).mul(255).round().byte()
     return pixels.cpu().numpy(), bits.item()
@@ -161,12 +180,6 @@ def compare(points: Sequence[Mapping[str, float]], anchor: Sequence[Mapping[str,
     curves = [Curve.of(metric, [(p["bpp"], p[metric]) for p in side if p["bpp"] <= MOST]) for side in (points, anchor)]
     change = bd_rate(*curves)
     return None if change is None else round(change, 2)
-
-
-def middle(picture: Pixels, side: int) -> Pixels:
-    """The middle of a picture (height, width, 3), neither side above `side`."""
-    top, left = (max(0, n - side) // 2 for n in picture.shape[:2])
-    return picture[top : top + side, left : left + side]
 
 
 def _captioned(picture: Pixels, caption: str) -> Pixels:

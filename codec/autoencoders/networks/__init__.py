@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from codec.autoencoders.errors import ModelFileError
-from codec.autoencoders.model import Model
+from codec.autoencoders.model import Model, check_shapes
 from codec.autoencoders.networks import kl, residual, tiny
 from codec.autoencoders.networks.base import Networks
 
@@ -51,17 +51,8 @@ def build(model: Model) -> Networks:
             networks = ARCHITECTURES[model.architecture].build(model.config)
     except (KeyError, TypeError, ValueError) as error:
         raise ModelFileError(f"model {model.name} has a configuration that makes no sense: {error}") from error
-    _check_shapes(model, networks)
-    networks.load_state_dict({name: tensor.float() for name, tensor in model.networks.items()}, assign=True)
-    return networks.requires_grad_(False).eval()
-
-
-def _check_shapes(model: Model, networks: Networks) -> None:
-    expected = {name: tuple(tensor.shape) for name, tensor in networks.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in model.networks.items()}
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            wanted, given = (str(shapes.get(name, "none")) for shapes in (expected, found))
-            raise ModelFileError(f"model {model.name} does not fit its kind: weights {name} are {given}, not {wanted}")
+    check_shapes(model.networks, networks.state_dict(), f"model {model.name}")
     if not len(model.mean) == len(model.scale) == networks.channels:
         raise ModelFileError(f"model {model.name} needs mean and scale of {networks.channels} channels")
+    networks.load_state_dict({name: tensor.float() for name, tensor in model.networks.items()}, assign=True)
+    return networks.requires_grad_(False).eval()

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codec.autoencoders.errors import ModelFileError
-from codec.autoencoders.model import METADATA, read_safetensors
+from codec.autoencoders.model import METADATA, check_shapes, read_safetensors
 from codec.autoencoders.networks.limits import MAX_BLOCKS, MAX_WIDTH, whole
 
 PATCH = 8  # pixels along a side of what is embedded at once
@@ -200,11 +200,8 @@ class Transform(nn.Module):
         self.decoder_modulation = nn.Parameter(torch.zeros(config.knots, config.coarse))
 
     def knot_weights(self, lambdas: Tensor) -> Tensor:
-        """Weight of each knot at each lambda: (batch,) to (batch, knots); beyond the ends as at the ends."""
-        low, high = (math.log(bound) for bound in self.config.lambdas)
-        position = ((lambdas.log() - low) / (high - low)).clamp(0, 1) * (self.config.knots - 1)
-        knots = torch.arange(self.config.knots, device=lambdas.device)
-        return F.relu(1 - (position[:, None] - knots).abs())
+        """Weight of each knot at each lambda: (batch,) to (batch, knots)."""
+        return knot_weights(lambdas, self.config.lambdas, self.config.knots)
 
     def gains(self, lambdas: Tensor) -> Tensor:
         """Gain of each channel: (batch,) to (batch, latent, 1, 1)."""
@@ -267,6 +264,21 @@ class Transform(nn.Module):
         return variances[:rows]
 
 
+def knot_weights(lambdas: Tensor, bounds: tuple[float, float], knots: int) -> Tensor:
+    """Weight of each of some knots, evenly spaced in log lambda, for linear interpolation between them.
+
+    Args:
+        lambdas: (batch,); beyond the bounds it is as there.
+        bounds: lambdas of the first and the last knot.
+
+    Returns:
+        (batch, knots)
+    """
+    low, high = (math.log(bound) for bound in bounds)
+    position = ((lambdas.log() - low) / (high - low)).clamp(0, 1) * (knots - 1)
+    return F.relu(1 - (position[:, None] - torch.arange(knots, device=lambdas.device)).abs())
+
+
 def _spread(values: Tensor) -> Tensor:
     """(batch, channels) to (batch, channels, 1, 1)."""
     return values[:, :, None, None]
@@ -309,9 +321,8 @@ def load(path: Path) -> Transform:
     metadata, tensors = read_safetensors(path)
     with torch.device("meta"):  # no memory is taken before it is known to fit
         transform = Transform(read_config(metadata, path))
-    expected = {name: tuple(tensor.shape) for name, tensor in transform.state_dict().items()}
-    weights = {name: tensor.float() for name, tensor in tensors.items() if name in expected}
-    if expected != {name: tuple(tensor.shape) for name, tensor in weights.items()}:
-        raise ModelFileError(f"{path} lacks weights of its networks, or has some of another shape: get the file again")
+    expected = transform.state_dict()
+    weights = {name: tensor.float() for name, tensor in tensors.items() if name in expected}  # not the prior's
+    check_shapes(weights, expected, str(path))
     transform.load_state_dict(weights, assign=True)
     return transform.requires_grad_(False).eval()

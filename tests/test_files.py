@@ -1,0 +1,33 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from codec.files import replacing, write
+
+
+def test_files_are_replaced_and_folders_made(tmp_path: Path) -> None:
+    path = tmp_path / "some" / "where" / "file"
+    for data in (b"first", b"second"):
+        write(path, data)
+        assert path.read_bytes() == data
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_an_error_leaves_what_there_was(tmp_path: Path, error: type[BaseException]) -> None:
+    path = tmp_path / "file"
+    write(path, b"before")
+
+    def interrupted() -> None:
+        with replacing(path) as temporary:
+            temporary.write_bytes(b"half")
+            raise error
+
+    with pytest.raises(error):
+        interrupted()
+    assert path.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [path]
