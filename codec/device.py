@@ -15,6 +15,8 @@ from torch import nn
 
 WARM_UP = 3  # times that something is done before it is captured as a graph
 GRAPHED = 100  # times, from which on that pays
+# Where torch has no type for it: on CPUs, POSIX and Windows, on MPS, and what CUDA says outside of torch's allocator
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 
 
 def resolve(name: str) -> torch.device:
@@ -53,7 +55,8 @@ def pixels_at_once(device: torch.device, footprint: int) -> int:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether there was not enough memory, on whatever device; what was taken is given back then."""
-    if not isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) and "memory" not in str(error):
+    typed = isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError))
+    if not typed and not any(text in str(error) for text in _NO_MEMORY):
         return False
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

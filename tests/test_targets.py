@@ -101,7 +101,16 @@ def test_buckets(shapes: list[tuple[str, int, int]], capacity: int) -> None:
         assert whole * batches.FULL <= sum(h * w for h, w in zip(heights, widths, strict=True))
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CPU: can't allocate memory: you tried")])
+NO_MEMORY = [
+    MemoryError(),
+    torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried to"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:83] DefaultCPUAllocator: not enough memory: you tried to"),
+    RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"),
+]
+
+
+@pytest.mark.parametrize("error", NO_MEMORY, ids=lambda error: str(error)[-40:])
 def test_out_of_memory_halves_the_batch(
     error: Exception, fast_profile: FastProfile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,13 +133,18 @@ def test_out_of_memory_halves_the_batch(
         assert np.array_equal(codec.decode(data), picture)
 
 
-def test_other_errors_are_errors(fast_profile: FastProfile, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
-        raise RuntimeError("broken")
+@pytest.mark.parametrize("what", ["broken", "CUDA error: an illegal memory access was encountered"])
+def test_other_errors_are_errors(what: str, fast_profile: FastProfile, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    def fail(_: object, pictures: Sequence[object], *__: object) -> None:
+        sizes.append(len(pictures))
+        raise RuntimeError(what)
 
     monkeypatch.setattr(FastProfile, "encode", fail)
-    with pytest.raises(RuntimeError, match="broken"):
+    with pytest.raises(RuntimeError, match=what):
         codec.encode_batch([np.zeros((4, 4), np.uint8)] * 2)
+    assert sizes == [2]
 
 
 # Of a size
