@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import FastProfile
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
@@ -181,6 +181,7 @@ def searched(sizes: Sizes, first: Tensor, wanted: Tensor, rounds: int) -> target
 
 
 @given(steepness=st.floats(0.12, 0.9), first=st.floats(-10, 2), right=st.floats(-9, 1))
+@example(steepness=0.440385589483987, first=-6.0, right=0.0)
 def test_search_finds_what_there_is(steepness: float, first: float, right: float) -> None:
     sizes = Sizes(steepness=torch.tensor([steepness, 0.4]))
     wanted = sizes.log_sizes(torch.tensor([right, right]))

@@ -33,6 +33,7 @@ GUESSES = 6  # at most
 ROUNDS = 3  # of fitting again, wholly or in part, at most
 FITTING = (-0.028, 0.015)  # log size, relative to what is asked for, that is only trimmed
 AIM = -0.008  # where in there to go
+PARTS = (0.05, 0.95)  # of the way from what is too large to what is too small, between which to try
 APART = 2 * MARGIN + 1  # samples, at which changes do not disturb each other
 TRIES = 6  # at trimming
 FURTHER = 0.2  # in the logarithm of lambda, what is tried next where trimming does not suffice
@@ -168,7 +169,7 @@ class _Search:
     @property
     def fits(self) -> Tensor:
         """Where files need but be trimmed, (batch,)."""
-        return (self.off > FITTING[0]) & (self.off < FITTING[1])
+        return _fit(self.off)
 
     def add(self, logs: Tensor, log_sizes: Tensor) -> Tensor:
         """Note what was tried; where it is better than all before, (batch,)."""
@@ -187,7 +188,7 @@ class _Search:
     def next(self) -> Tensor:
         """What to try: between the nearest, or where there are none on one side, as far beyond as the slope says."""
         (large_logs, large), (small_logs, small) = self.nearest
-        part = ((large - AIM) / (large - small)).clamp(0.1, 0.9)
+        part = ((large - AIM) / (large - small)).clamp(*PARTS)
         between = large_logs + part * (small_logs - large_logs)
         beyond = [logs - (off - AIM) / self.slope for logs, off in self.nearest]
         tried = torch.where(large.isinf(), beyond[1], torch.where(small.isinf(), beyond[0], between))
@@ -254,9 +255,17 @@ def _as_it_is(function: Function, lambdas: Tensor, _: float) -> tuple[Function, 
     return function, lambdas
 
 
+def _fit(off: Tensor) -> Tensor:
+    """Whether what is off so much need but be trimmed."""
+    return (off > FITTING[0]) & (off < FITTING[1])
+
+
 def _amiss(off: Tensor) -> Tensor:
-    """How bad sizes are that are off so much: what is too large can be trimmed, what is too small stays so."""
-    return torch.where(off > 0, off / 2, -off)
+    """How bad sizes are that are off so much: what is too large can be trimmed, what is too small stays so.
+
+    The worst that fits is better than the best that does not.
+    """
+    return torch.where(off > 0, off / 2, -off) + torch.where(_fit(off), 0, max(map(abs, FITTING)))
 
 
 @torch.no_grad()
