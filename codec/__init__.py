@@ -106,7 +106,8 @@ def encode_batch(
     coder, chosen = by_name(profile), Settings(**settings)
     resolve(chosen.device)
     items, model_prefix = [], coder.model(chosen)
-    for pixels, bodies in zip(pictures, metadata or repeat({}), strict=metadata is not None):
+    told = repeat({}) if metadata is None else metadata
+    for pixels, bodies in zip(pictures, told, strict=metadata is not None):
         mode = _mode(pixels)
         header = Header(pixels.shape[1], pixels.shape[0], mode, coder.id, model_prefix)
         colours, known = _split(pixels)

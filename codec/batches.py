@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from codec.container import Header, Section, pack
+from codec.container import MAX_SECTION, Header, Section, pack
 from codec.processes import cores, sharing
 from codec.profiles import Profile, RoomError, Settings
 
@@ -33,7 +33,7 @@ class Item:
 
     def overhead(self, size: int) -> int:
         """Bytes of a file of so many, at most, that are neither weights nor grids."""
-        filled = {Section.WEIGHTS: bytes(128), Section.GRIDS: bytes(min(size, self.pixels.size * 4))}
+        filled = {Section.WEIGHTS: bytes(128), Section.GRIDS: bytes(min(size, self.pixels.size * 4, MAX_SECTION))}
         return len(pack(self.header, {**self.metadata, **filled})) - sum(map(len, filled.values()))
 
 

@@ -7,6 +7,7 @@ from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,6 +69,7 @@ def test_together_is_as_good_as_alone(profile: str, effort: int, monkeypatch: py
 
 def test_a_batch_of_nothing() -> None:
     assert codec.encode_batch([]) == []
+    assert codec.encode_batch([], metadata=[]) == []
     assert pillow_clric.encode_batch([]) == []
 
 
@@ -236,10 +238,18 @@ def test_impossible_target(profile: str) -> None:
     assert len(codec.encode(picture, profile=profile, target_size=least, effort=1, device="cpu")) <= least
 
 
-def test_more_room_than_needed() -> None:
+@pytest.mark.parametrize("target", [{"target_size": 10**9}, {"target_size": 10**30}, {"target_bpp": 1e308}], ids=str)
+def test_more_room_than_needed(target: dict[str, Any]) -> None:
     picture = photo(64, 64)
     best = codec.encode(picture, quality=100, effort=1, device="cpu")
-    assert len(codec.encode(picture, target_size=10**9, effort=1, device="cpu")) == len(best)
+    assert len(codec.encode(picture, **target, effort=1, device="cpu")) == len(best)
+
+
+def test_more_room_than_a_section_has(fast_profile: FastProfile) -> None:
+    """Of a picture that could fill it."""
+    picture = np.zeros((4800, 4800, 3), np.uint8)
+    data = codec.encode(picture, target_size=300_000_000)
+    assert np.array_equal(codec.decode(data), picture)
 
 
 @pytest.mark.parametrize(

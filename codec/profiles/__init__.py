@@ -13,7 +13,7 @@ from os import PathLike
 from types import NoneType
 from typing import TYPE_CHECKING
 
-from codec.container import Container, CorruptError, Section, TruncatedError, UnsupportedError
+from codec.container import MAX_SECTION, Container, CorruptError, Section, TruncatedError, UnsupportedError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 QUALITIES = (0, 10, 50, 90, 100)  # for which profiles state their lambdas
 PAPER = "paper"  # the effort that is the published recipe
+LARGEST = len(Section) * MAX_SECTION  # bytes of a file, but for its header
 
 __all__ = ["Profile", "RoomError", "Settings", "by_id", "by_name", "names"]
 
@@ -91,8 +92,9 @@ class Settings:
         return self.target_size is not None or self.target_bpp is not None
 
     def size(self, width: int, height: int) -> int | None:
-        """Bytes that the file of a picture may have, if that is asked for."""
-        return self.target_size if self.target_bpp is None else int(self.target_bpp * width * height / 8)
+        """Bytes that the file of a picture may have, if that is asked for; no more than it could."""
+        target = self.target_size if self.target_bpp is None else self.target_bpp * width * height / 8
+        return None if target is None else int(min(target, LARGEST))
 
     def log_lambda(self, logarithms: tuple[float, ...]) -> float:
         """Natural logarithm of lambda for the quality: between those for `QUALITIES`, linear."""
