@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
@@ -24,6 +25,9 @@ from codec.profiles import Profile, Settings
 # is imported, and for programs that tests start, too.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# How long an example takes says more of the machine than of the code.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 EXIF = Image.Exif()
 EXIF[0x010F] = "Maker"

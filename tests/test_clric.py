@@ -249,6 +249,9 @@ def changed(described: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]
         lambda told: {**told, "lambdas": [0, 1]},
         lambda told: {**told, "lambdas": [3.0, 0.005]},
         lambda told: {**told, "lambdas": [1, 2, 3]},
+        lambda told: {**told, "lambdas": [1, 10**400]},
+        lambda told: changed(told, {"spatial": float(told["shape"]["spatial"])}),
+        lambda told: changed(told, {"residuals": bool(told["shape"]["residuals"])}),
         lambda told: changed(told, {"unknown": 1}),
         lambda told: changed(told, {"hidden": 9}),
         lambda told: changed(told, {"features": [16.0]}),
@@ -275,6 +278,7 @@ def test_universal_functions_that_make_no_sense(change: Callable[[Any], Any]) ->
         lambda name, t: t[:, :8] if name.endswith("steps") else t,
         lambda name, t: t.float() if name.endswith("arm.output") else t,
         lambda name, t: t[:0] if name.startswith("function.") else t,
+        lambda name, t: 0 * t if name.endswith("steps") else t,
     ],
 )
 def test_universal_functions_whose_tensors_do_not_fit(change: Callable[[str, Tensor], Tensor | None]) -> None:
