@@ -22,6 +22,8 @@ _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 def resolve(name: str) -> torch.device:
     """The device of this name; "auto" is the first GPU, or else the CPU.
 
+    A process that was forked from one that uses CUDA has no GPU: CUDA does not work there.
+
     Raises:
         TypeError: it is no name.
         ValueError: there is no such kind of device.
@@ -31,7 +33,8 @@ def resolve(name: str) -> torch.device:
     if not isinstance(name, str):
         raise TypeError(wrong)
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        usable = torch.cuda.is_available() and not torch.cuda._is_in_bad_fork()
+        return torch.device("cuda" if usable else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
