@@ -105,11 +105,11 @@ def encode_batch(
 
     coder, chosen = by_name(profile), Settings(**settings)
     resolve(chosen.device)
-    items, model_prefix = [], coder.model(chosen)
+    items, coder = [], coder.prepared(chosen)
     told = repeat({}) if metadata is None else metadata
     for pixels, bodies in zip(pictures, told, strict=metadata is not None):
         mode = _mode(pixels)
-        header = Header(pixels.shape[1], pixels.shape[0], mode, coder.id, model_prefix)
+        header = Header(pixels.shape[1], pixels.shape[0], mode, coder.id, coder.model)
         colours, known = _split(pixels)
         known |= bodies
         pack(header, {**known, Section.GRIDS: b""})  # what cannot be packed is refused before the slow work

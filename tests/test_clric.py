@@ -18,10 +18,11 @@ from torch import Tensor
 
 import codec
 from codec import device
+from codec.autoencoders import foreign, store
 from codec.autoencoders import model as files
-from codec.autoencoders import store
 from codec.autoencoders.autoencoder import Autoencoder
 from codec.autoencoders.errors import ModelFileError
+from codec.autoencoders.model import Model
 from codec.autoencoders.networks.base import Base
 from codec.autoencoders.perception import perception
 from codec.container import Section, unpack
@@ -235,6 +236,23 @@ def test_models_without_a_universal_function(own_store: Path, tmp_path: Path) ->
     assert weights.origin.number == PLAIN
     found, usual = (codec.decode(each, device="cpu").astype(float) for each in (data, encode(pixels, 90, 1)))
     assert np.abs(found - pixels).mean() < 1.2 * np.abs(usual - pixels).mean()
+
+
+def test_models_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the header could name another than was used, as a file may change meanwhile."""
+    read, read_paths = foreign.read, list[Path]()
+
+    def once(path: Path, name: str | None = None) -> Model:
+        read_paths.append(path)
+        return read(path, name)
+
+    monkeypatch.setattr(foreign, "read", once)
+    path = tmp_path / "mine.safetensors"
+    path.write_bytes(store.EMBEDDED.read_bytes())
+    pixels = photo(32, 40)
+    coded = codec.encode_batch([pixels, pixels], model=path, quality=50, effort=1, device="cpu")
+    assert [unpack(data).header.model.hex() for data in coded] == [store.BASE_PREFIX] * 2
+    assert read_paths == [path]
 
 
 def changed(described: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:

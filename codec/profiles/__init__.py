@@ -133,8 +133,13 @@ class Profile(ABC):
     name: str
     footprint: int  # bytes of memory that a fit takes for each pixel
 
-    def model(self, settings: Settings) -> bytes:
-        """What the header says of the model, see `codec.container.Header`; b"" if there is none."""
+    def prepared(self, settings: Settings) -> Profile:
+        """The profile, ready to encode with these settings: the model that they name is read now and only now."""
+        return self
+
+    @property
+    def model(self) -> bytes:
+        """Prefix of the identity of the model that was read, see `codec.container.Header`; b"" if there is none."""
         return b""
 
     def together(self, settings: Settings) -> bool:
@@ -145,7 +150,7 @@ class Profile(ABC):
     def encode(
         self, pictures: Sequence[NDArray[np.uint8]], settings: Settings, room: Sequence[int] | None = None
     ) -> list[dict[Section, bytes]]:
-        """Code pictures as sections of the container, all in one fit.
+        """Code pictures as sections of the container, all in one fit, by a profile that was `prepared`.
 
         Args:
             pictures: (height, width) or (height, width, 3), uint8, all of the same mode; one, unless `together`.

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from codec.autoencoders.autoencoder import Autoencoder
+    from codec.autoencoders.model import Model
     from codec.profiles.latents import LatentFits
     from codec.profiles.targets import Fitted
 
@@ -34,33 +35,42 @@ ITERATIONS = {
 
 
 class Clric(Profile):
-    """Pictures of any mode; alpha is coded apart."""
+    """Pictures of any mode; alpha is coded apart.
+
+    Args:
+        model: to encode with.
+    """
 
     id = 1
     name = "clric"
     footprint = 2000
 
-    def model(self, settings: Settings) -> bytes:
+    def __init__(self, model: Model | None = None) -> None:
+        self._model = model
+
+    def prepared(self, settings: Settings) -> Clric:
         from codec.autoencoders import store
 
-        return store.load(settings.model).prefix
+        return Clric(store.load(settings.model))
+
+    @property
+    def model(self) -> bytes:
+        return b"" if self._model is None else self._model.prefix
 
     def together(self, settings: Settings) -> bool:
-        from codec.autoencoders import store
-
-        return super().together(settings) and store.load(settings.model).function is not None
+        return super().together(settings) and self._model is not None and self._model.function is not None
 
     def encode(
         self, pictures: Sequence[NDArray[np.uint8]], settings: Settings, room: Sequence[int] | None = None
     ) -> list[dict[Section, bytes]]:
-        from codec.autoencoders import store
         from codec.autoencoders.autoencoder import on_device
         from codec.device import computing, resolve
         from codec.profiles.targets import encoded
 
+        assert self._model is not None
         device, log_lambda = resolve(settings.device), settings.log_lambda(LOG_LAMBDA)
         with computing(device):
-            autoencoder = on_device(store.load(settings.model), device)
+            autoencoder = on_device(self._model, device)
             if settings.effort == PAPER:
                 return _as_published(autoencoder, pictures[0], log_lambda, settings).sections()
             return encoded(_fits(autoencoder, pictures, settings, sized=room is not None), log_lambda, room).sections()
