@@ -5,7 +5,7 @@ Importing this package imports neither torch nor numpy; they are imported when p
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SCALES",
+    "BatchError",
     "Container",
     "CorruptError",
     "FormatError",
@@ -48,6 +49,23 @@ __all__ = [
 
 
 SCALES = (2, 4, 8)  # by which pictures can be decoded smaller
+
+
+class BatchError(ValueError):
+    """Some pictures cannot be coded in as few bytes as are asked for; the others of their batch were coded.
+
+    Attributes:
+        results: of each picture, its file, or what is wrong with it.
+    """
+
+    def __init__(self, results: Sequence[bytes | ValueError]) -> None:
+        wrong = [result for result in results if isinstance(result, ValueError)]
+        others = f"; {len(wrong)} of {len(results)} pictures failed" if len(results) > 1 else ""
+        super().__init__(f"{wrong[0]}{others}")
+        self.results = list(results)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return BatchError, (self.results,)
 
 
 def encode(
@@ -97,7 +115,7 @@ def encode_batch(
         The files, in the order of the pictures.
 
     Raises:
-        As `encode`; nothing is coded if one of the pictures cannot be.
+        As `encode`, before anything is coded; but what shows only then as a `BatchError`, which holds all other files.
     """
     from codec import batches
     from codec.device import resolve
@@ -114,7 +132,11 @@ def encode_batch(
         known |= bodies
         pack(header, {**known, Section.GRIDS: b""})  # what cannot be packed is refused before the slow work
         items.append(batches.Item(colours, header, known))
-    return batches.encode(items, coder, chosen)
+    results = batches.encode(items, coder, chosen)
+    files = [result for result in results if isinstance(result, bytes)]
+    if len(files) < len(results):
+        raise BatchError(results)
+    return files
 
 
 def decode(data: bytes, *, device: str = "auto", allow_truncated: bool = False, scale: int = 1) -> NDArray[np.uint8]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from codec.container import MAX_SECTION, Header, Section, pack
 from codec.processes import cores, sharing
-from codec.profiles import Profile, RoomError, Settings
+from codec.profiles import Profile, Settings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,21 +37,19 @@ class Item:
         return len(pack(self.header, {**self.metadata, **filled})) - sum(map(len, filled.values()))
 
 
-def encode(items: Sequence[Item], profile: Profile, settings: Settings) -> list[bytes]:
-    """Files of pictures, in their order.
+def encode(items: Sequence[Item], profile: Profile, settings: Settings) -> list[bytes | ValueError]:
+    """Files of pictures, in their order; of those that cannot be coded in as few bytes as are asked for, errors.
 
     Args:
+        profile: was `prepared` with the settings.
         settings: of several pictures, its `progress` is told in pictures.
-
-    Raises:
-        ValueError: one cannot be coded in as few bytes as are asked for.
     """
     from codec.device import pixels_at_once, resolve
 
     device = resolve(settings.device)
     capacity = pixels_at_once(device, profile.footprint) if profile.together(settings) else 0
     shapes = [(item.header.mode, item.header.height, item.header.width) for item in items]
-    files: dict[int, bytes] = {}
+    files: dict[int, bytes | ValueError] = {}
     together = buckets(shapes, capacity)
     with sharing(_helpers(max(map(len, together), default=0), device)):
         for bucket in together:
@@ -101,7 +99,7 @@ def _suits(shapes: list[tuple[str, int, int]], capacity: int) -> bool:
 
 def _fitted(
     bucket: list[int], items: Sequence[Item], profile: Profile, settings: Settings
-) -> Iterator[tuple[list[int], list[bytes]]]:
+) -> Iterator[tuple[list[int], list[bytes | ValueError]]]:
     """Files of a bucket, together if memory suffices: else half of them at a time, and so on."""
     from codec.device import is_out_of_memory
 
@@ -116,17 +114,21 @@ def _fitted(
         yield from _fitted(half, items, profile, settings)
 
 
-def _coded(items: list[Item], profile: Profile, settings: Settings) -> list[bytes]:
-    """Files of pictures that are fitted together."""
+def _coded(items: list[Item], profile: Profile, settings: Settings) -> list[bytes | ValueError]:
+    """Files of pictures that are fitted together, or what to say of those that are too large."""
     sizes = [settings.size(item.header.width, item.header.height) or 0 for item in items]
     overheads = [item.overhead(size) for item, size in zip(items, sizes, strict=True)]
     room = [max(1, size - used) for size, used in zip(sizes, overheads, strict=True)] if settings.sized else None
-    try:
-        coded = profile.encode([item.pixels for item in items], settings, room)
-    except RoomError as error:
-        header, least = items[error.index].header, error.least + overheads[error.index]
-        raise ValueError(
-            f"a picture of {header.width} x {header.height} cannot be coded in {sizes[error.index]} bytes: "
-            f"the smallest file possible has {least}, of which {overheads[error.index]} are header and metadata"
-        ) from error
-    return [pack(i.header, {**i.metadata, **sections}) for i, sections in zip(items, coded, strict=True)]
+    coded = profile.encode([item.pixels for item in items], settings, room)
+    files: list[bytes | ValueError] = []
+    for item, sections, size, overhead in zip(items, coded, sizes, overheads, strict=True):
+        data = pack(item.header, {**item.metadata, **sections})
+        files.append(_too_large(item, len(data), size, overhead) if settings.sized and len(data) > size else data)
+    return files
+
+
+def _too_large(item: Item, least: int, size: int, overhead: int) -> ValueError:
+    return ValueError(
+        f"a picture of {item.header.width} x {item.header.height} cannot be coded in {size} bytes: "
+        f"the smallest file possible has {least}, of which {overhead} are header and metadata"
+    )

@@ -102,7 +102,8 @@ def encode_batch(
         The files, in the order of the images.
 
     Raises:
-        As `encode`; nothing is coded if one of the images cannot be.
+        As `encode`, before anything is coded; but for images that cannot be as small as the target, a `BatchError`,
+            which holds the files of all others.
     """
     for image in images:
         _modes.check(image)

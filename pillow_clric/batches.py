@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -25,9 +25,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from codec.processes import cores
-from pillow_clric import decode, encode, encode_batch
+from pillow_clric import BatchError, _modes, decode, encode, encode_batch
 from pillow_clric._metadata import for_tiff
-from pillow_clric._modes import on_white
 from pillow_clric.planning import Job
 from pillow_clric.report import message
 
@@ -177,7 +176,7 @@ def to_format(image: Image.Image, suffix: str, quality: int) -> bytes:
     if name == "TIFF":
         options["exif"] = for_tiff(options.get("exif"), options.get("xmp"))
     if image.mode in ("LA", "RGBA") and name not in _WITH_ALPHA:
-        image = on_white(image)
+        image = _modes.on_white(image)
     buffer = BytesIO()
     image.save(buffer, name, quality=quality, **options)
     return buffer.getvalue()
@@ -314,10 +313,11 @@ def _layout(job: Job) -> tuple[str, int, int]:
 
 
 def _read(job: Job, options: Options) -> tuple[Image.Image, int] | None:
-    """The photo and the bytes of its file, if it can be read."""
+    """The photo and the bytes of its file, if it can be read and coded."""
     try:
         source = job.read()
         image = _photo(source, options)
+        _modes.check(image)
         image.load()
     except Exception:
         return None
@@ -330,16 +330,20 @@ def _encode_together(
     """Encode photos at once. Where that fails, and what could not be read, is tried alone, and told what is wrong."""
     start = time.perf_counter()
     read = {job: photo for job, future in zip(jobs, reading, strict=True) if (photo := future.result())}
+    coded: Sequence[bytes | ValueError]
     try:
         photos = [photo for photo, _ in read.values()]
         coded = encode_batch(photos, **options.of_encode(), progress=progress) if photos else []
+    except BatchError as error:
+        coded = error.results
     except Exception:
         read, coded = {}, []
     seconds = (time.perf_counter() - start) / max(1, len(coded))
     results = {
-        job: Result(job, seconds, data, bytes_in, photo.size)
+        job: Result(job, seconds, error=str(data)) if isinstance(data, ValueError)
+        else Result(job, seconds, data, bytes_in, photo.size)
         for (job, (photo, bytes_in)), data in zip(read.items(), coded, strict=True)
-    }
+    }  # fmt: skip
     return [results.get(job) or convert(job, options, progress) for job in jobs]
 
 

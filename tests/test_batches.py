@@ -245,6 +245,32 @@ def test_photos_fail_alone(folder: Path, tmp_path: Path, gpu: Gpu, monkeypatch: 
     assert contents(tmp_path / "out").keys() == {"a.clric", "c.clric", "f.clric"}
 
 
+def test_impossible_photos_fail_alone(folder: Path, tmp_path: Path, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "encode_batch", pillow_clric.encode_batch)
+    monkeypatch.setattr(batches, "encode", lambda *_, **__: pytest.fail("it was encoded again"))
+    gray(folder, a=(8, 8), c=(8, 8))
+    noise = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
+    Image.fromarray(noise).save(folder / "b.png")
+    arguments = [str(folder), "-o", str(tmp_path / "out"), "--target-size", "60"]
+    result = CliRunner().invoke(cli.main, arguments)
+    assert result.exit_code == 1
+    assert f"failed: {folder / 'b.png'}: a picture of 8 x 8 cannot be coded in 60 bytes" in result.stderr
+    assert contents(tmp_path / "out").keys() == {"a.clric", "c.clric"}
+
+
+def test_photos_that_cannot_be_coded_are_left_out(
+    folder: Path, tmp_path: Path, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "_PIXELS_AT_ONCE", 1024)
+    gray(folder, a=(8, 8), c=(8, 8))
+    Image.new("I;16", (8, 8)).save(folder / "b.png")
+    result = run(folder)
+    assert result.exit_code == 1
+    assert gpu.sizes == [[(8, 8)] * 2]
+    assert f"failed: {folder / 'b.png'}: " in result.stderr
+    assert contents(tmp_path / "out").keys() == {"a.clric", "c.clric"}
+
+
 def test_reading_and_writing_while_the_gpu_works(
     folder: Path, tmp_path: Path, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:

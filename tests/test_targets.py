@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
 from io import BytesIO
 from itertools import pairwise
@@ -49,7 +50,7 @@ def test_together_is_as_good_as_alone(profile: str, effort: int, monkeypatch: py
     monkeypatch.setattr("codec.device.pixels_at_once", lambda *_: 2**20)
     together = batches._coded
 
-    def counted(items: list[batches.Item], profile: Profile, settings: Settings) -> list[bytes]:
+    def counted(items: list[batches.Item], profile: Profile, settings: Settings) -> list[bytes | ValueError]:
         fits.append(len(items))
         return together(items, profile, settings)
 
@@ -236,6 +237,19 @@ def test_impossible_target(profile: str) -> None:
         codec.encode(picture, profile=profile, target_size=40, effort=1, device="cpu")
     least = int(str(caught.value).split("possible has ")[1].split(",")[0])
     assert len(codec.encode(picture, profile=profile, target_size=least, effort=1, device="cpu")) <= least
+
+
+def test_impossible_targets_of_a_batch() -> None:
+    """Those that are possible are met all the same, in one fit."""
+    pictures = [photo(96, 128), photo(96, 128, 60), photo(96, 120, 300)]
+    metadata = [{}, {Section.XMP: bytes(500)}, {}]
+    with pytest.raises(codec.BatchError, match=r"cannot be coded in 400 bytes: .*; 1 of 3 pictures failed") as caught:
+        codec.encode_batch(pictures, target_size=400, effort=2, device="cpu", metadata=metadata)
+    first, second, third = pickle.loads(pickle.dumps(caught.value)).results
+    assert isinstance(second, ValueError)
+    for data, picture in ((first, pictures[0]), (third, pictures[2])):
+        assert 388 <= len(data) <= 400
+        assert codec.decode(data, device="cpu").shape == picture.shape
 
 
 @pytest.mark.parametrize("target", [{"target_size": 10**9}, {"target_size": 10**30}, {"target_bpp": 1e308}], ids=str)

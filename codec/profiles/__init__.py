@@ -23,7 +23,7 @@ QUALITIES = (0, 10, 50, 90, 100)  # for which profiles state their lambdas
 PAPER = "paper"  # the effort that is the published recipe
 LARGEST = len(Section) * MAX_SECTION  # bytes of a file, but for its header
 
-__all__ = ["Profile", "RoomError", "Settings", "by_id", "by_name", "names"]
+__all__ = ["Profile", "Settings", "by_id", "by_name", "names"]
 
 
 def _check_type(name: str, value: object, wanted: type | tuple[type, ...], what: str) -> None:
@@ -113,19 +113,6 @@ class Settings:
         return count
 
 
-class RoomError(ValueError):
-    """A picture takes more bytes than there is room for.
-
-    Attributes:
-        index: of the picture, in its batch.
-        least: bytes that its sections take at least.
-    """
-
-    def __init__(self, index: int, least: int) -> None:
-        super().__init__(f"picture {index} takes {least} bytes at least")
-        self.index, self.least = index, least
-
-
 class Profile(ABC):
     """One way of coding a picture into sections of the container."""
 
@@ -155,10 +142,7 @@ class Profile(ABC):
         Args:
             pictures: (height, width) or (height, width, 3), uint8, all of the same mode; one, unless `together`.
             room: bytes that the sections of each may take; the best quality that fits is taken in place of the
-                settings'.
-
-        Raises:
-            RoomError: a picture takes more than that.
+                settings', and where none does, the one that takes fewest.
         """
 
     @abstractmethod

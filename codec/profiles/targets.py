@@ -24,7 +24,6 @@ from codec.overfit.bitstream import Integers, QuantisedWeights
 from codec.overfit.fit import STEERED, Fit, Function, Steer, choose, rate
 from codec.overfit.function import MARGIN, Spec
 from codec.processes import results
-from codec.profiles import RoomError
 
 SLOPES = (-1.0, -0.1)  # of the logarithm of the size against that of lambda, between which one is believed
 DOUBTFUL = 0.2  # shrinkage of sizes that is as likely to be another
@@ -203,10 +202,9 @@ def encoded(fits: Fits, log_lambda: float, room: Sequence[int] | None) -> Fitted
 
 
 def of_size(fits: Fits, room: Sequence[int]) -> Fitted:
-    """The best files that the search finds of which none has more than so many bytes in its sections.
+    """The best files that the search finds of no more than so many bytes in their sections each.
 
-    Raises:
-        RoomError: a picture takes more, even at the greatest lambda.
+    A picture that takes more, even at the greatest lambda, gets the file of that.
     """
     wanted = torch.tensor(room, dtype=torch.float64, device="cpu").clamp(min=1).log()
     steering, steered = _Steering(fits, _guess(fits, wanted), wanted), fits.far > 0
@@ -231,23 +229,15 @@ def of_size(fits: Fits, room: Sequence[int]) -> Fitted:
 
 
 def _fitting(fits: Fits, found: Fitted, search: _Search) -> Fitted:
-    """Files that are small enough: trimmed, or if that does not suffice for other lambdas, greater and greater."""
+    """Files that are small enough: trimmed, or if that does not suffice for other lambdas, up to the greatest."""
     logs, step = search.logs, FURTHER
     while True:
         found = _trimmed(fits, found, search.wanted)
-        over = found.log_sizes() > search.wanted
+        over = (found.log_sizes() > search.wanted) & (logs < fits.bounds[1])
         if not over.any():
             return found
-        if (hopeless := over & (logs >= fits.bounds[1])).any():
-            raise _room_error(hopeless, found)
         logs = torch.where(over, logs + step, logs).clamp(*fits.bounds)
         found, step = chosen(over, fits.fitted(logs, _as_it_is), found), 2 * step
-
-
-def _room_error(which: Tensor, found: Fitted) -> RoomError:
-    """What to say of the first of some files, which cannot be smaller."""
-    i = int(which.nonzero()[0])
-    return RoomError(i, round(found.log_sizes()[i].exp().item()))
 
 
 def _as_it_is(function: Function, lambdas: Tensor, _: float) -> tuple[Function, Tensor]:
