@@ -7,24 +7,21 @@ part of a file.
 from __future__ import annotations
 
 import itertools
-import multiprocessing
-import os
-import signal
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
+from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from io import BytesIO
-from multiprocessing.connection import Connection, wait
-from typing import Any, cast
+from typing import Any
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from codec.processes import cores
+from codec.processes import Helper, KilledError, cores, possible
 from pillow_clric import BatchError, _modes, decode, encode, encode_batch
 from pillow_clric._metadata import for_tiff
 from pillow_clric.planning import Job
@@ -97,7 +94,7 @@ def results_of(
         yield from _together(photos, options, workers or cores(), begin)
         jobs = [job for job in jobs if not job.encoding]
     processes = workers or min(cores(), len(jobs))
-    if (workers or processes > 1) and options.device in ("auto", "cpu"):
+    if (workers or processes > 1) and options.device in ("auto", "cpu") and possible():
         yield from _side_by_side(jobs, options, processes)
     else:
         yield from (convert(job, options, begin(job.source.name)) for job in jobs)
@@ -182,85 +179,52 @@ def to_format(image: Image.Image, suffix: str, quality: int) -> bytes:
     return buffer.getvalue()
 
 
-# Side by side. Not with ProcessPoolExecutor: it ends all processes when one is killed, does not say which file that one
-# had, waits for ever if it was killed in the middle of a result, and leaves its processes behind when it is killed.
+# Side by side
 
 
 def _side_by_side(jobs: list[Job], options: Options, processes: int) -> Generator[Result]:
-    """Convert on the CPU in processes. When one is killed, half as many go on, and the last one without its file."""
+    """Convert on the CPU in processes. The files of those that are killed are tried once more at the end, alone."""
     options = replace(options, device="cpu")
-    waiting, finished = deque(jobs), list[Result]()
-    idle, busy = list[Connection](), dict[Connection, tuple[Job, int]]()
-    try:
-        while waiting or busy:
-            while waiting and len(busy) < processes:
-                connection = idle.pop() if idle else _start(options)
-                job = waiting.popleft()
-                busy[connection] = job, processes
-                with suppress(ConnectionError):  # it was killed, which receiving will tell
-                    connection.send(job)
+    killed = [list[Job](), list[Job]()]
+    yield from _shared(jobs, options, processes, killed[0])
+    yield from _shared(killed[0], options, 1, killed[1])
+    yield from (Result(job, 0, error="its process was killed: is there enough memory?") for job in killed[1])
+
+
+def _shared(jobs: list[Job], options: Options, processes: int, killed: list[Job]) -> Generator[Result]:
+    """Convert in processes, of which half as many go on when one is killed, most likely for want of memory.
+
+    Args:
+        killed: gets the jobs of those that were.
+    """
+    waiting, finished, idle = deque(jobs), list[Result](), list[Helper]()
+    running = dict[Future[Result], tuple[Job, Helper]]()
+    with ThreadPoolExecutor(processes) as threads, ExitStack() as helpers:
+        while waiting or running:
+            while waiting and len(running) < processes:
+                helper, job = idle.pop() if idle else helpers.enter_context(Helper()), waiting.popleft()
+                running[threads.submit(helper.result, _convert_alone, job, options)] = job, helper
             yield from finished  # and is written while the processes work
             finished = []
-            for connection in cast("list[Connection]", wait(list(busy))):
-                job, at_once = busy.pop(connection)
+            for future in futures.wait(running, return_when=futures.FIRST_COMPLETED).done:
+                job, helper = running.pop(future)
                 try:
-                    finished.append(connection.recv())
-                except (EOFError, ConnectionError):  # it was killed, most likely for want of memory
-                    if at_once > 1:
-                        waiting.appendleft(job)
-                        processes = min(processes, at_once // 2)
-                    else:
-                        finished.append(Result(job, 0, error="its process was killed: is there enough memory?"))
-                else:
-                    idle.append(connection)
-            while idle and len(busy) + len(idle) > processes:
+                    finished.append(future.result())
+                    idle.append(helper)
+                except KilledError:
+                    killed.append(job)
+                    processes = max(1, processes // 2)
+            while idle and len(running) + len(idle) > processes:
                 idle.pop().close()
         yield from finished
-    finally:
-        for process in multiprocessing.active_children():
-            process.terminate()
-            process.join()
 
 
-def _start(options: Options) -> Connection:
-    """A process that converts the jobs that it is sent, with one thread, until the connection is closed."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    threads = os.environ.get("OMP_NUM_THREADS")
-    # Both are inherited. A terminal sends Ctrl-C to all processes, and only this one is to answer.
-    on_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ["OMP_NUM_THREADS"] = "1"  # read when libraries are imported
-    try:
-        context.Process(target=_serve, args=(theirs, options), daemon=True).start()
-    finally:
-        signal.signal(signal.SIGINT, on_interrupt)
-        if threads is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = threads
-    theirs.close()  # so that only that process has it, and its end is noticed
-    return ours
-
-
-def _serve(connection: Connection, options: Options) -> None:
-    """What a process does that `_start` started."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # not inherited on Windows
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
+def _convert_alone(job: Job, options: Options) -> Result:
+    """Convert one file with one thread, whatever the environment says."""
     import torch
 
-    torch.set_num_threads(1)  # whatever other variables say
-    with suppress(EOFError, ConnectionError):
-        while True:
-            connection.send(convert(connection.recv(), options))
-
-
-def _end_with_parent() -> None:
-    """End this process, whatever it does, as soon as that which started it is gone."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+    torch.set_num_threads(1)
+    return convert(job, options)
 
 
 # Together on a GPU

@@ -81,6 +81,25 @@ def cmyk_profile() -> bytes:
     return icc_profile(b"CMYK", b"prtr", {b"A2B0": table})
 
 
+def hostile_folder(parent: Path) -> Path:
+    """A folder with modules that leave a file `executed` there, called like some that are imported."""
+    folder = parent / "hostile"
+    folder.mkdir()
+    for name in (
+        "codec",
+        "pillow_clric",
+        "random",
+        "pickle",
+        "socket",
+        "multiprocessing",
+        "subprocess",
+        "numpy",
+        "torch",
+    ):
+        (folder / f"{name}.py").write_text(f"open({str(folder / 'executed')!r}, 'w').write({name!r})")
+    return folder
+
+
 class FastProfile(Profile):
     """Codes pixels with zlib in no time, for tests of all that is around a profile. Under the default's name."""
 
