@@ -5,7 +5,7 @@ Importing this package imports neither torch nor numpy; they are imported when p
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SCALES",
+    "BatchError",
     "Container",
     "CorruptError",
     "FormatError",
@@ -49,6 +50,23 @@ __all__ = [
 
 
 SCALES = (2, 4, 8)  # by which pictures can be decoded smaller
+
+
+class BatchError(ValueError):
+    """Some pictures cannot be coded in as few bytes as are asked for; the others of their batch were coded.
+
+    Attributes:
+        results: of each picture, its file, or what is wrong with it.
+    """
+
+    def __init__(self, results: Sequence[bytes | ValueError]) -> None:
+        wrong = [result for result in results if isinstance(result, ValueError)]
+        others = f"; {len(wrong)} of {len(results)} pictures failed" if len(results) > 1 else ""
+        super().__init__(f"{wrong[0]}{others}")
+        self.results = list(results)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return BatchError, (self.results,)
 
 
 def encode(
@@ -98,8 +116,7 @@ def encode_batch(
         The files, in the order of the pictures.
 
     Raises:
-        As `encode`; and `codec.batches.BatchError`, which holds the files of the others, where some of several
-            pictures cannot be coded in as few bytes as are asked for.
+        As `encode`, before anything is coded; but what shows only then as a `BatchError`, which holds all other files.
     """
     from codec import batches
     from codec.device import resolve
@@ -108,7 +125,7 @@ def encode_batch(
     chosen = coder.parse(options)
     device = resolve(chosen.device)
     items, encoder = [], coder.encoder(chosen, device)
-    for pixels, bodies in zip(pictures, metadata or repeat({}), strict=metadata is not None):
+    for pixels, bodies in zip(pictures, repeat({}) if metadata is None else metadata, strict=metadata is not None):
         mode = _mode(pixels)
         header = Header(pixels.shape[1], pixels.shape[0], mode, coder.id, encoder.model)
         colours, known = _split(pixels)
@@ -117,9 +134,9 @@ def encode_batch(
         items.append(batches.Item(colours, header, known))
     results = batches.encode(items, encoder, chosen, device)
     files = [result for result in results if isinstance(result, bytes)]
-    if len(files) == len(results):
-        return files
-    raise results[0] if len(results) == 1 and isinstance(results[0], ValueError) else batches.BatchError(results)
+    if len(files) < len(results):
+        raise BatchError(results)
+    return files
 
 
 def decode(data: bytes, *, device: str = "auto", allow_truncated: bool = False, scale: int = 1) -> NDArray[np.uint8]:

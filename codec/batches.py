@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from codec.container import Header, Section, pack
-from codec.profiles.base import Budget, BudgetError, Encoder, Goal, Progress, Quality, Sections
+from codec.container import MAX_SECTION, Header, Section, pack
+from codec.profiles.base import Budget, Encoder, Goal, Progress, Quality
 from codec.profiles.options import Options
 from codec.workers import cores, sharing
 
@@ -34,26 +34,12 @@ class Item:
 
     def overhead(self, size: int) -> int:
         """Bytes of a file of so many, at most, that are neither weights nor grids."""
-        filled = {Section.WEIGHTS: bytes(128), Section.GRIDS: bytes(min(size, self.pixels.size * 4))}
+        filled = {Section.WEIGHTS: bytes(128), Section.GRIDS: bytes(min(size, self.pixels.size * 4, MAX_SECTION))}
         return len(pack(self.header, {**self.metadata, **filled})) - sum(map(len, filled.values()))
 
 
-class BatchError(ValueError):
-    """Some pictures of a batch cannot be coded as is asked for.
-
-    Attributes:
-        results: of each picture, in their order, its file or what is wrong.
-    """
-
-    def __init__(self, results: list[bytes | ValueError]) -> None:
-        wrong = [(i, result) for i, result in enumerate(results) if isinstance(result, ValueError)]
-        (first, why), *_ = wrong
-        super().__init__(f"{len(wrong)} of {len(results)} pictures cannot be coded; of number {first}: {why}")
-        self.results = results
-
-
 def encode(items: Sequence[Item], encoder: Encoder, options: Options, device: torch.device) -> list[bytes | ValueError]:
-    """Files of pictures, in their order, or why one cannot be coded in as few bytes as are asked for.
+    """Files of pictures, in their order; of those that cannot be coded in as few bytes as are asked for, errors.
 
     Args:
         options: of several pictures, its `progress` is told in pictures.
@@ -129,22 +115,22 @@ def _fitted(
 def _coded(
     items: list[Item], encoder: Encoder, options: Options, progress: Progress | None
 ) -> list[bytes | ValueError]:
-    """Files of pictures that are fitted together."""
+    """Files of pictures that are fitted together, or errors for those that are too large."""
     sizes = [options.budget(item.header.width, item.header.height) or 0 for item in items]
     overheads = [item.overhead(size) for item, size in zip(items, sizes, strict=True)]
     goal: Goal = Quality(options.quality)
     if options.sized:
         goal = Budget(tuple(max(1, size - used) for size, used in zip(sizes, overheads, strict=True)))
     coded = encoder.encode([item.pixels for item in items], goal, progress)
-    return [_file(*each) for each in zip(items, sizes, overheads, coded, strict=True)]
+    files: list[bytes | ValueError] = []
+    for item, sections, size, overhead in zip(items, coded, sizes, overheads, strict=True):
+        data = pack(item.header, {**item.metadata, **sections})
+        files.append(_too_large(item, len(data), size, overhead) if options.sized and len(data) > size else data)
+    return files
 
 
-def _file(item: Item, size: int, overhead: int, coded: Sections | BudgetError) -> bytes | ValueError:
-    """The file of a picture, or why there is none."""
-    if not isinstance(coded, BudgetError):
-        return pack(item.header, {**item.metadata, **coded})
-    header = item.header
+def _too_large(item: Item, least: int, size: int, overhead: int) -> ValueError:
     return ValueError(
-        f"a picture of {header.width} x {header.height} cannot be coded in {size} bytes: "
-        f"the smallest file possible has {coded.least + overhead}, of which {overhead} are header and metadata"
+        f"a picture of {item.header.width} x {item.header.height} cannot be coded in {size} bytes: "
+        f"the smallest file possible has {least}, of which {overhead} are header and metadata"
     )

@@ -15,10 +15,14 @@ from torch import nn
 
 WARM_UP = 3  # times that something is done before it is captured as a graph
 GRAPHED = 100  # times, from which on that pays
+# Where torch has no type for it: on CPUs, POSIX and Windows, on MPS, and what CUDA says outside of torch's allocator
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 
 
 def resolve(name: str) -> torch.device:
     """The device of this name; "auto" is the first GPU, or else the CPU.
+
+    A process that was forked from one that uses CUDA has no GPU: CUDA does not work there.
 
     Raises:
         TypeError: it is no name.
@@ -29,7 +33,8 @@ def resolve(name: str) -> torch.device:
     if not isinstance(name, str):
         raise TypeError(wrong)
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        usable = torch.cuda.is_available() and not torch.cuda._is_in_bad_fork()
+        return torch.device("cuda" if usable else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -53,7 +58,8 @@ def pixels_at_once(device: torch.device, footprint: int) -> int:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether there was not enough memory, on whatever device; what was taken is given back then."""
-    if not isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) and "memory" not in str(error):
+    typed = isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError))
+    if not typed and not any(text in str(error) for text in _NO_MEMORY):
         return False
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -24,7 +24,7 @@ from codec.overfit.bitstream import Integers, QuantisedWeights
 from codec.overfit.fit import STEERED, Fit, Steer, rate
 from codec.overfit.function import Function, choose
 from codec.overfit.spec import MARGIN, Spec
-from codec.profiles.base import Budget, BudgetError, Goal, Sections
+from codec.profiles.base import Budget, Goal, Sections
 from codec.workers import results
 
 SLOPES = (-1.0, -0.1)  # of the logarithm of the size against that of lambda, between which one is believed
@@ -34,6 +34,7 @@ GUESSES = 6  # at most
 ROUNDS = 3  # of fitting again, wholly or in part, at most
 FITTING = (-0.028, 0.015)  # log size, relative to what is asked for, that is only trimmed
 AIM = -0.008  # where in there to go
+PARTS = (0.05, 0.95)  # of the way from what is too large to what is too small, between which to try
 APART = 2 * MARGIN + 1  # samples, at which changes do not disturb each other
 TRIES = 6  # at trimming
 FURTHER = 0.2  # in the logarithm of lambda, what is tried next where trimming does not suffice
@@ -47,15 +48,10 @@ class Fitted:
     function: Function
     weights: list[QuantisedWeights]
 
-    def sections(self, over: Sequence[bool] | None = None) -> list[Sections | BudgetError]:
-        """Sections of the files, which were read back; errors for those that are `over` their budgets."""
-        which = over or [False] * len(self.weights)
-        checked = [(b, *p) for b, p, bad in zip(self._bodies, self._parts, which, strict=True) if not bad]
-        results(bitstream.verify, checked)
-        return [
-            BudgetError(len(weights) + len(grids)) if bad else {Section.WEIGHTS: weights, Section.GRIDS: grids}
-            for (weights, grids), bad in zip(self._bodies, which, strict=True)
-        ]
+    def sections(self) -> list[Sections]:
+        """Sections of the files, which were read back."""
+        results(bitstream.verify, [(bodies, *parts) for bodies, parts in zip(self._bodies, self._parts, strict=True)])
+        return [dict(zip((Section.WEIGHTS, Section.GRIDS), bodies, strict=True)) for bodies in self._bodies]
 
     def log_sizes(self) -> Tensor:
         """Logarithms (batch,) of the bytes of the sections."""
@@ -174,7 +170,7 @@ class _Search:
     @property
     def fits(self) -> Tensor:
         """Where files need but be trimmed, (batch,)."""
-        return (self.off > FITTING[0]) & (self.off < FITTING[1])
+        return _fit(self.off)
 
     def add(self, logs: Tensor, log_sizes: Tensor) -> Tensor:
         """Note what was tried; where it is better than all before, (batch,)."""
@@ -193,27 +189,30 @@ class _Search:
     def next(self) -> Tensor:
         """What to try: between the nearest, or where there are none on one side, as far beyond as the slope says."""
         (large_logs, large), (small_logs, small) = self.nearest
-        part = ((large - AIM) / (large - small)).clamp(0.1, 0.9)
+        part = ((large - AIM) / (large - small)).clamp(*PARTS)
         between = large_logs + part * (small_logs - large_logs)
         beyond = [logs - (off - AIM) / self.slope for logs, off in self.nearest]
         tried = torch.where(large.isinf(), beyond[1], torch.where(small.isinf(), beyond[0], between))
         return torch.where(self.fits, self.logs, tried.clamp(*self.bounds))
 
 
-def encoded(fits: Fits, goal: Goal, logarithms: tuple[float, ...]) -> list[Sections | BudgetError]:
-    """Sections of files that meet a goal, or errors where a picture takes more even at the greatest lambda.
+def encoded(fits: Fits, goal: Goal, logarithms: tuple[float, ...]) -> list[Sections]:
+    """Sections of files that meet a goal, or of the smallest files where even these take more.
 
     Args:
         logarithms: of lambdas, as `Quality.log_lambda` takes them.
     """
     if isinstance(goal, Budget):
-        return of_size(fits, goal.sizes)
+        return of_size(fits, goal.sizes).sections()
     logs = torch.full((fits.count,), goal.log_lambda(logarithms), dtype=torch.float64, device="cpu")
     return fits.fitted(logs).sections()
 
 
-def of_size(fits: Fits, room: Sequence[int]) -> list[Sections | BudgetError]:
-    """Sections of the best files that the search finds of which none has more than so many bytes in these."""
+def of_size(fits: Fits, room: Sequence[int]) -> Fitted:
+    """The best files that the search finds of no more than so many bytes in their sections each.
+
+    A picture that takes more, even at the greatest lambda, gets the file of that.
+    """
     wanted = torch.tensor(room, dtype=torch.float64, device="cpu").clamp(min=1).log()
     steering, steered = _Steering(fits, _guess(fits, wanted), wanted), fits.far > 0
     found = fits.fitted(steering.logs, steering if steered else _as_it_is)
@@ -236,14 +235,14 @@ def of_size(fits: Fits, room: Sequence[int]) -> list[Sections | BudgetError]:
     return _fitting(fits, found, search)
 
 
-def _fitting(fits: Fits, found: Fitted, search: _Search) -> list[Sections | BudgetError]:
-    """Files that are small enough: trimmed, or if that does not suffice for other lambdas, greater and greater."""
+def _fitting(fits: Fits, found: Fitted, search: _Search) -> Fitted:
+    """Files that are small enough: trimmed, or if that does not suffice for other lambdas, up to the greatest."""
     logs, step = search.logs, FURTHER
     while True:
         found = _trimmed(fits, found, search.wanted)
-        over = found.log_sizes() > search.wanted
-        if not (over & (logs < fits.bounds[1])).any():
-            return found.sections(over.tolist())
+        over = (found.log_sizes() > search.wanted) & (logs < fits.bounds[1])
+        if not over.any():
+            return found
         logs = torch.where(over, logs + step, logs).clamp(*fits.bounds)
         found, step = chosen(over, fits.fitted(logs, _as_it_is), found), 2 * step
 
@@ -253,9 +252,17 @@ def _as_it_is(function: Function, lambdas: Tensor, _: float) -> tuple[Function, 
     return function, lambdas
 
 
+def _fit(off: Tensor) -> Tensor:
+    """Whether what is off so much need but be trimmed."""
+    return (off > FITTING[0]) & (off < FITTING[1])
+
+
 def _amiss(off: Tensor) -> Tensor:
-    """How bad sizes are that are off so much: what is too large can be trimmed, what is too small stays so."""
-    return torch.where(off > 0, off / 2, -off)
+    """How bad sizes are that are off so much: what is too large can be trimmed, what is too small stays so.
+
+    The worst that fits is better than the best that does not.
+    """
+    return torch.where(off > 0, off / 2, -off) + torch.where(_fit(off), 0, max(map(abs, FITTING)))
 
 
 @torch.no_grad()

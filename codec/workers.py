@@ -1,6 +1,8 @@
-"""Other processes, for what one core takes long for while a GPU does the rest.
+"""Other processes, each of which does one thing after the other: for what takes one core long.
 
-Not those of `multiprocessing`: they run the program's own file once more, which a library may not ask for.
+Not those of `concurrent.futures` or `multiprocessing`. Their processes run the program's own file once more, which a
+library may not ask for, and import what lies in the current directory; and when one is killed all others of its pool
+end, and nobody is told what it had to do.
 """
 
 from __future__ import annotations
@@ -14,10 +16,20 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
+from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from threading import Thread
+from typing import IO, Any, TypeVar
 
 _COMMAND = "from codec.workers import serve; serve()"
+_HOME = str(Path(__file__).resolve().parents[1])  # of this package
+_LENGTH = 8  # bytes that say how many follow
+
+Found = TypeVar("Found")
+
+
+class KilledError(RuntimeError):
+    """A process has ended before it gave a result."""
 
 
 def cores() -> int:
@@ -29,34 +41,94 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def possible() -> bool:
+    """Whether there is a Python to start: a program that is frozen has none."""
+    return bool(sys.executable) and not getattr(sys, "frozen", False)
+
+
+class Helper:
+    """A process with one thread, which starts at once; one that cannot be started is as if it had been killed."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        # An empty entry would stand for the current directory, which Python adds itself unless it is told -P.
+        path = os.pathsep.join([*filter(None, sys.path), _HOME])
+        with suppress(OSError):
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-c", _COMMAND],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+                process_group=0,  # out of a terminal's reach: on Ctrl-C, who started it ends it
+            )
+
+    def __enter__(self) -> Helper:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End it, whatever it does."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.communicate()
+
+    def result(self, function: Callable[..., Found], *arguments: Any) -> Found:
+        """Result of a function of a module; what it raises, this raises.
+
+        Raises:
+            KilledError: the process has ended, perhaps in the middle of its answer.
+        """
+        process = self._process
+        if process is None:
+            raise KilledError("the process has ended")
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            _send(process.stdin, (function, arguments))
+            answer = _received(process.stdout)
+        except (OSError, EOFError) as error:
+            self.close()
+            raise KilledError("the process was killed") from error
+        returned, found = pickle.loads(answer)
+        if not returned:
+            raise found
+        return found  # type: ignore[no-any-return]
+
+
+_helpers: ContextVar[list[Helper]] = ContextVar("_helpers", default=[])  # noqa: B039 (never changed)
+
+
 @contextmanager
 def sharing(count: int) -> Iterator[None]:
     """Let so many other processes do what `results` is asked for meanwhile; they start at once, and end with this.
 
     Where none can be had, or one breaks down, all is done here.
     """
-    if not sys.executable or getattr(sys, "frozen", False):  # the program is no Python
-        count = 0
     with ExitStack() as stack:
-        helpers = [stack.enter_context(_Helper()) for _ in range(count)]
+        helpers = [stack.enter_context(Helper()) for _ in range(count * possible())]
         token = _helpers.set(helpers)
         stack.callback(_helpers.reset, token)
         yield
 
 
-def results(function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> list[Any]:
-    """What a function of a module gives for each of some arguments; what it raises, this raises."""
+def results(function: Callable[..., Found], arguments: Iterable[tuple[Any, ...]]) -> list[Found]:
+    """Results of a function of a module for each of some arguments, in their order; what it raises, this raises."""
     helpers = _helpers.get()
     if not helpers:
         return [function(*given) for given in arguments]
-    idle = SimpleQueue[_Helper]()
+    idle = SimpleQueue[Helper]()
     for helper in helpers:
         idle.put(helper)
 
-    def result(given: tuple[Any, ...]) -> Any:
+    def result(given: tuple[Any, ...]) -> Found:
         helper = idle.get()
         try:
-            return helper.result(function, given)
+            return helper.result(function, *given)
+        except KilledError:
+            return function(*given)
         finally:
             idle.put(helper)
 
@@ -64,59 +136,42 @@ def results(function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) 
         return list(threads.map(result, arguments))
 
 
-class _Helper:
-    """A process that does one thing after the other."""
-
-    def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.curdir for path in sys.path)}
-        environment["OMP_NUM_THREADS"] = "1"  # and no more for each of many
-        with suppress(OSError):
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _COMMAND], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
-            )
-
-    def __enter__(self) -> _Helper:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
-            self._process = None
-
-    def result(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-        """What the function gives or raises there; or here, once that process is no more."""
-        if self._process is not None:
-            assert self._process.stdin is not None
-            assert self._process.stdout is not None
-            try:
-                pickle.dump((function, arguments), self._process.stdin)
-                self._process.stdin.flush()
-                returned, found = pickle.load(self._process.stdout)
-            except (OSError, EOFError):
-                self.__exit__()
-            else:
-                if returned:
-                    return found
-                raise found
-        return function(*arguments)
-
-
-_helpers: ContextVar[list[_Helper]] = ContextVar("_helpers", default=[])  # noqa: B039 (never changed)
-
-
 def serve() -> None:
-    """What a helper does until nothing more is to come."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all; who made this one ends it
+    """Do what this process is asked for, until nobody is left who could ask."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # for Windows, where terminals reach all processes
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what is printed meanwhile is no answer
-    with suppress(EOFError, BrokenPipeError):
+    tasks = SimpleQueue[bytes]()
+    Thread(target=_receive, args=(tasks,), daemon=True).start()
+    while True:
+        task = tasks.get()
+        try:
+            function, arguments = pickle.loads(task)
+            answer = True, function(*arguments)
+        except Exception as error:
+            answer = False, error
+        _send(answers, answer)
+
+
+def _receive(tasks: SimpleQueue[bytes]) -> None:
+    """Pass on what is asked for, and end this process in the middle of it when who asked is gone."""
+    with suppress(EOFError):
         while True:
-            function, arguments = pickle.load(sys.stdin.buffer)
-            try:
-                answer = True, function(*arguments)
-            except Exception as error:
-                answer = False, error
-            pickle.dump(answer, answers)
-            answers.flush()
+            tasks.put(_received(sys.stdin.buffer))
+    os._exit(1)
+
+
+def _send(stream: IO[bytes], message: object) -> None:
+    data = pickle.dumps(message)
+    stream.write(len(data).to_bytes(_LENGTH, "little"))
+    stream.write(data)
+    stream.flush()
+
+
+def _received(stream: IO[bytes]) -> bytes:
+    """What `_send` made of a message; EOFError if there is none, or not all of it."""
+    size = stream.read(_LENGTH)
+    data = stream.read(int.from_bytes(size, "little"))
+    if len(size) < _LENGTH or len(data) < int.from_bytes(size, "little"):
+        raise EOFError
+    return data

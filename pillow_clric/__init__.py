@@ -10,11 +10,13 @@ coded. Processes that are spawned (not forked) must import it again, in a DataLo
     Image.open("photo.clric").show()
 """
 
+from codec import BatchError
 from codec.container import CorruptError, FormatError, LimitError, TruncatedError, UnsupportedError
 from pillow_clric._api import FileInfo, decode, encode, encode_batch, info
 from pillow_clric._plugin import ClricImageFile, register_clric_opener
 
 __all__ = [
+    "BatchError",
     "ClricImageFile",
     "CorruptError",
     "FileInfo",

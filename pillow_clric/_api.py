@@ -79,8 +79,8 @@ def encode_batch(
         The files, in the order of the images.
 
     Raises:
-        As `encode`; and `BatchError`, whose `results` has the files of the others, where some of several images cannot
-            be coded in as few bytes as are asked for.
+        As `encode`, before anything is coded; but for images that cannot be as small as the target, a `BatchError`,
+            which holds the files of all others.
     """
     for image in images:
         _modes.check(image)

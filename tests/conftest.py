@@ -13,19 +13,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 import codec.profiles
 import pillow_clric
 from codec.container import Container, CorruptError, Header, Section, TruncatedError
-from codec.profiles.base import BudgetError, Decoder, Encoder, Goal, Profile, Progress, Sections
+from codec.profiles.base import Decoder, Encoder, Goal, Profile, Progress, Sections
 from codec.profiles.clric.profile import Options
 
 # Pictures in tests are tiny, and threads that wait for each other on a busy machine take 20 times as long. Before torch
 # is imported, and for programs that tests start, too.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# How long an example takes says more of the machine than of the code.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 EXIF = Image.Exif()
 EXIF[0x010F] = "Maker"
@@ -79,6 +83,16 @@ def cmyk_profile() -> bytes:
     return icc_profile(b"CMYK", b"prtr", {b"A2B0": table})
 
 
+def hostile_folder(parent: Path) -> Path:
+    """A folder with modules that leave a file `executed` there, called like some that are imported."""
+    folder = parent / "hostile"
+    folder.mkdir()
+    names = "codec pillow_clric random pickle socket multiprocessing subprocess numpy torch"
+    for name in names.split():
+        (folder / f"{name}.py").write_text(f"open({str(folder / 'executed')!r}, 'w').write({name!r})")
+    return folder
+
+
 class FastProfile(Profile[Options]):
     """Codes pixels with zlib in no time, for tests of all that is around a profile. Under the default's name."""
 
@@ -98,9 +112,7 @@ class FastProfile(Profile[Options]):
         self.devices.append(str(device))
         return FastDecoder()
 
-    def encode(
-        self, pictures: Sequence[NDArray[np.uint8]], goal: Goal, progress: Progress | None
-    ) -> list[Sections | BudgetError]:
+    def encode(self, pictures: Sequence[NDArray[np.uint8]], goal: Goal, progress: Progress | None) -> list[Sections]:
         """Tests have others in its place."""
         for done in range(1, 4):
             if progress:
@@ -119,7 +131,7 @@ class FastEncoder(Encoder):
 
     def encode(
         self, pictures: Sequence[NDArray[np.uint8]], goal: Goal, progress: Progress | None = None
-    ) -> list[Sections | BudgetError]:
+    ) -> list[Sections]:
         self.profile.used.append(self.options)
         return self.profile.encode(pictures, goal, progress)
 

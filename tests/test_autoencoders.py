@@ -49,7 +49,12 @@ def random_model(architecture: str, config: dict[str, Any], channels: int) -> Mo
 
 
 TINY = {"latent": 4, "pooling": True}
+KL = {
+    "latent_channels": 4, "block_out_channels": [8, 16], "layers_per_block": 1, "norm_num_groups": 4, "act_fn": "silu",
+    "mid_block_add_attention": True, "use_quant_conv": True, "use_post_quant_conv": True,
+}  # fmt: skip
 BASE = {"latent": 3, "fine": 8, "coarse": 8, "encoder": [1, 1], "decoder": [1, 1]}
+CONFIGURATIONS: dict[str, dict[str, Any]] = {"tiny": TINY, "base": BASE, "kl": KL}
 
 
 @pytest.fixture(scope="session")
@@ -242,6 +247,9 @@ class TestModelFile:
             ({"mean": (0.0,) * 2}, "3 channels"),
             ({"scale": (0.0,) * 3}, "finite"),
             ({"mean": (float("nan"),) * 3}, "finite"),
+            ({"mean": (1e300,) * 3}, "finite"),
+            ({"mean": (10**400,) * 3}, "cannot be read"),
+            ({"scale": (1e-300,) * 3}, "finite"),
             ({"tensors": {}}, "not fit"),
         ],
     )
@@ -251,6 +259,18 @@ class TestModelFile:
         files.write(Model(**{**fields, **change}), tmp_path / "wrong.safetensors")
         with pytest.raises(ModelFileError, match=message):
             import_checkpoint.read(tmp_path / "wrong.safetensors")
+
+    @settings(max_examples=200)
+    @given(data=st.data())
+    def test_any_configuration_is_refused_or_built(self, data: st.DataObject) -> None:
+        architecture = data.draw(st.sampled_from(sorted(CONFIGURATIONS)))
+        config: dict[str, Any] = dict(CONFIGURATIONS[architecture])
+        value = st.integers(-2, 40) | st.none() | st.booleans() | st.floats() | st.text(max_size=3)
+        config[data.draw(st.sampled_from(sorted(config)))] = data.draw(value | st.lists(value, max_size=3))
+        try:
+            build(Model("any", architecture, config, (0.0,), (1.0,), {}))
+        except ModelFileError as error:
+            assert str(error)
 
     @pytest.mark.parametrize(
         ("weights", "message"),
@@ -431,7 +451,11 @@ class TestForeign:
     def test_kl_that_does_not_fit_its_configuration(self, tmp_path: Path) -> None:
         self._kl(None).save_pretrained(tmp_path)
         config = json.loads((tmp_path / "config.json").read_text())
-        for change in ({"latent_channels": 5}, {"latent_channels": 10**9}, {"block_out_channels": [10**9] * 3}):
+        for change in (
+            {"latent_channels": 5}, {"latent_channels": 10**9}, {"block_out_channels": [10**9] * 3},
+            {"norm_num_groups": 0}, {"norm_num_groups": None}, {"act_fn": 5}, {"shift_factor": "far"},
+            {"scaling_factor": [1]}, {"scaling_factor": -1},
+        ):  # fmt: skip
             (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
             with pytest.raises(ModelFileError):
                 import_checkpoint.read(tmp_path)

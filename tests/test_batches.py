@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,29 +17,28 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from conftest import FastProfile
+from conftest import FastProfile, hostile_folder
 from numpy.typing import NDArray
 from PIL import Image
 
 import pillow_clric
 from codec.container import unpack
-from codec.profiles.base import BudgetError, Goal, Progress, Sections
+from codec.profiles.base import Goal, Progress, Sections
 from pillow_clric import cli
 from pillow_clric.convert import outputs
 from pillow_clric.convert import run as conversion
 from pillow_clric.convert.plan import Job
 
-# The command with a profile that takes no time, which processes that it starts import too. Photos that are wider than
-# high take long, those that are higher than wide kill the process that they are in, square black ones only once.
-PROGRAM = """
+# A profile that takes no time, for the command and for the processes that it starts. Photos that are wider than high
+# take long, those that are higher than wide kill the process that they are in, square black ones only once.
+CUSTOMISED = """
 import os, signal, time
 from pathlib import Path
 import codec.profiles
 from conftest import FastProfile
-from pillow_clric import cli
 
 class Profile(FastProfile):
-    def encode(self, pictures, settings, room=None):
+    def encode(self, pictures, goal, progress):
         pixels = pictures[0]
         height, width = pixels.shape
         once = Path(__file__).with_name("once")
@@ -46,12 +47,16 @@ class Profile(FastProfile):
             os.kill(os.getpid(), signal.SIGKILL)
         if width > height:
             time.sleep(float(os.environ["SECONDS"]))
-        return super().encode(pictures, settings, room)
+        return super().encode(pictures, goal, progress)
 
 codec.profiles.profiles = lambda: (Profile(),)
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background may ignore it
-    cli.main()
+"""
+# Without asking whether it is the program itself, which no process of the command may run again
+PROGRAM = """
+import signal
+from pillow_clric import cli
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background may ignore it
+cli.main()
 """
 
 Process = subprocess.Popen[str]
@@ -73,18 +78,21 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def start(folder: Path, seconds: float = 0) -> Process:
+def start(folder: Path, seconds: float = 0, cwd: Path | None = None) -> Process:
     """`PROGRAM` with two processes on a folder, in a process group of its own."""
     script = folder.parent / "program.py"
     script.write_text(PROGRAM)
-    tests = str(Path(__file__).parent)
+    (folder.parent / "sitecustomize.py").write_text(CUSTOMISED)
+    tests = Path(__file__).parent
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([tests, os.environ.get("PYTHONPATH", "")]),
+        "PYTHONPATH": os.pathsep.join(map(str, [folder.parent, tests, tests.parent])),
         "SECONDS": str(seconds),
     }
     command = [sys.executable, str(script), str(folder), "-o", str(folder.parent / "out"), "--jobs", "2"]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    return subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=cwd
+    )
 
 
 def wait_for(process: Process, text: str) -> None:
@@ -126,6 +134,29 @@ def test_killed_processes(folder: Path, tmp_path: Path) -> None:
     assert f"failed: {folder / 'c.png'}: its process was killed" in errors
     assert "4 converted" in errors
     assert contents(tmp_path / "out").keys() == {"a.clric", "b.clric", "d.clric", "e.clric"}
+
+
+def test_nothing_in_the_current_directory_is_executed(folder: Path, tmp_path: Path) -> None:
+    gray(folder, a=(8, 8), b=(8, 8))
+    hostile = hostile_folder(tmp_path)
+    with start(folder, cwd=hostile) as process:
+        errors = rest(process)
+    assert (process.returncode, "2 converted" in errors) == (0, True), errors
+    assert not (hostile / "executed").exists()
+
+
+def test_other_processes_of_the_program_go_on(tmp_path: Path) -> None:
+    other = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(600,), daemon=True)
+    other.start()
+    try:
+        jobs = [Job(tmp_path / f"{i}.clric", tmp_path / f"{i}.png", encoding=False) for i in range(2)]
+        options = conversion.Settings("clric", {"device": "cpu"}, strip=False)
+        found = list(conversion.results_of(jobs, options, 2, lambda name: lambda done, total: None))
+        assert all("No such file" in result.error for result in found)
+        assert {result.job for result in found} == set(jobs)
+        assert other.is_alive()
+    finally:
+        other.kill()
 
 
 @pytest.mark.parametrize(
@@ -229,7 +260,7 @@ def test_photos_fail_alone(folder: Path, tmp_path: Path, gpu: Gpu, monkeypatch: 
 
     def encode(
         self: FastProfile, pictures: Sequence[NDArray[np.uint8]], goal: Goal, progress: Progress | None
-    ) -> list[Sections | BudgetError]:
+    ) -> list[Sections]:
         if not all(pixels.any() for pixels in pictures):
             raise RuntimeError("too dark")
         return code(self, pictures, goal, progress)
@@ -245,6 +276,32 @@ def test_photos_fail_alone(folder: Path, tmp_path: Path, gpu: Gpu, monkeypatch: 
     assert f"failed: {folder / 'd.png'}: " in result.stderr
     assert f"failed: {folder / 'e.png'}: cannot identify" in result.stderr
     assert contents(tmp_path / "out").keys() == {"a.clric", "c.clric", "f.clric"}
+
+
+def test_impossible_photos_fail_alone(folder: Path, tmp_path: Path, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversion, "encode_batch", pillow_clric.encode_batch)
+    monkeypatch.setattr(conversion, "encode", lambda *_, **__: pytest.fail("it was encoded again"))
+    gray(folder, a=(8, 8), c=(8, 8))
+    noise = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
+    Image.fromarray(noise).save(folder / "b.png")
+    arguments = [str(folder), "-o", str(tmp_path / "out"), "--target-size", "60"]
+    result = CliRunner().invoke(cli.main, arguments)
+    assert result.exit_code == 1
+    assert f"failed: {folder / 'b.png'}: a picture of 8 x 8 cannot be coded in 60 bytes" in result.stderr
+    assert contents(tmp_path / "out").keys() == {"a.clric", "c.clric"}
+
+
+def test_photos_that_cannot_be_coded_are_left_out(
+    folder: Path, tmp_path: Path, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversion, "_PIXELS_AT_ONCE", 1024)
+    gray(folder, a=(8, 8), c=(8, 8))
+    Image.new("I;16", (8, 8)).save(folder / "b.png")
+    result = run(folder)
+    assert result.exit_code == 1
+    assert gpu.sizes == [[(8, 8)] * 2]
+    assert f"failed: {folder / 'b.png'}: " in result.stderr
+    assert contents(tmp_path / "out").keys() == {"a.clric", "c.clric"}
 
 
 def test_reading_and_writing_while_the_gpu_works(

@@ -18,10 +18,11 @@ from torch import Tensor
 
 import codec
 from codec import device
+from codec.autoencoders import import_checkpoint, store
 from codec.autoencoders import model as files
-from codec.autoencoders import store
 from codec.autoencoders.autoencoder import Autoencoder
 from codec.autoencoders.errors import ModelFileError
+from codec.autoencoders.model import Model
 from codec.autoencoders.networks.residual import Residual
 from codec.autoencoders.perceptual_loss import perception
 from codec.container import Section, unpack
@@ -239,6 +240,23 @@ def test_models_without_a_universal_function(own_store: Path, tmp_path: Path) ->
     assert np.abs(found - pixels).mean() < 1.2 * np.abs(usual - pixels).mean()
 
 
+def test_models_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the header could name another than was used, as a file may change meanwhile."""
+    read, read_paths = import_checkpoint.read, list[Path]()
+
+    def once(path: Path, name: str | None = None) -> Model:
+        read_paths.append(path)
+        return read(path, name)
+
+    monkeypatch.setattr(import_checkpoint, "read", once)
+    path = tmp_path / "mine.safetensors"
+    path.write_bytes(store.EMBEDDED.read_bytes())
+    pixels = photo(32, 40)
+    coded = codec.encode_batch([pixels, pixels], model=path, quality=50, effort=1, device="cpu")
+    assert [unpack(data).header.model.hex() for data in coded] == [store.BASE_PREFIX] * 2
+    assert read_paths == [path]
+
+
 def changed(described: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
     return {**described, "shape": {**described["shape"], **change}}
 
@@ -251,6 +269,9 @@ def changed(described: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]
         lambda told: {**told, "lambdas": [0, 1]},
         lambda told: {**told, "lambdas": [3.0, 0.005]},
         lambda told: {**told, "lambdas": [1, 2, 3]},
+        lambda told: {**told, "lambdas": [1, 10**400]},
+        lambda told: changed(told, {"spatial": float(told["shape"]["spatial"])}),
+        lambda told: changed(told, {"residuals": bool(told["shape"]["residuals"])}),
         lambda told: changed(told, {"unknown": 1}),
         lambda told: changed(told, {"hidden": 9}),
         lambda told: changed(told, {"features": [16.0]}),
@@ -277,6 +298,7 @@ def test_universal_functions_that_make_no_sense(change: Callable[[Any], Any]) ->
         lambda name, t: t[:, :8] if name.endswith("steps") else t,
         lambda name, t: t.float() if name.endswith("arm.output") else t,
         lambda name, t: t[:0] if name.startswith("function.") else t,
+        lambda name, t: 0 * t if name.endswith("steps") else t,
     ],
 )
 def test_universal_functions_whose_tensors_do_not_fit(change: Callable[[str, Tensor], Tensor | None]) -> None:

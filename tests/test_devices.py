@@ -36,6 +36,14 @@ def test_all_is_on_the_device() -> None:
     assert "trained 2" in result.stdout
 
 
+@pytest.mark.parametrize(("forked", "kind"), [(False, "cuda"), (True, "cpu")])
+def test_auto_takes_what_can_be_used(forked: bool, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA does not work in a process that was forked from one that uses it."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda: forked)
+    assert device.resolve("auto").type == kind
+
+
 # Graphs
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
 from io import BytesIO
 from itertools import pairwise
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import FastProfile
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
@@ -23,7 +24,7 @@ import codec
 import pillow_clric
 from codec import batches, rate_control
 from codec.container import Section
-from codec.profiles.base import BudgetError, Goal, Progress, Sections
+from codec.profiles.base import Goal, Progress, Sections
 
 SAMPLES = Path(__file__).parent.parent / "samples"
 PROFILES = [("clric", 1), ("clric", 2), ("coolchic", 1)]
@@ -69,6 +70,7 @@ def test_together_is_as_good_as_alone(profile: str, effort: int, monkeypatch: py
 
 def test_a_batch_of_nothing() -> None:
     assert codec.encode_batch([]) == []
+    assert codec.encode_batch([], metadata=[]) == []
     assert pillow_clric.encode_batch([]) == []
 
 
@@ -102,7 +104,16 @@ def test_buckets(shapes: list[tuple[str, int, int]], capacity: int) -> None:
         assert whole * batches.FULL <= sum(h * w for h, w in zip(heights, widths, strict=True))
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CPU: can't allocate memory: you tried")])
+NO_MEMORY = [
+    MemoryError(),
+    torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried to"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:83] DefaultCPUAllocator: not enough memory: you tried to"),
+    RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"),
+]
+
+
+@pytest.mark.parametrize("error", NO_MEMORY, ids=lambda error: str(error)[-40:])
 def test_out_of_memory_halves_the_batch(
     error: Exception, fast_profile: FastProfile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,7 +122,7 @@ def test_out_of_memory_halves_the_batch(
 
     def encode(
         self: FastProfile, pictures: Sequence[NDArray[np.uint8]], goal: Goal, progress: Progress | None
-    ) -> list[Sections | BudgetError]:
+    ) -> list[Sections]:
         sizes.append(len(pictures))
         if len(pictures) > 2:
             raise error
@@ -125,13 +136,18 @@ def test_out_of_memory_halves_the_batch(
         assert np.array_equal(codec.decode(data), picture)
 
 
-def test_other_errors_are_errors(fast_profile: FastProfile, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
-        raise RuntimeError("broken")
+@pytest.mark.parametrize("what", ["broken", "CUDA error: an illegal memory access was encountered"])
+def test_other_errors_are_errors(what: str, fast_profile: FastProfile, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    def fail(_: object, pictures: Sequence[object], *__: object) -> None:
+        sizes.append(len(pictures))
+        raise RuntimeError(what)
 
     monkeypatch.setattr(FastProfile, "encode", fail)
-    with pytest.raises(RuntimeError, match="broken"):
+    with pytest.raises(RuntimeError, match=what):
         codec.encode_batch([np.zeros((4, 4), np.uint8)] * 2)
+    assert sizes == [2]
 
 
 # Of a size
@@ -168,6 +184,7 @@ def searched(sizes: Sizes, first: Tensor, wanted: Tensor, rounds: int) -> rate_c
 
 
 @given(steepness=st.floats(0.12, 0.9), first=st.floats(-10, 2), right=st.floats(-9, 1))
+@example(steepness=0.440385589483987, first=-6.0, right=0.0)
 def test_search_finds_what_there_is(steepness: float, first: float, right: float) -> None:
     sizes = Sizes(steepness=torch.tensor([steepness, 0.4]))
     wanted = sizes.log_sizes(torch.tensor([right, right]))
@@ -222,10 +239,31 @@ def test_impossible_target(profile: str) -> None:
     assert len(codec.encode(picture, profile=profile, target_size=least, effort=1, device="cpu")) <= least
 
 
-def test_more_room_than_needed() -> None:
+def test_impossible_targets_of_a_batch() -> None:
+    """Those that are possible are met all the same, in one fit."""
+    pictures = [photo(96, 128), photo(96, 128, 60), photo(96, 120, 300)]
+    metadata = [{}, {Section.XMP: bytes(500)}, {}]
+    with pytest.raises(codec.BatchError, match=r"cannot be coded in 400 bytes: .*; 1 of 3 pictures failed") as caught:
+        codec.encode_batch(pictures, target_size=400, effort=2, device="cpu", metadata=metadata)
+    first, second, third = pickle.loads(pickle.dumps(caught.value)).results
+    assert isinstance(second, ValueError)
+    for data, picture in ((first, pictures[0]), (third, pictures[2])):
+        assert 388 <= len(data) <= 400
+        assert codec.decode(data, device="cpu").shape == picture.shape
+
+
+@pytest.mark.parametrize("target", [{"target_size": 10**9}, {"target_size": 10**30}, {"target_bpp": 1e308}], ids=str)
+def test_more_room_than_needed(target: dict[str, Any]) -> None:
     picture = photo(64, 64)
     best = codec.encode(picture, quality=100, effort=1, device="cpu")
-    assert len(codec.encode(picture, target_size=10**9, effort=1, device="cpu")) == len(best)
+    assert len(codec.encode(picture, **target, effort=1, device="cpu")) == len(best)
+
+
+def test_more_room_than_a_section_has(fast_profile: FastProfile) -> None:
+    """Of a picture that could fill it."""
+    picture = np.zeros((4800, 4800, 3), np.uint8)
+    data = codec.encode(picture, target_size=300_000_000)
+    assert np.array_equal(codec.decode(data), picture)
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import hostile_folder
 from PIL import Image
 
 import codec
 from codec import batches, workers
-from codec.workers import results, sharing
+from codec.workers import Helper, KilledError, results, sharing
 
 SAMPLE = Path(__file__).parents[1] / "samples" / "coffee.png"
 
@@ -31,6 +32,26 @@ def only_here(pid: int) -> int:
     if os.getpid() != pid:
         os._exit(1)
     return pid
+
+
+def half_an_answer(pid: int) -> int:
+    """What ends a process in the middle of its answer, as it may be for want of memory; but not this one."""
+    if os.getpid() != pid:
+        frame = sys._getframe()
+        while "answers" not in frame.f_locals:
+            assert frame.f_back
+            frame = frame.f_back
+        frame.f_locals["answers"].write((1000).to_bytes(8, "little") + b"half")
+        frame.f_locals["answers"].flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return pid
+
+
+class Unloadable:
+    """Can be sent, but not received."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return divmod, (1, 0)
 
 
 def test_others_do_it() -> None:
@@ -82,6 +103,37 @@ def test_what_a_killed_one_had_is_done_here() -> None:
         assert results(where, [(3,)]) == [(3, os.getpid())]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
+def test_what_one_had_that_was_killed_in_the_middle_of_its_answer_is_done_here() -> None:
+    with sharing(1):
+        assert results(half_an_answer, [(os.getpid(),)]) == [os.getpid()]
+    with Helper() as helper:
+        for _ in range(2):
+            with pytest.raises(KilledError):
+                helper.result(half_an_answer, os.getpid())
+
+
+def test_what_they_cannot_load_is_an_error_and_they_go_on() -> None:
+    with Helper() as helper:
+        with pytest.raises(ZeroDivisionError):
+            helper.result(Unloadable)
+        assert helper.result(abs, -3) == 3
+
+
+@pytest.mark.parametrize("at_start", [False, True])
+def test_nothing_in_the_current_directory_is_executed(at_start: bool, tmp_path: Path) -> None:
+    """Also when a program, such as one at a prompt, went there later, whose path begins with wherever it is."""
+    hostile, go = hostile_folder(tmp_path), "import os, sys\nfrom codec.workers import *\n"
+    go += "" if at_start else f"sys.path.insert(0, '')\nos.chdir({str(hostile)!r})\n"
+    script = tmp_path / "program.py"
+    script.write_text(f"{go}with sharing(1): print(results(os.getpid, [()]) != [os.getpid()])")
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    cwd = hostile if at_start else tmp_path
+    run = subprocess.run([sys.executable, script], cwd=cwd, env=environment, capture_output=True, text=True, check=True)
+    assert run.stdout == "True\n"  # it was done elsewhere
+    assert not (hostile / "executed").exists()
+
+
 def test_programs_are_not_run_again(tmp_path: Path) -> None:
     """Also those that do not ask whether they are the one that was started."""
     script = tmp_path / "program.py"
@@ -126,7 +178,7 @@ def test_files_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = codec.encode_batch(pictures, effort=1)
     monkeypatch.setattr(batches, "_helpers", lambda count, device: count)
     asked: list[str] = []
-    monkeypatch.setattr(workers._Helper, "result", spied(workers._Helper.result, asked))
+    monkeypatch.setattr(workers.Helper, "result", spied(workers.Helper.result, asked))
     assert codec.encode_batch(pictures, effort=1) == plain
     assert sorted(asked) == ["verify"] * 3 + ["write"] * 3
 
@@ -134,8 +186,8 @@ def test_files_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
 def spied(result: Any, asked: list[str]) -> Any:
     """The same, which also notes what is asked for."""
 
-    def noting(helper: Any, function: Any, arguments: Any) -> Any:
+    def noting(helper: Any, function: Any, *arguments: Any) -> Any:
         asked.append(function.__name__)
-        return result(helper, function, arguments)
+        return result(helper, function, *arguments)
 
     return noting

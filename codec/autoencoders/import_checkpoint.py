@@ -140,13 +140,13 @@ def _kl(path: Path, config: dict[str, Any], weights: Path) -> Model:
             variant=variant,
             low_cpu_mem_usage=False,
         )
+        channels = loaded.config["latent_channels"]
+        mean = (float(loaded.config.get("shift_factor") or 0),) * channels
+        scale = (float(loaded.config.get("scaling_factor") or 1),) * channels
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise ModelFileError(f"{path} is no AutoencoderKL that diffusers can load: {error}") from error
     told = {field: loaded.config[field] for field in kl.FIELDS}
     told["block_out_channels"] = list(told["block_out_channels"])
-    channels = told["latent_channels"]
-    mean = (float(loaded.config.get("shift_factor") or 0),) * channels
-    scale = (float(loaded.config.get("scaling_factor") or 1),) * channels
     return Model(path.resolve().name, "kl", told, mean, scale, dict(loaded.state_dict()))
 
 

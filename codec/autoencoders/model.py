@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -105,7 +104,7 @@ def describe(path: Path, metadata: dict[str, str], tensors: dict[str, Tensor]) -
             tensors=tensors,
             function=told.get("function"),
         )
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ModelFileError(f"{path} is damaged: its description cannot be read: get the file again") from error
     check(model, str(path))
     return model
@@ -117,7 +116,8 @@ def check(model: Model, source: str) -> None:
     Raises:
         ModelFileError: says what is wrong with `source`.
     """
-    if not all(math.isfinite(v) for v in model.mean) or not all(0 < v < math.inf for v in model.scale):
+    mean, scale = (torch.tensor(values, dtype=torch.float64).float() for values in (model.mean, model.scale))
+    if not (mean.isfinite().all() and (scale > 0).all() and (scale.isfinite() & (1 / scale).isfinite()).all()):
         raise ModelFileError(f"{source} is damaged: mean and scale of its latent are no finite numbers")
     for name, tensor in model.tensors.items():
         if not tensor.isfinite().all():

@@ -280,6 +280,8 @@ def check_universal(universal: LambdaConditionedWeights, outputs: int) -> None:
     told += [(count, _FEATURES_BITS[True], 1) for count in spec.features] + [(len(spec.features), _LEVELS_BITS, 1)]
     if not 0 < low < high < math.inf or any(n not in range(least, least + 2**bits) for n, bits, least in told):
         raise ValueError("a number of the shape, or of the lambdas, is out of range")
+    if any(type(n) is not int for n, _, _ in told):
+        raise TypeError("a number of the shape is no whole number")
     _check(spec)
     tensors = {"steps": universal.steps, **universal.knots}
     knots = len(universal.steps)
@@ -288,6 +290,8 @@ def check_universal(universal: LambdaConditionedWeights, outputs: int) -> None:
         raise ValueError("the tensors do not have the shape of the function")
     if any(t.dtype != np.int16 for t in tensors.values()):
         raise TypeError("the tensors are no whole numbers of 16 bits")
+    if (universal.steps <= 0).any():
+        raise ValueError("a step is not positive")
 
 
 def _code_differences(

@@ -38,24 +38,12 @@ class Quality:
 
 @dataclass(frozen=True)
 class Budget:
-    """Goal of an encode: the best quality for which each picture's sections take at most so many bytes."""
+    """Goal of an encode: the best quality at which each picture's sections take at most so many bytes."""
 
     sizes: tuple[int, ...]
 
 
 Goal = Quality | Budget
-
-
-class BudgetError(ValueError):
-    """A picture takes more bytes than its budget.
-
-    Attributes:
-        least: bytes that its sections take at least.
-    """
-
-    def __init__(self, least: int) -> None:
-        super().__init__(f"the picture takes {least} bytes at least")
-        self.least = least
 
 
 class Encoder(ABC):
@@ -74,8 +62,10 @@ class Encoder(ABC):
     @abstractmethod
     def encode(
         self, pictures: Sequence[NDArray[np.uint8]], goal: Goal, progress: Progress | None = None
-    ) -> list[Sections | BudgetError]:
-        """Code pictures, all at once; one result for each.
+    ) -> list[Sections]:
+        """Code pictures, all at once.
+
+        A picture that takes more than its budget at the lowest quality, too, gets that.
 
         Args:
             pictures: (height, width) or (height, width, 3), uint8, all of the same mode; one, unless `batchable`.

@@ -13,7 +13,10 @@ from numbers import Integral, Real
 from os import PathLike
 from typing import Any, ClassVar
 
+from codec.container import MAX_SECTION, Section
+
 PAPER = "paper"  # the effort that is the published recipe
+LARGEST = len(Section) * MAX_SECTION  # bytes of a file, but for its header
 
 
 class Kind(ABC):
@@ -193,5 +196,6 @@ class Options:
         return self.target_size is not None or self.target_bpp is not None
 
     def budget(self, width: int, height: int) -> int | None:
-        """Bytes that the file of a picture may have, if that is asked for."""
-        return self.target_size if self.target_bpp is None else int(self.target_bpp * width * height / 8)
+        """Bytes that the file of a picture may have, if that is asked for; no more than it could."""
+        target = self.target_size if self.target_bpp is None else self.target_bpp * width * height / 8
+        return None if target is None else int(min(target, LARGEST))

@@ -7,28 +7,23 @@ part of a file.
 from __future__ import annotations
 
 import itertools
-import multiprocessing
-import os
-import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from io import BytesIO
-from multiprocessing.connection import Connection, wait
-from typing import Any, cast
+from typing import Any
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from codec.batches import BatchError
-from codec.workers import cores
-from pillow_clric import decode, encode, encode_batch
+from codec.workers import Helper, KilledError, cores, possible
+from pillow_clric import BatchError, _modes, decode, encode, encode_batch
 from pillow_clric._metadata import for_tiff
-from pillow_clric._modes import on_white
 from pillow_clric.convert.plan import Job
 from pillow_clric.convert.report import message
 
@@ -94,7 +89,7 @@ def results_of(
 
     Args:
         jobs: what to convert.
-        options: how.
+        settings: how.
         workers: the processes to share the files, of one thread each, or the threads to read photos for a GPU. None:
             one for each core, but no processes where there is but one file or core.
         begin: called with the name of what this process converts; returns what is told of its iterations.
@@ -104,7 +99,7 @@ def results_of(
         yield from _together(photos, settings, workers or cores(), begin)
         jobs = [job for job in jobs if not job.encoding]
     processes = workers or min(cores(), len(jobs))
-    if (workers or processes > 1) and settings.device in ("auto", "cpu"):
+    if (workers or processes > 1) and settings.device in ("auto", "cpu") and possible():
         yield from _side_by_side(jobs, settings, processes)
     else:
         yield from (convert(job, settings, begin(job.source.name)) for job in jobs)
@@ -183,91 +178,58 @@ def to_format(image: Image.Image, suffix: str, quality: int) -> bytes:
     if name == "TIFF":
         options["exif"] = for_tiff(options.get("exif"), options.get("xmp"))
     if image.mode in ("LA", "RGBA") and name not in _WITH_ALPHA:
-        image = on_white(image)
+        image = _modes.on_white(image)
     buffer = BytesIO()
     image.save(buffer, name, quality=quality, **options)
     return buffer.getvalue()
 
 
-# Side by side. Not with ProcessPoolExecutor: it ends all processes when one is killed, does not say which file that one
-# had, waits for ever if it was killed in the middle of a result, and leaves its processes behind when it is killed.
+# Side by side
 
 
 def _side_by_side(jobs: list[Job], settings: Settings, processes: int) -> Generator[Result]:
-    """Convert on the CPU in processes. When one is killed, half as many go on, and the last one without its file."""
+    """Convert on the CPU in processes. The files of those that are killed are tried once more at the end, alone."""
     settings = replace(settings, options={**settings.options, "device": "cpu"})
-    waiting, finished = deque(jobs), list[Result]()
-    idle, busy = list[Connection](), dict[Connection, tuple[Job, int]]()
-    try:
-        while waiting or busy:
-            while waiting and len(busy) < processes:
-                connection = idle.pop() if idle else _start(settings)
-                job = waiting.popleft()
-                busy[connection] = job, processes
-                with suppress(ConnectionError):  # it was killed, which receiving will tell
-                    connection.send(job)
+    killed = [list[Job](), list[Job]()]
+    yield from _shared(jobs, settings, processes, killed[0])
+    yield from _shared(killed[0], settings, 1, killed[1])
+    yield from (Result(job, 0, error="its process was killed: is there enough memory?") for job in killed[1])
+
+
+def _shared(jobs: list[Job], settings: Settings, processes: int, killed: list[Job]) -> Generator[Result]:
+    """Convert in processes, of which half as many go on when one is killed, most likely for want of memory.
+
+    Args:
+        killed: gets the jobs of those that were.
+    """
+    waiting, finished, idle = deque(jobs), list[Result](), list[Helper]()
+    running = dict[Future[Result], tuple[Job, Helper]]()
+    with ThreadPoolExecutor(processes) as threads, ExitStack() as helpers:
+        while waiting or running:
+            while waiting and len(running) < processes:
+                helper, job = idle.pop() if idle else helpers.enter_context(Helper()), waiting.popleft()
+                running[threads.submit(helper.result, _convert_alone, job, settings)] = job, helper
             yield from finished  # and is written while the processes work
             finished = []
-            for connection in cast("list[Connection]", wait(list(busy))):
-                job, at_once = busy.pop(connection)
+            for future in futures.wait(running, return_when=futures.FIRST_COMPLETED).done:
+                job, helper = running.pop(future)
                 try:
-                    finished.append(connection.recv())
-                except (EOFError, ConnectionError):  # it was killed, most likely for want of memory
-                    if at_once > 1:
-                        waiting.appendleft(job)
-                        processes = min(processes, at_once // 2)
-                    else:
-                        finished.append(Result(job, 0, error="its process was killed: is there enough memory?"))
-                else:
-                    idle.append(connection)
-            while idle and len(busy) + len(idle) > processes:
+                    finished.append(future.result())
+                    idle.append(helper)
+                except KilledError:
+                    killed.append(job)
+                    processes = max(1, processes // 2)
+            while idle and len(running) + len(idle) > processes:
                 idle.pop().close()
         yield from finished
-    finally:
-        for process in multiprocessing.active_children():
-            process.terminate()
-            process.join()
 
 
-def _start(settings: Settings) -> Connection:
-    """A process that converts the jobs that it is sent, with one thread, until the connection is closed."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    threads = os.environ.get("OMP_NUM_THREADS")
-    # Both are inherited. A terminal sends Ctrl-C to all processes, and only this one is to answer.
-    on_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ["OMP_NUM_THREADS"] = "1"  # read when libraries are imported
-    try:
-        context.Process(target=_serve, args=(theirs, settings), daemon=True).start()
-    finally:
-        signal.signal(signal.SIGINT, on_interrupt)
-        if threads is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = threads
-    theirs.close()  # so that only that process has it, and its end is noticed
-    return ours
-
-
-def _serve(connection: Connection, settings: Settings) -> None:
-    """What a process does that `_start` started."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # not inherited on Windows
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
+def _convert_alone(job: Job, settings: Settings) -> Result:
+    """Convert one file with one thread, whatever the environment says."""
     import torch
 
-    torch.set_num_threads(1)  # whatever other variables say
-    with suppress(EOFError, ConnectionError):
-        while True:
-            connection.send(convert(connection.recv(), settings))
-
-
-def _end_with_parent() -> None:
-    """End this process, whatever it does, as soon as that which started it is gone."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+    torch.set_num_threads(1)
+    return convert(job, settings)
 
 
 # Together on a GPU
@@ -320,10 +282,11 @@ def _layout(job: Job) -> tuple[str, int, int]:
 
 
 def _read(job: Job, settings: Settings) -> tuple[Image.Image, int] | None:
-    """The photo and the bytes of its file, if it can be read."""
+    """The photo and the bytes of its file, if it can be read and coded."""
     try:
         source = job.read()
         image = _photo(source, settings)
+        _modes.check(image)
         image.load()
     except Exception:
         return None
@@ -336,21 +299,20 @@ def _encode_together(
     """Encode photos at once. Where that fails, and what could not be read, is tried alone, and told what is wrong."""
     start = time.perf_counter()
     read = {job: photo for job, future in zip(jobs, reading, strict=True) if (photo := future.result())}
-    coded: list[bytes | ValueError] = []
+    coded: Sequence[bytes | ValueError]
     try:
-        if read:
-            coded = [*encode_batch([photo for photo, _ in read.values()], **settings.of_encode(), progress=progress)]
+        photos = [photo for photo, _ in read.values()]
+        coded = encode_batch(photos, **settings.of_encode(), progress=progress) if photos else []
     except BatchError as error:
         coded = error.results
     except Exception:
-        read.clear()
+        read, coded = {}, []
     seconds = (time.perf_counter() - start) / max(1, len(coded))
-    results = {}
-    for (job, (image, bytes_in)), data in zip(read.items(), coded, strict=True):
-        if isinstance(data, bytes):
-            results[job] = Result(job, seconds, data, bytes_in, image.size)
-        else:
-            results[job] = Result(job, seconds, error=str(data))
+    results = {
+        job: Result(job, seconds, error=str(data)) if isinstance(data, ValueError)
+        else Result(job, seconds, data, bytes_in, photo.size)
+        for (job, (photo, bytes_in)), data in zip(read.items(), coded, strict=True)
+    }  # fmt: skip
     return [results.get(job) or convert(job, settings, progress) for job in jobs]
 
 

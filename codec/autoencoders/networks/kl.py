@@ -40,13 +40,16 @@ def build(config: Mapping[str, Any]) -> Networks:
 
 
 def check(config: Mapping[str, Any]) -> None:
-    """Refuse a configuration, with fields left out perhaps, that asks for too much.
+    """Refuse a configuration, with fields left out perhaps, that asks for too much or makes no sense.
 
     Raises:
         TypeError, ValueError: says what is wrong.
     """
     for name, most in (("latent_channels", MAX_CHANNELS), ("layers_per_block", MAX_BLOCKS)):
         whole(name, config.get(name, 1), 1, most)
+    whole("norm_num_groups", config.get("norm_num_groups", 1), 1, MAX_WIDTH)
+    if not isinstance(config.get("act_fn", ""), str):
+        raise TypeError(f"act_fn must be a name, not {config['act_fn']!r}")
     widths = config.get("block_out_channels", (1,))
     whole("number of block_out_channels", len(widths), 1, 6)
     for width in widths:

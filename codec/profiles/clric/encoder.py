@@ -19,7 +19,7 @@ from codec.overfit import fit, synthesis
 from codec.overfit.fit import PAPER_SCHEDULE, Fit, Schedule, Steer, cost
 from codec.overfit.function import Function, joined
 from codec.overfit.lambda_conditioned_weights import LambdaConditionedWeights
-from codec.profiles.base import Budget, BudgetError, Encoder, Goal, Progress, Quality, Sections, counting
+from codec.profiles.base import Budget, Encoder, Goal, Progress, Quality, Sections, counting
 from codec.profiles.clric import initialisation
 from codec.profiles.clric.distortion import PerceptualDistortion
 from codec.profiles.clric.initialisation import Initialisation
@@ -65,7 +65,7 @@ class ClricEncoder(Encoder):
 
     def encode(
         self, pictures: Sequence[NDArray[np.uint8]], goal: Goal, progress: Progress | None = None
-    ) -> list[Sections | BudgetError]:
+    ) -> list[Sections]:
         with computing(self.autoencoder.device):
             if isinstance(goal, Quality) and self.options.effort == PAPER:
                 return self._as_published(pictures[0], goal.log_lambda(LOG_LAMBDA), progress).sections()

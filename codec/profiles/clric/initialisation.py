@@ -118,9 +118,10 @@ def universal_of(model: Model) -> LambdaConditionedWeights:
     arrays = {n.removeprefix(FUNCTION): t.numpy() for n, t in model.tensors.items() if n.startswith(FUNCTION)}
     try:
         shape = {**model.function["shape"], "features": tuple(model.function["shape"]["features"])}
-        universal = LambdaConditionedWeights(shape, tuple(model.function["lambdas"]), arrays, arrays.pop("steps"))
+        low, high = map(float, model.function["lambdas"])
+        universal = LambdaConditionedWeights(shape, (low, high), arrays, arrays.pop("steps"))
         check_universal(universal, len(model.mean))
-    except (CorruptError, KeyError, TypeError, ValueError) as error:
+    except (CorruptError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise ModelFileError(
             f"model {model.name} is damaged: its universal function makes no sense: get it again"
         ) from error

@@ -19,7 +19,7 @@ from codec.overfit.fit import PAPER_CANDIDATES, PAPER_SCHEDULE, Fit, Schedule, S
 from codec.overfit.function import Function
 from codec.overfit.quantise import dequantise, quantise
 from codec.overfit.reference_weights import LAMBDAS, trained_spec
-from codec.profiles.base import Budget, BudgetError, Encoder, Goal, Progress, Sections, counting
+from codec.profiles.base import Budget, Encoder, Goal, Progress, Sections, counting
 from codec.profiles.options import PAPER, Options
 from codec.rate_control import ROUNDS, Fits, Fitted, encoded
 from codec.tensors import region_of, to_tensor
@@ -60,7 +60,7 @@ class CoolChicEncoder(Encoder):
 
     def encode(
         self, pictures: Sequence[NDArray[np.uint8]], goal: Goal, progress: Progress | None = None
-    ) -> list[Sections | BudgetError]:
+    ) -> list[Sections]:
         if self.options.effort == PAPER:
             schedule, ahead = PAPER_SCHEDULE, None
         else:
