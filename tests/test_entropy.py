@@ -302,10 +302,12 @@ def test_wavefront(drawn: tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np
     known, values, coded, spatial = drawn
     offsets = SPATIAL_CONTEXTS[:spatial]
     recorder, encoder = Recorder(), Encoder()
-    written = code_planes(encoder, known, values, coded, recorder, offsets)
+    shape = values.shape[1], values.shape[2]
+    told = [(plane, 0) if plane.any() else None for plane in known]
+    written = code_planes(encoder, told, values, coded, recorder, offsets, shape)
     np.testing.assert_array_equal(written, values)
     decoder, again = Decoder(encoder.finish()), Recorder()
-    read = code_planes(decoder, known, None, coded, again, offsets)
+    read = code_planes(decoder, told, None, coded, again, offsets, shape)
     np.testing.assert_array_equal(read, values)
     assert decoder.exhausted
     assert recorder.seen == again.seen  # a context that were not known in time would be zero here
@@ -339,7 +341,7 @@ def test_tall_planes_take_little_memory() -> None:
     values = np.ones((1, *shape), np.int32)
     tracemalloc.start()
     model = IntegerARM(*(np.zeros((1, *s)) for s in ((4, 4), (4,), (4, 4), (4,), (2, 4), (2, 4), (2,))))
-    code_planes(Encoder(), values[:0], values, np.array([True]), model, SPATIAL_CONTEXTS[:4])
+    code_planes(Encoder(), [], values, np.array([True]), model, SPATIAL_CONTEXTS[:4], shape)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 64 * values.size * 4 + 2**24

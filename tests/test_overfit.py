@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,11 @@ from torch import Tensor
 
 import codec
 from codec import blocks
-from codec.container import CorruptError, FormatError, LimitError, Section, UnsupportedError, unpack
+from codec.container import CorruptError, FormatError, Header, LimitError, Section, UnsupportedError, pack, unpack
 from codec.entropy.coder import LIMIT, Encoder
 from codec.entropy.integer_arm import WEIGHT_BITS, WEIGHT_LIMIT
 from codec.entropy.wavefront import waves
-from codec.overfit import arm, bitstream, fit, initialisation, reference_weights, synthesis
+from codec.overfit import arm, bitstream, fit, initialisation, pipeline, reference_weights, synthesis
 from codec.overfit.bitstream import Origin, QuantisedWeight, QuantisedWeights
 from codec.overfit.fit import Schedule
 from codec.overfit.function import Function
@@ -678,6 +680,67 @@ def test_reading_refuses_functions_out_of_bounds(
 ) -> None:
     with pytest.raises(error):
         bitstream.read(shape_bytes(*shape, named=named), b"", *size, 3, NONE if named else None)
+
+
+def peak_of(action: Callable[[], object]) -> int:
+    """Bytes that NumPy and Python have at most while something is done."""
+    tracemalloc.start()
+    try:
+        action()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def written(spec: Spec, grids: list[NDArray[np.int32]]) -> tuple[bytes, bytes]:
+    """Sections of a function whose weights are those of the plain one."""
+    nothing = {name: QuantisedWeight.nothing(shape) for name, shape in spec.weight_shapes.items()}
+    return bitstream.write(spec, QuantisedWeights(Origin(reference_weights.PLAIN), nothing), grids)
+
+
+@pytest.mark.parametrize("truncated", [False, True])
+def test_planes_that_are_not_coded_take_no_memory(truncated: bool) -> None:
+    """Nor do references to them: a file of a few bytes can ask for a lot of them, whatever its size."""
+    spec = Spec(1, 1, 3, (16, 16), spatial=1, references=15, hidden=1, residuals=0)
+    sections = written(spec, [np.zeros((16, 1, 1), np.int32)] * 2)
+    height, width = 1024, 2048
+    data = pack(Header(width, height, "RGB", 0), dict(zip((Section.WEIGHTS, Section.GRIDS), sections, strict=True)))
+    assert len(data) < 64
+    assert (
+        peak_of(lambda: bitstream.read_planes(*sections, height, width, 3, truncated=truncated)) < 12 * height * width
+    )
+    assert peak_of(lambda: codec.decode(data, device="cpu")) < 24 * height * width
+    assert not codec.decode(data, device="cpu").any()
+
+
+def test_references_to_coarse_planes_take_no_memory() -> None:
+    spec = Spec(512, 512, 3, (*(1,) * 9, 15), spatial=1, references=15, hidden=1, residuals=0)
+    grids = [np.ones((n, *size), np.int32) for n, size in zip(spec.features, spec.sizes, strict=True)]
+    sections = written(spec, grids)
+    found: list[NDArray[np.int32]] = []
+    assert peak_of(lambda: found.extend(bitstream.read_planes(*sections, 512, 512, 3)[2])) < 24 * 512**2 + 2**22
+    assert all((plane == 1).all() for plane in found)
+
+
+def test_features_that_are_zero_add_nothing() -> None:
+    """They are left out, in any combination, and with them the levels that have no others."""
+    generator = np.random.default_rng(0)
+    spec = Spec(13, 10, 3, (2, 2, 1), spatial=2, references=1, hidden=4, residuals=1)
+    weights = {name: np.rint(generator.normal(0, 60, s)).astype(np.int32) for name, s in spec.weight_shapes.items()}
+    weights = {name: w * (not name.startswith("arm")) for name, w in weights.items()}
+    quantised = QuantisedWeights(
+        Origin(reference_weights.PLAIN), {name: QuantisedWeight(w, 8) for name, w in weights.items()}
+    )
+    for there in product((0, 1), repeat=sum(spec.features)):
+        flags = iter(there)
+        grids = [
+            np.stack([next(flags) * generator.integers(1, 9, size, np.int32) for _ in range(n)])
+            for n, size in zip(spec.features, spec.sizes, strict=True)
+        ]
+        sections = bitstream.write(spec, quantised, grids)
+        found, _ = pipeline.decode(*sections, (13, 10, 3), CPU, truncated=False)
+        levels = [torch.from_numpy(g).float()[None] for g in grids]
+        torch.testing.assert_close(found, synthesis.synthesise(levels, dequantise(spec, quantised, CPU), spec))
 
 
 @pytest.mark.parametrize("universal", [None, NONE])

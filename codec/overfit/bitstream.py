@@ -17,7 +17,7 @@ from codec.container import Container, CorruptError, LimitError, Section, Trunca
 from codec.entropy import tables
 from codec.entropy.coder import LIMIT, Coder, Decoder, Encoder, code_laplace
 from codec.entropy.integer_arm import MAX_CONTEXTS, WEIGHT_BITS, WEIGHT_LIMIT, IntegerARM
-from codec.entropy.wavefront import code_planes, waves
+from codec.entropy.wavefront import code_planes, waves, zero
 from codec.overfit.lambda_conditioned_weights import NUMBER_BITS, LambdaConditionedWeights
 from codec.overfit.reference_weights import PLAIN, base_weights
 from codec.overfit.spec import SPATIAL_CONTEXTS, Spec
@@ -134,7 +134,30 @@ def read(
     *,
     truncated: bool = False,
 ) -> tuple[Spec, QuantisedWeights, list[Integers]]:
-    """What `write` was given, from the sections and the container's header.
+    """What `write` was given, from the sections and the container's header; raises as `read_planes`, whose arguments
+    these are.
+    """
+    size = height, width, outputs
+    spec, weights, planes = read_planes(weights_section, grids_section, *size, universal, truncated=truncated)
+    levels: list[list[Integers]] = [[] for _ in spec.features]
+    for plane, values in zip(spec.planes, planes, strict=True):
+        levels[plane.level].append(values)
+    return spec, weights, [np.stack(features) for features in levels]
+
+
+def read_planes(
+    weights_section: bytes,
+    grids_section: bytes,
+    height: int,
+    width: int,
+    outputs: int,
+    universal: LambdaConditionedWeights | None = None,
+    *,
+    truncated: bool = False,
+) -> tuple[Spec, QuantisedWeights, list[Integers]]:
+    """A function's shape, weights, and planes in coding order.
+
+    Planes that are not coded take no memory, as a file of a few bytes can name hundreds.
 
     Args:
         universal: that of the file's model, in profiles that have models.
@@ -145,8 +168,8 @@ def read(
         LimitError: the function is too large.
     """
     spec, weights, empty = read_weights(weights_section, height, width, outputs, universal)
-    read_planes = _read_beginning if truncated else _read_whole
-    return spec, weights, _by_level(spec, read_planes(grids_section, spec, weights.whole(spec), empty))
+    from_section = _read_beginning if truncated else _read_whole
+    return spec, weights, from_section(grids_section, spec, weights.whole(spec), empty)
 
 
 def verify(sections: tuple[bytes, bytes], spec: Spec, weights: QuantisedWeights, grids: Sequence[Integers]) -> None:
@@ -179,7 +202,7 @@ def read_weights(
 
 def _read_whole(section: bytes, spec: Spec, whole: WholeWeights, empty: list[bool]) -> list[Integers]:
     body = Decoder(section)
-    planes = [plane for group in _decode_planes(body, spec, whole, empty) for plane in _in_range(group)]
+    planes = [_in_range(plane) for group in _decode_planes(body, spec, whole, empty) for plane in group]
     if not body.exhausted:
         raise CorruptError("the grids do not end where their section does: the file is damaged")
     return planes
@@ -189,38 +212,34 @@ def _read_beginning(section: bytes, spec: Spec, whole: WholeWeights, empty: list
     """Samples that a truncated section decides: its lowest and highest continuation both give them; zero for others."""
     ends = (Decoder(section + end, lenient=True) for end in (b"", b"\xff" * 16))
     low, high = (_decode_planes(body, spec, whole, empty) for body in ends)
-    planes = [np.zeros((p.height, p.width), np.int32) for p in spec.planes]
+    planes = [zero(p.height, p.width) for p in spec.planes]
     for group, values, others in zip(spec.groups, low, high, strict=True):
-        wave = waves(*values.shape)
-        first = wave[values != others].min(initial=wave.max() + 1)
-        planes[group.start : group.stop] = np.where(wave < first, values, 0)
-        if first <= wave.max():
-            break
+        if all(map(np.array_equal, values, others)):
+            planes[group.start : group.stop] = values
+            continue
+        wave = waves(1, *values[0].shape)[0]  # of the first of them; each is one later than the one before
+        pairs = enumerate(zip(values, others, strict=True))
+        first = min(wave[a != b].min(initial=wave.max() + len(group)) + k for k, (a, b) in pairs)
+        for k, i in enumerate(group):
+            planes[i] = values[k] if empty[i] else np.where(wave + k < first, values[k], 0)
+        break
     return [_in_range(plane) for plane in planes]
 
 
 def _in_range(samples: Integers) -> Integers:
     """The samples, unless some are such as no writer writes."""
-    if np.abs(samples).max() > LIMIT:
+    if max(samples.max(), -samples.min()) > LIMIT:
         raise CorruptError("a grid's samples are out of range: the file is damaged")
     return samples
 
 
-def _decode_planes(body: Decoder, spec: Spec, whole: WholeWeights, empty: list[bool]) -> Iterator[Integers]:
-    """Planes in coding order, those that are coded together at a time, (n, height, width)."""
+def _decode_planes(body: Decoder, spec: Spec, whole: WholeWeights, empty: list[bool]) -> Iterator[list[Integers]]:
+    """Planes in coding order, those that are coded together at a time, (height, width)."""
     planes: list[Integers] = []
     for group in spec.groups:
         decoded = _code_group(body, group, None, planes, empty, spec, whole)
         planes += decoded
-        yield np.stack(decoded)
-
-
-def _by_level(spec: Spec, planes: list[Integers]) -> list[Integers]:
-    """Planes in coding order to grids by level, finest first."""
-    levels: list[list[Integers]] = [[] for _ in spec.features]
-    for plane, values in zip(spec.planes, planes, strict=True):
-        levels[plane.level].append(values)
-    return [np.stack(features) for features in levels]
+        yield decoded
 
 
 def _code_bit(coder: Coder, bit: bool) -> bool:
@@ -344,21 +363,12 @@ def _code_group(
 ) -> list[Integers]:  # fmt: skip
     """Code planes that are coded together; all planes before them are known."""
     first = spec.planes[group.start]
-    shape = first.height, first.width
-    known = np.zeros((spec.references, *shape), np.int32)
-    for i in range(max(0, group.start - spec.references), group.start):
-        known[i - group.start] = _align(planes[i], spec.planes[i].level - first.level, shape)
+    before = range(group.start - spec.references, group.start)
+    known = [None if i < 0 or empty[i] else (planes[i], spec.planes[i].level - first.level) for i in before]
     told = None if values is None else np.stack([values[i] for i in group])
     coded = np.array([not empty[i] for i in group])
-    present = [i for i in group if not empty[i]]
-    model, offsets = integer_arm(whole, present, spec), SPATIAL_CONTEXTS[: spec.spatial]
-    return list(code_planes(coder, known, told, coded, model, offsets))
-
-
-def _align(values: Integers, levels: int, shape: tuple[int, int]) -> Integers:
-    """Repeat a coarser plane's samples to the resolution of a finer one."""
-    y, x = np.ogrid[: shape[0], : shape[1]]
-    return values[y >> levels, x >> levels] if levels else values
+    model, offsets = integer_arm(whole, [i for i in group if not empty[i]], spec), SPATIAL_CONTEXTS[: spec.spatial]
+    return code_planes(coder, known, told, coded, model, offsets, (first.height, first.width))
 
 
 def integer_arm(whole: WholeWeights, planes: Sequence[int], spec: Spec) -> IntegerARM:
