@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from codec.profiles.pixels import to_tensor
 from PIL import Image
 from torch import Tensor
 
 from codec import metrics
+from codec.tensors import to_tensor
 from codec.training.lpips import Lpips
 
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from codec.profiles.pixels import to_tensor
+from codec.tensors import to_tensor
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from textwrap import fill
 from typing import Any, NamedTuple, TypeVar
 
 from codec.profiles import profiles
@@ -46,6 +47,7 @@ def table() -> str:
 def documented(function: Documented) -> Documented:
     """The function with all options in its docstring, in place of "{options}"."""
     if function.__doc__:  # there is none under python -OO
-        lines = [f"            {option.name}={option.default!r}: {option.help}" for option in options()]
-        function.__doc__ = function.__doc__.replace("{options}", "\n".join(["of the profile:", *lines]))
+        lines = [f"{option.name}={option.default!r}: {option.help}" for option in options()]
+        wrapped = [fill(line, 120, initial_indent=" " * 12, subsequent_indent=" " * 16) for line in lines]
+        function.__doc__ = function.__doc__.replace("{options}", "\n".join(["of the profile:", *wrapped]))
     return function

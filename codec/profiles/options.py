@@ -86,7 +86,8 @@ class Whole(Kind):
     types = (Integral,)
 
     def __str__(self) -> str:
-        return f"a whole number from {self.low} to {self.high}"
+        high = self.high if self.high < 2**32 else f"2**{self.high.bit_length()} - 1"
+        return f"a whole number from {self.low} to {high}"
 
     def accepts(self, value: Any) -> bool:
         return bool(self.low <= value <= self.high)
@@ -158,21 +159,21 @@ class Options:
         ValueError: one is out of its range, or two of them contradict each other.
     """
 
-    quality: float = option(75, Number(0, 100), "Size and quality grow with it; whole or not.")
+    quality: float = option(75, Number(0, 100), "Whole or not; the file's size grows with it.")
     target_size: int | None = option(
         None, Amount("bytes", whole=True),
-        "Bytes that the file may have, alpha and metadata included, in place of a quality: the best that fits.",
+        "The file gets the best quality that fits, in place of `quality`; alpha and metadata are included.",
     )  # fmt: skip
-    target_bpp: float | None = option(None, Amount("bits per pixel"), "The same in bits per pixel.")
+    target_bpp: float | None = option(None, Amount("bits per pixel"), "As `target_size`.")
     effort: int | str = option(
         5, Choice((*range(1, 10), PAPER), f'a whole number from 1 to 9, or "{PAPER}"'),
         f'More is slower and smaller, never another format. "{PAPER}" is the published recipe, for comparison.',
     )  # fmt: skip
-    device: str = option("auto", Text('"auto", "cpu", "cuda", "cuda:1" or "mps"'), "auto takes a GPU if there is one.")
+    device: str = option("auto", Text('"auto", "cpu", "cuda", "cuda:1" or "mps"'), "By default a GPU if there is one.")
     seed: int = option(0, Whole(0, 2**64 - 1), "Of all random numbers: same picture, options and machine, same bytes.")
     progress: Callable[[int, int], None] | None = option(
         None, Function("a function of two numbers"),
-        "Called as progress(done, total) now and then, in iterations; of several pictures, in pictures.",
+        "It is told how much of how much is done: iterations, or of several pictures, pictures.",
     )  # fmt: skip
 
     def __post_init__(self) -> None:

@@ -29,7 +29,7 @@ class Options(options.Options):
 
     model: str = option(
         "base", Text("a name, or a file or folder"),
-        "Autoencoder: its name or hash in the store, or a file or folder. Who reads the file needs it too.",
+        "The autoencoder: its name or hash in the store, or where it is. Who reads the file needs it too.",
     )  # fmt: skip
 
     def __post_init__(self) -> None:
