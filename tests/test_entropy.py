@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 import tracemalloc
+from collections.abc import Callable
+from copy import copy
+from dataclasses import fields
 from decimal import Decimal, localcontext
 from itertools import compress
 from pathlib import Path
@@ -17,8 +20,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+import codec
 from codec.container import CorruptError
-from codec.entropy import tables
+from codec.entropy import selftest, tables
 from codec.entropy.arm import MAX_CONTEXTS, WEIGHT_BITS, WEIGHT_LIMIT, IntegerARM
 from codec.entropy.coder import LIMIT, Decoder, Encoder, code_laplace
 from codec.entropy.wavefront import code_planes
@@ -345,3 +349,46 @@ def test_tall_planes_take_little_memory() -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 64 * values.size * 4 + 2**24
+
+
+# The check at the first decode
+
+
+def of_range_coder(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Decoder, "uniform", lambda decoder, symbol, bits: 0)
+
+
+def of_tables(patch: pytest.MonkeyPatch) -> None:
+    counts = tables.counts(0) + np.arange(16) % 2 - 0.5
+    patch.setattr(tables, "counts", lambda width: np.floor(counts))
+
+
+def of_sums(patch: pytest.MonkeyPatch) -> None:
+    """As if products were computed in a lower precision."""
+    call = IntegerARM.__call__
+
+    def rounded(model: IntegerARM, contexts: Whole) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        low = {f.name: getattr(model, f.name).astype(np.float32) for f in fields(model)}
+        other = copy(model)
+        for name, weights in low.items():
+            object.__setattr__(other, name, weights)
+        return call(other, contexts.astype(np.float32))
+
+    patch.setattr(IntegerARM, "__call__", rounded)
+
+
+@pytest.mark.parametrize("spoil", [of_range_coder, of_tables, of_sums])
+def test_machines_that_decode_wrongly_say_so(
+    spoil: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = (FORMAT_MD.parents[1] / "tests" / "golden" / "rgb.clric").read_bytes()
+    selftest.check.cache_clear()
+    with monkeypatch.context() as patch:
+        spoil(patch)
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="this machine decodes numbers wrongly"):
+                codec.decode(data, device="cpu")
+    codec.decode(data, device="cpu")
+    assert selftest.check.cache_info().misses == 3  # once it is right, that is enough
+    codec.decode(data, device="cpu")
+    assert selftest.check.cache_info().misses == 3

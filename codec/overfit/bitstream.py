@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec.container import CorruptError, LimitError
-from codec.entropy import tables
+from codec.entropy import selftest, tables
 from codec.entropy.arm import MAX_CONTEXTS, WEIGHT_BITS, WEIGHT_LIMIT, IntegerARM
 from codec.entropy.coder import LIMIT, Coder, Decoder, Encoder, code_laplace
 from codec.entropy.wavefront import code_planes, waves, zero
@@ -149,7 +149,9 @@ def read_planes(
     Raises:
         CorruptError: the sections hold no function.
         LimitError: the function is too large.
+        RuntimeError: this machine decodes wrongly.
     """
+    selftest.check()
     spec, weights, empty = read_weights(weights_section, height, width, outputs, universal)
     from_section = _read_beginning if truncated else _read_whole
     return spec, weights, from_section(grids_section, spec, weights.whole(spec), empty)
