@@ -911,7 +911,7 @@ from pillow_clric import batches, cli
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background may ignore it
 def slow(*_, **__):
     print("started", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 batches.encode, batches.cores, cli._check = slow, lambda: 1, lambda options: None
 cli.main()
 """
@@ -921,7 +921,7 @@ cli.main()
         assert process.stdout is not None
         process.stdout.readline()
         process.send_signal(number)
-        assert process.communicate(timeout=60) == (b"", b"interrupted\n")
+        assert process.communicate(timeout=600) == (b"", b"interrupted\n")
         assert process.returncode == 130
     assert names(folder) == before
 

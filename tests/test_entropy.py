@@ -60,7 +60,6 @@ def encoded(values: list[int], means: list[int], scales: list[int]) -> bytes:
 # Tables
 
 
-@settings(deadline=None)
 @given(st.integers(-(10**6), 10**5), st.integers(1, 10**4))
 def test_exponential(numerator: int, denominator: int) -> None:
     assume(abs(numerator) < 40 * denominator)
@@ -89,7 +88,6 @@ def test_tables_are_laplace_distributions(width: int) -> None:
     assert error.max() < 2.0**-20
 
 
-@settings(deadline=None)
 @given(widths, st.data())
 def test_tables_are_those_of_the_specification(width: int, data: st.DataObject) -> None:
     counts = tables.counts(width)
@@ -114,7 +112,6 @@ def test_half_widths() -> None:
 # Range coder
 
 
-@settings(deadline=None)
 @given(runs())
 def test_laplace_round_trip(run: tuple[list[int], list[int], list[int]]) -> None:
     values, means, scales = run
@@ -127,7 +124,6 @@ def test_laplace_round_trip(run: tuple[list[int], list[int], list[int]]) -> None
     stream.end()
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 16).flatmap(lambda n: st.tuples(st.integers(0, 2**n - 1), st.just(n)))))
 def test_raw_bits_round_trip(pairs: list[tuple[int, int]]) -> None:
     encoder = Encoder()
@@ -143,7 +139,6 @@ def test_raw_bits_round_trip(pairs: list[tuple[int, int]]) -> None:
     assert len(data) <= sum(bits for _, bits in pairs) / 8 + 5
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=40), runs())
 def test_readers_agree_on_any_bytes(data: bytes, run: tuple[list[int], list[int], list[int]]) -> None:
     _, means, scales = run
@@ -187,7 +182,7 @@ def test_carries_and_long_streams() -> None:
     assert reader.Stream(encoded(values, means, scales)).run(means, scales) == values
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 50), st.integers(0, 15), seeds)
 def test_cost_is_near_the_entropy(scale: int, fraction: int, seed: int) -> None:
     b, mean = np.exp((scale - 24) / 8), (fraction - 8) / 16
@@ -226,7 +221,6 @@ def draw_weights(generator: np.random.Generator, contexts: int, spread: float) -
     return weights
 
 
-@settings(deadline=None)
 @given(st.integers(1, MAX_CONTEXTS), st.sampled_from((0.0, 1.0, 3.0, 6.0)), seeds)
 def test_model_is_exact(contexts: int, spread: float, seed: int) -> None:
     generator = np.random.default_rng(seed)
@@ -251,7 +245,7 @@ def test_model_is_exact_at_all_bounds_at_once(sign: int) -> None:
     assert max(second, output_sum) < 2**53
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seeds)
 def test_model_is_near_the_one_that_is_fitted(seed: int) -> None:
     generator = np.random.default_rng(seed)
@@ -300,7 +294,6 @@ def groups(draw: st.DrawFn) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArr
     return planes[:known], planes[known:], coded, draw(st.integers(1, len(SPATIAL_CONTEXTS)))
 
 
-@settings(deadline=None)
 @given(groups())
 def test_wavefront(drawn: tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.bool_], int]) -> None:
     known, values, coded, spatial = drawn

@@ -16,7 +16,7 @@ import pytest
 import reader
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
@@ -400,7 +400,6 @@ def functions(draw: st.DrawFn) -> tuple[Spec, QuantisedWeights, list[NDArray[np.
     return spec, QuantisedWeights(origin, differences), grids
 
 
-@settings(deadline=None)
 @given(functions())
 def test_round_trip(drawn: tuple[Spec, QuantisedWeights, list[NDArray[np.int32]]]) -> None:
     """What is written is read, by this reader and by another."""
