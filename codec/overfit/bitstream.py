@@ -117,9 +117,7 @@ def read(
     *,
     truncated: bool = False,
 ) -> tuple[Spec, QuantisedWeights, list[Integers]]:
-    """What `write` was given, from the sections and the container's header; raises as `read_planes`, whose arguments
-    these are.
-    """
+    """Read what `write` was given, with grids by level; arguments and errors are those of `read_planes`."""
     size = height, width, outputs
     spec, weights, planes = read_planes(weights_section, grids_section, *size, universal, truncated=truncated)
     levels: list[list[Integers]] = [[] for _ in spec.features]
@@ -138,7 +136,7 @@ def read_planes(
     *,
     truncated: bool = False,
 ) -> tuple[Spec, QuantisedWeights, list[Integers]]:
-    """A function's shape, weights, and planes in coding order.
+    """Read a function's shape, its weights, and its planes in coding order.
 
     Planes that are not coded take no memory, as a file of a few bytes can name hundreds.
 
