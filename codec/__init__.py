@@ -153,6 +153,7 @@ def decode(data: bytes, *, device: str = "auto", allow_truncated: bool = False, 
         FormatError: the file is truncated, damaged, too new or too large; the message says which.
         ValueError: there is no such scale.
         MemoryError: there is too little of it on the device.
+        RuntimeError: the device is not there, or this machine decodes wrongly.
     """
     import numpy as np
 

@@ -169,7 +169,7 @@ def _send(stream: IO[bytes], message: object) -> None:
 
 
 def _received(stream: IO[bytes]) -> bytes:
-    """What `_send` made of a message; EOFError if there is none, or not all of it."""
+    """Read what `_send` made of a message; EOFError if there is none, or not all of it."""
     size = stream.read(_LENGTH)
     data = stream.read(int.from_bytes(size, "little"))
     if len(size) < _LENGTH or len(data) < int.from_bytes(size, "little"):

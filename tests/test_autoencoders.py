@@ -153,7 +153,6 @@ class TestPerception:
 
 
 class TestTiles:
-    @settings(deadline=None)
     @given(st.integers(1, 400), st.integers(8, 64), st.integers(1, 7))
     def test_weights_add_up_to_one(self, length: int, tile: int, scale: int) -> None:
         total = torch.zeros(length * scale)
@@ -162,7 +161,6 @@ class TestTiles:
             total[span.start * scale : span.stop * scale] += ramp(span, scale, total)
         torch.testing.assert_close(total, torch.ones_like(total))
 
-    @settings(deadline=None)
     @given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 3), st.integers(1, 3))
     def test_what_needs_no_context_is_the_same(self, height: int, width: int, down: int, up: int) -> None:
         source = torch.randn(2, 3, height * down, width * down)
@@ -220,7 +218,7 @@ class TestModelFile:
         ):
             assert changed.identity != model.identity
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(data=st.data())
     def test_damage_is_an_error_or_another_model(self, data: st.DataObject, tmp_path_factory: Any) -> None:
         path = tmp_path_factory.getbasetemp() / "damaged.safetensors"

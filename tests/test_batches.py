@@ -102,7 +102,7 @@ def wait_for(process: Process, text: str) -> None:
 
 def rest(process: Process) -> str:
     """What is still said, when all processes that could say something have ended."""
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=600)
     return errors
 
 
@@ -321,11 +321,11 @@ def test_reading_and_writing_while_the_gpu_works(
 
     def encode_batch(images: Sequence[Image.Image], **options: Any) -> list[bytes]:
         if images[0].width == 8:
-            assert was_read["b"].wait(10)
+            assert was_read["b"].wait(600)
             assert not was_read["c"].is_set()  # or all would be in memory
         if images[0].width == 9:
-            assert was_written["a"].wait(10)
-            assert was_read["c"].wait(10)
+            assert was_written["a"].wait(600)
+            assert was_read["c"].wait(600)
         return gpu.encode_batch(images, **options)
 
     monkeypatch.setattr(conversion, "_read", read)
@@ -351,7 +351,7 @@ def test_interrupt_while_the_gpu_works(folder: Path, tmp_path: Path, gpu: Gpu, m
             stopped.set()
 
     def save(target: Path, data: bytes, **how: Any) -> None:
-        assert working.wait(10)
+        assert working.wait(600)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(conversion, "encode_batch", encode_batch)

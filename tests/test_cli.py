@@ -542,7 +542,7 @@ def test_what_others_are_writing_is_left_alone(folder: Path, monkeypatch: pytest
     replace = os.replace
 
     def clean_and_replace(*paths: Path) -> None:
-        script = "import sys; from pathlib import Path; from pillow_clric import outputs; "
+        script = "import sys; from pathlib import Path; from pillow_clric.convert import outputs; "
         script += "outputs.remove_leftovers(Path(sys.argv[1]))"
         subprocess.run([sys.executable, "-c", script, str(folder)], check=True)
         replace(*paths)
@@ -914,7 +914,7 @@ from pillow_clric.convert import run as conversion
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background may ignore it
 def slow(*_, **__):
     print("started", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 conversion.encode, conversion.cores, cli._check = slow, lambda: 1, lambda options: None
 cli.main()
 """
@@ -924,7 +924,7 @@ cli.main()
         assert process.stdout is not None
         process.stdout.readline()
         process.send_signal(number)
-        assert process.communicate(timeout=60) == (b"", b"interrupted\n")
+        assert process.communicate(timeout=600) == (b"", b"interrupted\n")
         assert process.returncode == 130
     assert names(folder) == before
 

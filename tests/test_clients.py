@@ -112,7 +112,7 @@ def test_data_loader(method: str, where: str, tmp_path: Path, monkeypatch: pytes
     monkeypatch.syspath_prepend(tmp_path)
     dataset = importlib.import_module(name)
     loader: DataLoader[Any] = DataLoader(
-        dataset.Photos(GOLDEN), num_workers=1, multiprocessing_context=method, timeout=100,
+        dataset.Photos(GOLDEN), num_workers=1, multiprocessing_context=method, timeout=600,
         worker_init_fn=dataset.register if where == "worker_init_fn" else None,
     )  # fmt: skip
     for path, [pixels] in zip(GOLDEN, loader, strict=True):
@@ -129,7 +129,7 @@ def test_forks_of_a_process_with_threads() -> None:
         load_photo()
         process = multiprocessing.get_context("fork").Process(target=load_photo)
         process.start()
-        process.join(60)
+        process.join(600)
         process.kill()
         assert process.exitcode == 0
     finally:

@@ -259,7 +259,7 @@ def browse(page: Path, fragment: str, folder: Path) -> str:
             BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder}", "--dump-dom",
             "--virtual-time-budget=5000", "--enable-logging=stderr", page.as_uri() + fragment,
         ],
-        capture_output=True, text=True, timeout=120, check=True,
+        capture_output=True, text=True, timeout=600, check=True,
     )  # fmt: skip
     assert ":CONSOLE" not in done.stderr
     return done.stdout

@@ -89,7 +89,6 @@ class Counted(BytesIO):
 # Round trips
 
 
-@settings(deadline=None)
 @given(headers, bodies)
 def test_round_trip(header: Header, sections: dict[Section, bytes]) -> None:
     data = pack(header, sections)
@@ -221,7 +220,6 @@ def test_truncated_bodies_are_given_as_far_as_they_go() -> None:
     assert unpack(data, allow_truncated=True) == whole
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=100), st.booleans())
 def test_any_bytes(data: bytes, allow_truncated: bool) -> None:
     for candidate in (data, b"\x8bCL\x10" + data):
@@ -231,7 +229,7 @@ def test_any_bytes(data: bytes, allow_truncated: bool) -> None:
             assert str(error)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     directory=st.binary(max_size=20),
     tail=st.binary(max_size=40),

@@ -16,8 +16,7 @@ from torch.utils import backend_registration
 from codec import device
 from codec.overfit import fit, initialisation
 from codec.overfit.fit import Schedule
-from codec.overfit.function import Function
-from codec.overfit.spec import Spec
+from codec.overfit.spec import Function, Spec
 from codec.overfit.valid_region import ValidRegion
 
 
@@ -30,7 +29,7 @@ def test_all_is_on_the_device() -> None:
     here = Path(__file__).parent
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(here.parent), os.environ.get("PYTHONPATH", "")])}
     command = [sys.executable, str(here / "fake_device.py")]
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=1800, check=False)
     assert result.returncode == 0, result.stderr[-3000:]
     assert result.stdout.count("profile") == 2
     assert "trained 2" in result.stdout

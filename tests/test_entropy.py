@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 import tracemalloc
+from collections.abc import Callable
+from copy import copy
+from dataclasses import fields
 from decimal import Decimal, localcontext
 from itertools import compress
 from pathlib import Path
@@ -17,8 +20,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+import codec
 from codec.container import CorruptError
-from codec.entropy import tables
+from codec.entropy import selftest, tables
 from codec.entropy.coder import LIMIT, Decoder, Encoder, code_laplace
 from codec.entropy.integer_arm import MAX_CONTEXTS, WEIGHT_BITS, WEIGHT_LIMIT, IntegerARM
 from codec.entropy.wavefront import code_planes
@@ -56,7 +60,6 @@ def encoded(values: list[int], means: list[int], scales: list[int]) -> bytes:
 # Tables
 
 
-@settings(deadline=None)
 @given(st.integers(-(10**6), 10**5), st.integers(1, 10**4))
 def test_exponential(numerator: int, denominator: int) -> None:
     assume(abs(numerator) < 40 * denominator)
@@ -85,7 +88,6 @@ def test_tables_are_laplace_distributions(width: int) -> None:
     assert error.max() < 2.0**-20
 
 
-@settings(deadline=None)
 @given(widths, st.data())
 def test_tables_are_those_of_the_specification(width: int, data: st.DataObject) -> None:
     counts = tables.counts(width)
@@ -110,7 +112,6 @@ def test_half_widths() -> None:
 # Range coder
 
 
-@settings(deadline=None)
 @given(runs())
 def test_laplace_round_trip(run: tuple[list[int], list[int], list[int]]) -> None:
     values, means, scales = run
@@ -123,7 +124,6 @@ def test_laplace_round_trip(run: tuple[list[int], list[int], list[int]]) -> None
     stream.end()
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 16).flatmap(lambda n: st.tuples(st.integers(0, 2**n - 1), st.just(n)))))
 def test_raw_bits_round_trip(pairs: list[tuple[int, int]]) -> None:
     encoder = Encoder()
@@ -139,7 +139,6 @@ def test_raw_bits_round_trip(pairs: list[tuple[int, int]]) -> None:
     assert len(data) <= sum(bits for _, bits in pairs) / 8 + 5
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=40), runs())
 def test_readers_agree_on_any_bytes(data: bytes, run: tuple[list[int], list[int], list[int]]) -> None:
     _, means, scales = run
@@ -183,7 +182,7 @@ def test_carries_and_long_streams() -> None:
     assert reader.Stream(encoded(values, means, scales)).run(means, scales) == values
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 50), st.integers(0, 15), seeds)
 def test_cost_is_near_the_entropy(scale: int, fraction: int, seed: int) -> None:
     b, mean = np.exp((scale - 24) / 8), (fraction - 8) / 16
@@ -222,7 +221,6 @@ def draw_weights(generator: np.random.Generator, contexts: int, spread: float) -
     return weights
 
 
-@settings(deadline=None)
 @given(st.integers(1, MAX_CONTEXTS), st.sampled_from((0.0, 1.0, 3.0, 6.0)), seeds)
 def test_model_is_exact(contexts: int, spread: float, seed: int) -> None:
     generator = np.random.default_rng(seed)
@@ -247,7 +245,7 @@ def test_model_is_exact_at_all_bounds_at_once(sign: int) -> None:
     assert max(second, output_sum) < 2**53
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seeds)
 def test_model_is_near_the_one_that_is_fitted(seed: int) -> None:
     generator = np.random.default_rng(seed)
@@ -296,7 +294,6 @@ def groups(draw: st.DrawFn) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArr
     return planes[:known], planes[known:], coded, draw(st.integers(1, len(SPATIAL_CONTEXTS)))
 
 
-@settings(deadline=None)
 @given(groups())
 def test_wavefront(drawn: tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.bool_], int]) -> None:
     known, values, coded, spatial = drawn
@@ -345,3 +342,46 @@ def test_tall_planes_take_little_memory() -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 64 * values.size * 4 + 2**24
+
+
+# The check at the first decode
+
+
+def of_range_coder(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Decoder, "uniform", lambda decoder, symbol, bits: 0)
+
+
+def of_tables(patch: pytest.MonkeyPatch) -> None:
+    counts = tables.counts(0) + np.arange(16) % 2 - 0.5
+    patch.setattr(tables, "counts", lambda width: np.floor(counts))
+
+
+def of_sums(patch: pytest.MonkeyPatch) -> None:
+    """As if products were computed in a lower precision."""
+    call = IntegerARM.__call__
+
+    def rounded(model: IntegerARM, contexts: Whole) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        low = {f.name: getattr(model, f.name).astype(np.float32) for f in fields(model)}
+        other = copy(model)
+        for name, weights in low.items():
+            object.__setattr__(other, name, weights)
+        return call(other, contexts.astype(np.float32))
+
+    patch.setattr(IntegerARM, "__call__", rounded)
+
+
+@pytest.mark.parametrize("spoil", [of_range_coder, of_tables, of_sums])
+def test_machines_that_decode_wrongly_say_so(
+    spoil: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = (FORMAT_MD.parents[1] / "tests" / "golden" / "rgb.clric").read_bytes()
+    selftest.check.cache_clear()
+    with monkeypatch.context() as patch:
+        spoil(patch)
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="this machine decodes numbers wrongly"):
+                codec.decode(data, device="cpu")
+    codec.decode(data, device="cpu")
+    assert selftest.check.cache_info().misses == 3  # once it is right, that is enough
+    codec.decode(data, device="cpu")
+    assert selftest.check.cache_info().misses == 3

@@ -268,7 +268,7 @@ def test_bad_alpha_is_refused(name: str, fast_profile: FastProfile, monkeypatch:
         opened(data).load()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(0, 5), st.data())
 def test_any_alpha_is_a_picture_or_an_error(kind: int, data: st.DataObject) -> None:
     """Streams that are valid but for some bytes, and others."""

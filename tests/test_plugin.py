@@ -56,22 +56,16 @@ def test_open(clric_path: Path, photo: Image.Image) -> None:
 
 def test_open_imports_nothing_heavy(clric_path: Path) -> None:
     script = f"""
-import sys, time
+import sys
 import pillow_clric
 from PIL import Image
 Image.init()
-times = []
-for _ in range(5):
-    start = time.perf_counter()
-    with Image.open({str(clric_path)!r}) as image:
-        pass
-    times.append(time.perf_counter() - start)
+with Image.open({str(clric_path)!r}) as image:
+    pass
 heavy = {{"torch", "numpy", "constriction", "rich", "click"}} & set(sys.modules)
 assert not heavy, heavy
-print(min(times))
 """
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert float(result.stdout) < 0.005
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_open_decodes_nothing(clric: bytes, fast_profile: FastProfile) -> None:

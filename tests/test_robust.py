@@ -134,7 +134,7 @@ def mutated(draw: st.DrawFn, body: bytes) -> bytes:
     return bytes(data)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.data())
 def test_mutated_bodies(data: st.DataObject) -> None:
     container = unpack(coded())
@@ -146,7 +146,7 @@ def test_mutated_bodies(data: st.DataObject) -> None:
     check_harmless(weights, grids, container.header, data.draw(st.booleans()))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.binary(max_size=60), st.binary(max_size=60), st.sampled_from(("L", "RGB")), st.booleans())
 def test_garbage_bodies(weights: bytes, grids: bytes, mode: str, truncated: bool) -> None:
     check_harmless(weights, grids, header(24, 16, mode), truncated)

@@ -138,7 +138,7 @@ def test_programs_are_not_run_again(tmp_path: Path) -> None:
     """Also those that do not ask whether they are the one that was started."""
     script = tmp_path / "program.py"
     script.write_text("from codec.workers import *\nprint('once')\nwith sharing(2): print(results(abs, [(-1,)]))")
-    run = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, timeout=60)
+    run = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, timeout=600)
     assert run.stdout.split() == ["once", "[1]"]
 
 
@@ -149,15 +149,15 @@ def test_they_end_with_who_made_them(number: int) -> None:
         "import os, sys, time\nfrom codec.workers import *\n"
         "with sharing(2):\n"
         '    print(*{r for r in results(eval, [(\'__import__("time").sleep(.1) or __import__("os").getpid()\',)] * 6)},'
-        " flush=True)\n    time.sleep(60)"
+        " flush=True)\n    time.sleep(600)"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as made:
         assert made.stdout is not None
         pids = [int(pid) for pid in made.stdout.readline().split()]
         assert len(pids) == 2
         made.send_signal(number)
-        made.wait(30)
-    deadline = time.monotonic() + 30
+        made.wait(600)
+    deadline = time.monotonic() + 600
     while any(alive(pid) for pid in pids):
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.container import Container, CorruptError, LimitError, Section, TruncatedError
-from codec.entropy import tables
+from codec.container import CorruptError, LimitError
+from codec.entropy import selftest, tables
 from codec.entropy.coder import LIMIT, Coder, Decoder, Encoder, code_laplace
 from codec.entropy.integer_arm import MAX_CONTEXTS, WEIGHT_BITS, WEIGHT_LIMIT, IntegerARM
 from codec.entropy.wavefront import code_planes, waves, zero
@@ -90,22 +90,6 @@ class QuantisedWeights:
         }
 
 
-def sections(container: Container) -> tuple[bytes, bytes]:
-    """Weights and grids of a file.
-
-    Raises:
-        CorruptError: there are none.
-        TruncatedError: the file ends before the end of its weights.
-    """
-    header = container.header
-    if not header.spans.keys() >= {Section.WEIGHTS, Section.GRIDS}:
-        raise CorruptError("file has no weights or no grids: it is no picture of this profile")
-    weights, grids = container.sections[Section.WEIGHTS], container.sections[Section.GRIDS]
-    if len(weights) < header.spans[Section.WEIGHTS][1]:
-        raise TruncatedError("file is truncated before the end of its weights: get the whole file again")
-    return weights, grids
-
-
 def write(spec: Spec, weights: QuantisedWeights, grids: Sequence[Integers]) -> tuple[bytes, bytes]:
     """Bodies of the sections for weights and for grids.
 
@@ -134,9 +118,7 @@ def read(
     *,
     truncated: bool = False,
 ) -> tuple[Spec, QuantisedWeights, list[Integers]]:
-    """What `write` was given, from the sections and the container's header; raises as `read_planes`, whose arguments
-    these are.
-    """
+    """Read what `write` was given, with grids by level; arguments and errors are those of `read_planes`."""
     size = height, width, outputs
     spec, weights, planes = read_planes(weights_section, grids_section, *size, universal, truncated=truncated)
     levels: list[list[Integers]] = [[] for _ in spec.features]
@@ -155,7 +137,7 @@ def read_planes(
     *,
     truncated: bool = False,
 ) -> tuple[Spec, QuantisedWeights, list[Integers]]:
-    """A function's shape, weights, and planes in coding order.
+    """Read a function's shape, its weights, and its planes in coding order.
 
     Planes that are not coded take no memory, as a file of a few bytes can name hundreds.
 
@@ -166,7 +148,9 @@ def read_planes(
     Raises:
         CorruptError: the sections hold no function.
         LimitError: the function is too large.
+        RuntimeError: this machine decodes wrongly.
     """
+    selftest.check()
     spec, weights, empty = read_weights(weights_section, height, width, outputs, universal)
     from_section = _read_beginning if truncated else _read_whole
     return spec, weights, from_section(grids_section, spec, weights.whole(spec), empty)

@@ -35,7 +35,7 @@ def test_edits_match_their_checksums(path: Path) -> None:
     assert unpack(wider).sections == unpack(data).sections
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.data())
 def test_mutants(data: st.DataObject) -> None:
     """Golden files of which a part was changed and the checksums match again."""

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from codec.profiles.clric.profile.initialisation import step_of, universal_of
 from numpy.typing import NDArray
 
 from codec.autoencoders import preview, store
 from codec.autoencoders.autoencoder import on_device
 from codec.container import Container
 from codec.device import computing
-from codec.overfit import bitstream, pipeline
+from codec.overfit import pipeline
+from codec.overfit.sections import function_sections
 from codec.profiles.base import Decoder
-from codec.profiles.clric.initialisation import step_of, universal_of
 from codec.tensors import to_pixels
 
 
@@ -27,7 +28,7 @@ class ClricDecoder(Decoder):
         size = *autoencoder.latent_size(header.height, header.width), autoencoder.channels
         with computing(device), torch.no_grad():
             output, weights = pipeline.decode(
-                *bitstream.sections(container), size, device, universal_of(autoencoder.model),
+                *function_sections(container), size, device, universal_of(autoencoder.model),
                 truncated=container.truncated,
             )  # fmt: skip
             latents = output * step_of(weights.origin, device)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from codec.container import Container, CorruptError, Header
+from codec.overfit.sections import function_sections
 from codec.profiles import options
 from codec.profiles.base import Decoder, Encoder, Profile
 from codec.profiles.options import Text, option
@@ -48,19 +49,17 @@ class Clric(Profile[Options]):
     cost = 10
 
     def encoder(self, options: Options, device: torch.device) -> Encoder:
-        from codec.profiles.clric.encoder import ClricEncoder
+        from codec.profiles.clric.profile.encoder import ClricEncoder
 
         return ClricEncoder(options, device)
 
     def decoder(self, header: Header, device: torch.device) -> Decoder:
-        from codec.profiles.clric.decoder import ClricDecoder
+        from codec.profiles.clric.profile.decoder import ClricDecoder
 
         return ClricDecoder(header.model, device)
 
     def check(self, container: Container) -> None:
-        from codec.overfit import bitstream
-
-        bitstream.sections(container)
+        function_sections(container)
         if not container.header.model:
             raise CorruptError("file names no model: it is no picture of this profile")
 

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from codec.blocks import shrunk
 from codec.container import Container
-from codec.overfit import bitstream, pipeline
+from codec.overfit import pipeline
+from codec.overfit.sections import function_sections
 from codec.profiles.base import Decoder
 from codec.tensors import to_pixels
 
@@ -20,6 +21,6 @@ class CoolChicDecoder(Decoder):
         self.device = device
 
     def decode(self, container: Container, scale: int = 1) -> NDArray[np.uint8]:
-        sections, shape = bitstream.sections(container), container.header.shape
+        sections, shape = function_sections(container), container.header.shape
         output, _ = pipeline.decode(*sections, shape, self.device, truncated=container.truncated)
         return to_pixels(shrunk(output, scale)[0].cpu().numpy())

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from codec.container import Container, Header
+from codec.overfit.sections import function_sections
 from codec.profiles.base import Decoder, Encoder, Profile
 from codec.profiles.options import Options
 
@@ -24,19 +25,19 @@ class CoolChic(Profile[Options]):
     cost = 300
 
     def encoder(self, options: Options, device: torch.device) -> Encoder:
-        from codec.profiles.coolchic.encoder import CoolChicEncoder
+        from codec.profiles.coolchic.profile.encoder import CoolChicEncoder
 
         return CoolChicEncoder(options, device)
 
     def decoder(self, header: Header, device: torch.device) -> Decoder:
-        from codec.profiles.coolchic.decoder import CoolChicDecoder
+        from codec.profiles.coolchic.profile.decoder import CoolChicDecoder
 
         return CoolChicDecoder(device)
 
     def check(self, container: Container) -> None:
         from codec.overfit import bitstream
 
-        weights, _ = bitstream.sections(container)
+        weights, _ = function_sections(container)
         bitstream.read_weights(weights, *container.header.shape)
 
 
