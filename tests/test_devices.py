@@ -16,7 +16,8 @@ from torch.utils import backend_registration
 from codec import device
 from codec.overfit import fit, initialisation
 from codec.overfit.fit import Schedule
-from codec.overfit.spec import Function, Spec
+from codec.overfit.function import Function
+from codec.overfit.spec import Spec
 from codec.overfit.valid_region import ValidRegion
 
 

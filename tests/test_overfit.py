@@ -31,10 +31,11 @@ from codec.entropy.wavefront import waves
 from codec.overfit import arm, bitstream, fit, initialisation, pipeline, reference_weights, synthesis
 from codec.overfit.bitstream import Origin, QuantisedWeight, QuantisedWeights
 from codec.overfit.fit import Schedule
+from codec.overfit.function import Function
 from codec.overfit.lambda_conditioned_weights import LAST, NONE, NUMBER_BITS, LambdaConditionedWeights
 from codec.overfit.quantise import as_tensors, dequantise, quantise
 from codec.overfit.soap import Soap
-from codec.overfit.spec import BICUBIC, Function, Spec
+from codec.overfit.spec import BICUBIC, Spec
 from codec.overfit.valid_region import ValidRegion
 
 SAMPLES = Path(__file__).parent.parent / "samples"
@@ -371,12 +372,12 @@ def random_universal(shape: dict[str, Any], spec: Spec, knots: int) -> LambdaCon
     return LambdaConditionedWeights(shape, (0.005, 3.0), tensors, whole(spec.outputs))
 
 
-def for_reader(universal: LambdaConditionedWeights | None) -> reader.LambdaConditionedWeights | None:
+def for_reader(universal: LambdaConditionedWeights | None) -> reader.Universal | None:
     """The same, as the other reader takes it."""
     if universal is None:
         return None
     tensors = {name: t.astype(np.int64) for name, t in {"steps": universal.steps, **universal.knots}.items()}
-    return reader.LambdaConditionedWeights(reader.Shape(**universal.shape) if universal.knots else None, tensors)
+    return reader.Universal(reader.Shape(**universal.shape) if universal.knots else None, tensors)
 
 
 @st.composite

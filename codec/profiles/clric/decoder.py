@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from codec.profiles.clric.profile.initialisation import step_of, universal_of
 from numpy.typing import NDArray
 
 from codec.autoencoders import preview, store
@@ -14,6 +13,7 @@ from codec.device import computing
 from codec.overfit import pipeline
 from codec.overfit.sections import function_sections
 from codec.profiles.base import Decoder
+from codec.profiles.clric.initialisation import step_of, universal_of
 from codec.tensors import to_pixels
 
 

@@ -49,12 +49,12 @@ class Clric(Profile[Options]):
     cost = 10
 
     def encoder(self, options: Options, device: torch.device) -> Encoder:
-        from codec.profiles.clric.profile.encoder import ClricEncoder
+        from codec.profiles.clric.encoder import ClricEncoder
 
         return ClricEncoder(options, device)
 
     def decoder(self, header: Header, device: torch.device) -> Decoder:
-        from codec.profiles.clric.profile.decoder import ClricDecoder
+        from codec.profiles.clric.decoder import ClricDecoder
 
         return ClricDecoder(header.model, device)
 

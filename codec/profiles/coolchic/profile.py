@@ -25,12 +25,12 @@ class CoolChic(Profile[Options]):
     cost = 300
 
     def encoder(self, options: Options, device: torch.device) -> Encoder:
-        from codec.profiles.coolchic.profile.encoder import CoolChicEncoder
+        from codec.profiles.coolchic.encoder import CoolChicEncoder
 
         return CoolChicEncoder(options, device)
 
     def decoder(self, header: Header, device: torch.device) -> Decoder:
-        from codec.profiles.coolchic.profile.decoder import CoolChicDecoder
+        from codec.profiles.coolchic.decoder import CoolChicDecoder
 
         return CoolChicDecoder(device)
 
