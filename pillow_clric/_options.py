@@ -20,9 +20,14 @@ class Option(NamedTuple):
     kind: Kind
     help: str
 
+    def __str__(self) -> str:
+        """Values that it takes, and its help."""
+        kind = str(self.kind)
+        return f"{kind[0].upper()}{kind[1:]}. {self.help}"
+
 
 def options() -> Iterator[Option]:
-    """Options of all profiles, each once; their help says what they take and, if not all have them, which do."""
+    """Options of all profiles, each once; if not all profiles have one, its help says which do."""
     owners: dict[str, list[str]] = {}
     for profile in profiles():
         for declared in profile.options.declared():
@@ -32,22 +37,19 @@ def options() -> Iterator[Option]:
             names = owners.pop(declared.name, None)
             if names is None:
                 continue
-            kind = str(declared.kind)
             only = "" if len(names) == len(profiles()) else f" Only of profile {' and '.join(names)}."
-            yield Option(
-                declared.name, declared.default, declared.kind, f"{kind[0].upper()}{kind[1:]}. {declared.help}{only}"
-            )
+            yield Option(declared.name, declared.default, declared.kind, declared.help + only)
 
 
 def table() -> str:
     """All options as rows of a table in Markdown."""
-    return "\n".join(f"| `{option.name}={option.default!r}` | {option.help} |" for option in options())
+    return "\n".join(f"| `{option.name}={option.default!r}` | {option} |" for option in options())
 
 
 def documented(function: Documented) -> Documented:
     """The function with all options in its docstring, in place of "{options}"."""
     if function.__doc__:  # there is none under python -OO
-        lines = [f"{option.name}={option.default!r}: {option.help}" for option in options()]
+        lines = [f"{option.name}={option.default!r}: {option}" for option in options()]
         wrapped = [fill(line, 120, initial_indent=" " * 12, subsequent_indent=" " * 16) for line in lines]
         function.__doc__ = function.__doc__.replace("{options}", "\n".join(["of the profile:", *wrapped]))
     return function

@@ -61,7 +61,7 @@ class _Main(click.Group):
         found = {param.name: param.get_help_record(ctx) for param in self.get_params(ctx)}
         options = {name: record for name, record in found.items() if record and name != "inputs"}
         groups = {title: [options.pop(name) for name in names] for title, names in _GROUPS.items()}
-        groups["What to write"] += [options.pop(name) for name in option_names()]
+        groups["What to write"][:0] = [options.pop(name) for name in option_names()]
         for title, records in (groups | {"What to say": [*options.values()]}).items():
             with formatter.section(title):
                 formatter.write_dl(records)
@@ -169,6 +169,8 @@ def main(
 
     An INPUT that is a folder stands for the photos in it or, if there are none, for its .clric files; - is stdin. OUT
     is a folder if it is one already, ends with a slash, or is not named like an image.
+
+    A quality is also that of JPEG and the like to which a .clric file is converted; it is 95 then by default.
 
     Outputs are written whole or not at all, and never over an input. Metadata are kept if the format has a place for
     them; what is transparent becomes white if it has no alpha. Exit status: 0 if all went well, 1 if a file failed, 2

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from codec.profiles.options import Amount, Choice, Function, Kind, Number, Whole
+from codec.profiles.options import Amount, Choice, Function, Kind, Number, Text, Whole
 from pillow_clric._options import Documented, options
 
 _SHORT = {"quality": "-q", "effort": "-e"}
@@ -25,7 +25,10 @@ def with_options(command: Documented) -> Documented:
         if option.name not in names():
             continue
         flags = [*filter(None, [_SHORT.get(option.name)]), f"--{option.name.replace('_', '-')}"]
-        text = option.help if option.default is None else f"{option.help}  [default: {option.default}]"
+        text = (
+            str(option) if isinstance(option.kind, (Choice, Text)) else option.help
+        )  # of others, click says the range
+        text = text if option.default is None else f"{text}  [default: {option.default}]"
         command = click.option(*flags, type=_type(option.kind), metavar=_metavar(option.kind), help=text)(command)
     return command
 
