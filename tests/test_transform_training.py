@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -310,6 +311,12 @@ class TestCommand:
         result = self.run("--hours", 1, "--checkpoint", tmp_path / "run", "--data", tmp_path / "empty")
         assert result.exit_code == 1
         assert "put photos into folders there" in result.output
+
+    def test_needs_judges_from_the_beginning(self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "ssimulacra2", None)
+        result = self.run("--hours", 1, "--checkpoint", tmp_path / "run", "--data", data)
+        assert result.exit_code == 1
+        assert "install pillow-clric[training]" in result.output
 
 
 def test_exported_weights_start_another_training(photos: Photos, tmp_path: Path) -> None:

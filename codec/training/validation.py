@@ -84,6 +84,12 @@ class Validation:
     sets: Mapping[str, Mapping[str, Pixels]]
     cache: Path
 
+    def __post_init__(self) -> None:
+        try:
+            import ssimulacra2  # noqa: F401
+        except ImportError as error:  # before hours of training, not after the first of them
+            raise ImportError("validations need ssimulacra2: install pillow-clric[training]") from error
+
     def run(self, code: Code, name: str, folder: Path) -> dict[str, Any]:
         """Figures by set: "points" of means, a lambda each, and "bd_rate" against AVIF in percent, by judge.
 
