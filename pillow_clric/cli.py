@@ -170,9 +170,9 @@ def main(
     An INPUT that is a folder stands for the photos in it or, if there are none, for its .clric files; - is stdin. OUT
     is a folder if it is one already, ends with a slash, or is not named like an image.
 
-    Outputs are written whole or not at all, and never over an input. Metadata are kept if the format has a place for
-    them; what is transparent becomes white if it has no alpha. Exit status: 0 if all went well, 1 if a file failed, 2
-    if the command is wrong, 130 if it was interrupted.
+    Outputs are written completely or not at all, and never over an input. Metadata are kept if the format has a place
+    for them; what is transparent becomes white if it has no alpha. Exit status: 0 if all went well, 1 if a file failed,
+    2 if the command is wrong, 130 if it was interrupted.
     """
     given = {name: value for name, value in options.items() if value is not None}
     if len(given.keys() & {"quality", "target_size", "target_bpp"}) > 1:
@@ -209,7 +209,7 @@ def _check(settings: Settings) -> None:
 
 
 def _converted(plan: Plan, settings: Settings, workers: int | None, report: Report, **how: bool) -> Generator[Record]:
-    """Convert files and write them as `_save` does, and tell what became of each."""
+    """Convert files and write them as `_save` does; yield the outcome of each."""
     for folder in {job.target.parent for job in plan.jobs + plan.skipped if job.target}:
         outputs.remove_leftovers(folder)
     with closing(results_of(plan.jobs, settings, workers, report.begin)) as results:
