@@ -143,9 +143,9 @@ def decode(data: bytes, *, device: str = "auto", allow_truncated: bool = False, 
     """Decode the bytes of a `.clric` file to a picture, shaped as `encode` took it.
 
     Args:
-        data: the whole file; with `allow_truncated`, its beginning is enough if it holds the function's
+        data: the complete file; with `allow_truncated`, its beginning is enough if it holds the function's
             weights: grids that are missing are taken as zero, which leaves a coarser picture.
-        device: where the float part runs; the entropy decoding is the same everywhere.
+        device: device on which the float part runs; the entropy decoding is the same everywhere.
         scale: 1, 2, 4 or 8: height and width are divided by it and rounded up. Of a large picture in profile `clric`
             that is an approximation, which takes about a tenth of the time; else samples are averaged.
 

@@ -91,7 +91,7 @@ def _inflated(data: bytes, count: int) -> Samples:
 
 
 def filled(colours: Samples, alpha: Samples) -> Samples:
-    """Colours of which those that are wholly transparent, which nobody sees, go on smoothly from those that are not.
+    """Colours in which those of fully transparent pixels, which nobody sees, go on smoothly from those of the others.
 
     Args:
         colours: (height, width) or (height, width, 3).

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-FULL = 0.8  # of the largest pictures' area, what pictures in a batch have on average at least
+FULL = 0.8  # least mean area of the pictures in a batch, as a part of their common shape
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Item:
     """A picture to be coded.
 
     Attributes:
-        header: but for what follows from the sections.
+        header: without directory and checksum, which follow from the sections.
         metadata: sections that it brings along.
     """
 
@@ -71,7 +71,7 @@ def _in_pictures(told: Progress, before: int, count: int, total: int) -> Progres
 
 
 def buckets(shapes: Sequence[tuple[str, int, int]], capacity: int) -> list[list[int]]:
-    """Which pictures to fit together, by their places: of one mode and similar size, largest first.
+    """Buckets of pictures to fit together, by their places: of one mode and similar size, largest first.
 
     Args:
         shapes: mode, height and width of each.

@@ -13,18 +13,21 @@ BLOCK_ELSEWHERE = 1 << 22
 
 
 def positions_a_block(device: torch.device) -> int:
-    """How many positions a block has: temporaries stay in the cache, for any size of picture."""
+    """Number of positions of a block: its temporaries stay in the cache, for any size of picture."""
     return BLOCK.get(device.type, BLOCK_ELSEWHERE)
 
 
 def slices(length: int, at_once: int) -> Iterator[slice]:
-    """So many of a length at once, and the rest."""
+    """Yield slices of `at_once` that cover a length; the last one may be shorter."""
     for start in range(0, length, at_once):
         yield slice(start, min(start + at_once, length))
 
 
 def shrunk(picture: Tensor, scale: int) -> Tensor:
-    """Means of squares of `scale` samples a side, clipped to 0..1; at the lower and right edge of those there are."""
+    """Means over blocks of `scale` x `scale` samples that are clipped to 0..1; the lower and right edge cut blocks off.
+
+    A scale of 1 gives the picture as it is.
+    """
     if scale == 1:
         return picture
     return F.avg_pool2d(picture.clamp(0, 1), scale, ceil_mode=True, count_include_pad=False)

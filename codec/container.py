@@ -109,7 +109,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says before its sections. `pack` fills in the last three attributes, callers the others.
+    """Header of a file, which precedes its sections. `pack` fills in the last three attributes, callers the others.
 
     Attributes:
         width: 1..`MAX_SIDE`; width times height is at most `MAX_PIXELS`.
@@ -154,7 +154,7 @@ class Header:
 
     @property
     def channels(self) -> int:
-        """Of colour, without alpha."""
+        """Number of colour channels, without alpha: 1 or 3."""
         return 3 if self.mode.startswith("RGB") else 1
 
     @property
@@ -169,12 +169,12 @@ class Header:
 
     @property
     def file_size(self) -> int:
-        """Bytes of the whole file."""
+        """Bytes of the complete file."""
         return self.size + sum(entry.length for entry in self.directory)
 
     @property
     def spans(self) -> dict[int, tuple[int, int]]:
-        """Where each section's body lies, in the file's order: {type: (offset from the magic, length)}."""
+        """Place of each section's body, in the file's order: {type: (offset from the magic, length)}."""
         spans, offset = {}, self.size
         for entry in self.directory:
             spans[entry.section] = (offset, entry.length)
@@ -223,7 +223,7 @@ def unpack(data: bytes, *, allow_truncated: bool = False) -> Container:
     """Take a file apart and check it, without decoding any section.
 
     Args:
-        data: the whole file; what follows its last section is ignored.
+        data: the complete file; what follows its last section is ignored.
         allow_truncated: accept a file that ends early, within or before its sections' bodies.
 
     Raises:

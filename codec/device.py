@@ -1,4 +1,4 @@
-"""Where the float part runs, and leaving torch as it was found."""
+"""Devices on which the float part runs, and contexts that leave torch as it was found."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def computing(device: torch.device) -> Iterator[None]:
 class Repeated:
     """Does the same over and over; on CUDA as one graph of kernels, which take longer to be started than to run.
 
-    What is not the same each time must be in tensors that stay where they are, and nothing may wait for the GPU.
+    All that is not the same each time must be in tensors that stay where they are, and nothing may wait for the GPU.
 
     Args:
         times: how often; a few times are not worth a graph.
@@ -156,7 +156,7 @@ class Repeated:
         ours.wait_stream(self._stream)
 
     def _captured(self) -> Callable[[], None]:
-        """What does it as one graph; or as before, where that cannot be."""
+        """The action as one graph, or as it is where it cannot be captured."""
         graph = torch.cuda.CUDAGraph()
         # Whatever other threads do meanwhile
         alone = torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local")

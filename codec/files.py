@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -24,6 +24,6 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all; its folder is made."""
+    """Write a file completely or not at all; its folder is made."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)

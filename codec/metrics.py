@@ -1,4 +1,4 @@
-"""How near a picture is to the original: PSNR, MS-SSIM and, where its weights are given, LPIPS."""
+"""Metrics of a picture beside the original: PSNR, MS-SSIM and, where its weights are given, LPIPS."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def measure(
 
 
 def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
-    """Over all samples, in dB; no more than 100, which stands for no difference at all."""
+    """PSNR over all samples, in dB; no more than 100, which stands for no difference at all."""
     error = np.square(a.astype(np.float64) - b).mean() / 255**2
     return -10 * math.log10(max(float(error), 1e-10))
 
@@ -65,7 +65,7 @@ def ms_ssim(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
 
 
 def _ms_ssim(x: Tensor, y: Tensor) -> float:
-    """Of one channel: (1, 1, height, width) in 0..1."""
+    """MS-SSIM of one channel, (1, 1, height, width) in 0..1."""
     product = 1.0
     for i, weight in enumerate(_WEIGHTS):
         if i:
@@ -86,7 +86,7 @@ def _similarity(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _blurred(x: Tensor) -> Tensor:
-    """Weighted means where the whole window is in the picture. Faster than convolutions of a single channel."""
+    """Weighted means where the complete window is in the picture. Faster than convolutions of a single channel."""
     offsets = torch.arange(_WINDOW) - _WINDOW // 2
     window = torch.softmax(-(offsets**2) / (2 * _DEVIATION**2), 0).tolist()
     for axis in (2, 3):

@@ -29,7 +29,7 @@ from codec.workers import results
 
 SLOPES = (-1.0, -0.1)  # of the logarithm of the size against that of lambda, between which one is believed
 DOUBTFUL = 0.2  # shrinkage of sizes that is as likely to be another
-PROMPT = 0.75  # part of what is amiss that is put right each time
+PROMPT = 0.75  # part of the error in size that is corrected each time
 GUESSES = 6  # at most
 ROUNDS = 3  # of fitting again, wholly or in part, at most
 FITTING = (-0.028, 0.015)  # log size, relative to what is asked for, that is only trimmed
@@ -43,7 +43,7 @@ HOPELESS = 0.1  # log size, relative to what is asked for, that is beyond trimmi
 
 @dataclass(frozen=True)
 class Fitted:
-    """A batch of functions as files hold them: whole numbers in their grids, and weights as they are coded."""
+    """A batch of functions as files hold them: integers in their grids, and weights as they are coded."""
 
     function: Function
     weights: list[QuantisedWeights]
@@ -74,8 +74,8 @@ class Fits(ABC):
         count: of the pictures.
         bounds: least and greatest logarithm.
         responses: slopes of the logarithm of the size against that of lambda, until they are known: where lambda is
-            another for the whole fit, and for what comes after steering.
-        far: log size, relative to what is asked for, from which on the whole fit is done again, and not its last part;
+            another for the complete fit, and for the part after steering.
+        far: log size, relative to the size asked for, from which on the complete fit is done again, not its last part;
             0 where lambdas must be there from the beginning to change much.
     """
 
@@ -87,19 +87,19 @@ class Fits(ABC):
 
     @abstractmethod
     def guessed(self, logs: Tensor) -> Tensor:
-        """About how many bits (batch,) files would have, without fitting anything."""
+        """Estimated bits (batch,) of the files, without fitting anything."""
 
     @abstractmethod
     def bits(self, function: Function) -> Tensor:
-        """About how many bits (batch,) files of functions that are being fitted would have."""
+        """Estimated bits (batch,) of the files of functions that are being fitted."""
 
     @abstractmethod
     def shrinkage(self, logs: Tensor, part: float) -> Tensor:
-        """By how much files get smaller, in logarithm, after a part of the annealing, about."""
+        """Estimated decrease of the logarithms of file sizes from a part, 0 to 1, of the annealing to its end."""
 
     @abstractmethod
     def fitted(self, logs: Tensor, steer: Steer | None = None) -> Fitted:
-        """The whole fit; `steer` is told and changes what `codec.overfit.fit.Fit` says."""
+        """Run the complete fit; `steer` is that of `codec.overfit.fit.Fit.run`."""
 
     def changed(self, function: Function, before: Tensor, after: Tensor) -> tuple[Function, Tensor]:
         """A function for other lambdas, and these (batch,) in the units of the fit."""
@@ -115,7 +115,7 @@ class Fits(ABC):
 
     @abstractmethod
     def _coded(self, function: Function) -> Fitted:
-        """What became of the fit."""
+        """The functions that a fit gave, as files hold them."""
 
     @abstractmethod
     def slopes(self, found: Fitted) -> list[Tensor]:
@@ -161,7 +161,7 @@ class _Search:
         self.forget()
 
     def forget(self) -> None:
-        """What comes is not to be compared with what was before, but for which is better."""
+        """Forget the tries by which the next ones are placed; the best one and the slope are kept."""
         none = torch.full_like(self.wanted, torch.inf)
         self.last = none, none
         # The greatest that gave too large files, the smallest that gave too small ones: logs, off
@@ -169,11 +169,11 @@ class _Search:
 
     @property
     def fits(self) -> Tensor:
-        """Where files need but be trimmed, (batch,)."""
+        """Mask (batch,) of the files that need no more than trimming."""
         return _fit(self.off)
 
     def add(self, logs: Tensor, log_sizes: Tensor) -> Tensor:
-        """Note what was tried; where it is better than all before, (batch,)."""
+        """Note a try; return a mask (batch,) of where it is better than all before."""
         off = log_sizes - self.wanted
         run, rise = logs - self.last[0], off - self.last[1]
         known = run.isfinite() & (run.abs() > 1e-3)
@@ -187,7 +187,10 @@ class _Search:
         return better
 
     def next(self) -> Tensor:
-        """What to try: between the nearest, or where there are none on one side, as far beyond as the slope says."""
+        """Logarithms of lambdas (batch,) to try next; those of files that need no more than trimming stay.
+
+        They lie between the nearest tries or, if there are none on one side, as far beyond as the slope says.
+        """
         (large_logs, large), (small_logs, small) = self.nearest
         part = ((large - AIM) / (large - small)).clamp(*PARTS)
         between = large_logs + part * (small_logs - large_logs)
@@ -218,7 +221,7 @@ def of_size(fits: Fits, room: Sequence[int]) -> Fitted:
     found = fits.fitted(steering.logs, steering if steered else _as_it_is)
     search, late = _Search(fits, wanted), fits.responses[1] / fits.responses[0]
     search.add(steering.mean, found.log_sizes())
-    mean, last = steering.mean, steering.logs  # lambdas of the last whole fit, and at its end
+    mean, last = steering.mean, steering.logs  # lambdas of the last complete fit, and at its end
     for _ in range(ROUNDS):
         tried = search.next()
         if torch.equal(tried, search.logs):
@@ -253,12 +256,12 @@ def _as_it_is(function: Function, lambdas: Tensor, _: float) -> tuple[Function, 
 
 
 def _fit(off: Tensor) -> Tensor:
-    """Whether what is off so much need but be trimmed."""
+    """Whether files that are off so much need no more than trimming, (batch,)."""
     return (off > FITTING[0]) & (off < FITTING[1])
 
 
 def _amiss(off: Tensor) -> Tensor:
-    """How bad sizes are that are off so much: what is too large can be trimmed, what is too small stays so.
+    """Penalty (batch,) of sizes that are off so much: files too large can be trimmed, files too small stay so.
 
     The worst that fits is better than the best that does not.
     """
@@ -278,7 +281,7 @@ def _guess(fits: Fits, wanted: Tensor) -> Tensor:
 
 
 def chosen(condition: Tensor, yes: Fitted, no: Fitted) -> Fitted:
-    """For each of a batch, what fits."""
+    """Return the functions of `yes` where the condition (batch,) holds, those of `no` elsewhere."""
     there = condition.to(yes.function.grids[0].device)
     a, b = yes.function, no.function
     grids = [choose(there, g, h) for g, h in zip(a.grids, b.grids, strict=True)]
@@ -351,7 +354,12 @@ def _lattice(grid: Tensor, y: int, x: int) -> Tensor:
 
 
 def _best(saved: Tensor, needed: Tensor) -> tuple[Tensor, Tensor]:
-    """Where to keep what saves bits (batch, 1, height, width), most first, until it is enough; and what that saves."""
+    """Mask of the changes to keep, those that save most bits first until it is enough, and the bits (batch,) saved.
+
+    Args:
+        saved: bits that each change saves, (batch, 1, height, width); those of half a bit or less are not kept.
+        needed: bits that shall be saved, (batch,).
+    """
     flat = saved.flatten(1)
     order = flat.sort(1, descending=True)
     before = order.values.clamp(min=0).cumsum(1) - order.values.clamp(min=0)

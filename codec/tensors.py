@@ -37,7 +37,12 @@ def to_tensor(pictures: Sequence[NDArray[np.uint8]], device: torch.device) -> to
 def region_of(
     pictures: Sequence[NDArray[np.uint8]], device: torch.device, levels: int = 1, scale: int = 1
 ) -> ValidRegion | None:
-    """Where the pictures are in such a batch, in samples of `scale` pixels; None if they are all of one size."""
+    """Valid region of the batch that `to_tensor` makes of pictures, or None if they are all of one size.
+
+    Args:
+        levels: number of resolutions that the region serves, each half as fine as the one before.
+        scale: pixels for one sample of the region along each axis.
+    """
     import torch
 
     from codec.overfit.valid_region import ValidRegion
@@ -56,7 +61,7 @@ def to_pixels(samples: NDArray[np.float32]) -> NDArray[np.uint8]:
     count, height, width = samples.shape
     pixels = np.empty((height, width, count), np.uint8)
     for row in range(height):  # temporaries of a large picture would take more memory than all else
-        # Only a file made to do harm has weights that overflow to what is not a number.
+        # Samples overflow to NaN only by the weights of a file made to do harm.
         bounded = np.clip(np.nan_to_num(samples[:, row]), 0, 1)
         pixels[row] = np.rint(bounded * 255).T
     return pixels[:, :, 0] if count == 1 else pixels

@@ -33,7 +33,7 @@ class KilledError(RuntimeError):
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """Number of cores that this process may use."""
     if sys.version_info >= (3, 13):
         return os.process_cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
@@ -169,7 +169,7 @@ def _send(stream: IO[bytes], message: object) -> None:
 
 
 def _received(stream: IO[bytes]) -> bytes:
-    """Read what `_send` made of a message; EOFError if there is none, or not all of it."""
+    """Read the bytes of a message that `_send` wrote; EOFError if there is none, or not all of it."""
     size = stream.read(_LENGTH)
     data = stream.read(int.from_bytes(size, "little"))
     if len(size) < _LENGTH or len(data) < int.from_bytes(size, "little"):

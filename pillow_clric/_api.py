@@ -94,7 +94,7 @@ def decode(data: bytes, *, device: str = "auto") -> Image.Image:
     """Decode the bytes of a `.clric` file to a loaded image, with its metadata in `info`.
 
     Args:
-        data: the whole file; its beginning is enough while `PIL.ImageFile.LOAD_TRUNCATED_IMAGES` is set.
+        data: the complete file; its beginning is enough while `PIL.ImageFile.LOAD_TRUNCATED_IMAGES` is set.
         device: "auto", or the torch device on which the float part runs.
 
     Raises:
@@ -112,7 +112,7 @@ def decode(data: bytes, *, device: str = "auto") -> Image.Image:
 
 @dataclass(frozen=True)
 class FileInfo:
-    """What a file's header says.
+    """Contents of a file's header.
 
     Attributes:
         width, height: in pixels.
@@ -134,12 +134,12 @@ class FileInfo:
 
     @property
     def file_size(self) -> int:
-        """Bytes of the whole file."""
+        """Bytes of the complete file."""
         return sum(self.sections.values())
 
     @property
     def bpp(self) -> float:
-        """Bits of the whole file per pixel."""
+        """Bits of the complete file per pixel."""
         return 8 * self.file_size / (self.width * self.height)
 
 
@@ -152,7 +152,7 @@ def info(source: str | PathLike[str] | bytes | BinaryIO) -> FileInfo: ...
 
 
 def info(source: str | PathLike[str] | bytes | BinaryIO | None = None) -> FileInfo | dict[str, str | list[str]]:
-    """What a file's header says, or, without a file, what this installation is made of.
+    """Return the contents of a file's header or, without a file, the versions and devices of this installation.
 
     Args:
         source: a path, the bytes of a file, or a binary file object that stands at the file's start. Only the header

@@ -1,4 +1,4 @@
-"""What EXIF, ICC profile and XMP a file gets: the caller's, or else the image's own."""
+"""EXIF, ICC profile and XMP that a file gets: the caller's, or else the image's own."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _ICC_SIGNATURE, _ICC_COLOURS = slice(36, 40), slice(16, 20)
 
 
 def check(exif: Exif, icc_profile: Icc, xmp: Xmp) -> None:
-    """Refuse what is neither "keep" nor None nor bytes, or what else there may be.
+    """Refuse values that are neither "keep" nor None nor of a type that is taken.
 
     Raises:
         TypeError: says which.
@@ -50,7 +50,7 @@ def collect(image: Image.Image, mode: str, exif: Exif, icc_profile: Icc, xmp: Xm
     Args:
         image: gives what is "keep"; must be loaded, as some formats hold metadata after the pixels.
         mode: in which it is coded; its own ICC profile is left out if it is for other colours.
-        exif, icc_profile, xmp: what `check` let pass.
+        exif, icc_profile, xmp: values that `check` let pass.
 
     Raises:
         ValueError: the ICC profile that was given is for other colours than those of the mode.

@@ -1,4 +1,4 @@
-"""What images can be coded, and as what: L, LA, RGB and RGBA are kept, others are converted as Pillow does."""
+"""Modes in which images are coded: L, LA, RGB and RGBA are kept, others are converted as Pillow does."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _GREY_MODES = ("1", "L", "LA", "La")
 
 
 def check(image: Image.Image) -> None:
-    """Refuse what cannot be coded; the image need not be loaded.
+    """Refuse images that cannot be coded; the image need not be loaded.
 
     Raises:
         TypeError: it is no image.

@@ -72,7 +72,7 @@ class ClricImageFile(ImageFile.ImageFile):
         Large ones are decoded much faster so, with a little less precision. `Image.thumbnail` makes use of it.
 
         Returns:
-            Mode, and what part of the smaller image the whole one takes; None if nothing was changed.
+            Mode, and the part of the smaller image that the full-size one takes; None if nothing was changed.
         """
         if size is None or len(self.tile) != 1:
             return None
@@ -93,7 +93,7 @@ class ClricImageFile(ImageFile.ImageFile):
             return super().load()
 
     def load_seek(self, pos: int) -> None:
-        """Go to where the file starts. That this exists tells `ImageFile.Parser` to wait for the whole file."""
+        """Go to where the file starts. That this exists tells `ImageFile.Parser` to wait for the complete file."""
         assert self.fp is not None
         self.fp.seek(pos)
 

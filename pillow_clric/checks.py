@@ -1,4 +1,4 @@
-"""The commands `info` and `verify` of `clric-convert`: what `.clric` files are, and whether they are whole."""
+"""The commands `info` and `verify` of `clric-convert`: contents of `.clric` files' headers, and damage in files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _METADATA = ("exif", "icc", "xmp")
 
 
 def _arguments(command: Callable[..., None]) -> Callable[..., None]:
-    """What both commands take."""
+    """Add the options and arguments that both commands have."""
     for decorate in (
         click.option("--json", "as_json", is_flag=True, help="Write a JSON record for each file."),
         click.option("-r", "--recursive", is_flag=True, help="Folders with all below them."),
@@ -61,8 +61,8 @@ def _look_at(
     """Look at each file, tell what was found, and return how many are bad.
 
     Args:
-        look: what there is to tell of a file; raises an error if that is bad.
-        show: that in words, if there is more to say than how many are good.
+        look: returns the facts of a file by name; raises an error if it is bad.
+        show: puts these in words, if there is more to say than how many are good.
     """
     unreadable = list[OSError]()
     paths = coded_files(inputs, recursive=recursive, on_error=unreadable.append)
@@ -86,7 +86,7 @@ def _look_at(
 
 
 def _facts(path: Path) -> dict[str, Any]:
-    """What a file's header says."""
+    """Contents of a file's header, by their names in `--json`."""
     from codec.autoencoders import store
 
     found = pillow_clric.info(path)
@@ -106,7 +106,7 @@ def _facts(path: Path) -> dict[str, Any]:
 
 
 def _paragraph(told: dict[str, Any]) -> str:
-    """What `_facts` found, for people."""
+    """Facts of a file that `_facts` found, for people."""
     lines = {
         "picture": f"{told['width']} x {told['height']}, {told['mode']}",
         "size": f"{told['bytes']} bytes, {told['bpp']:.3f} bpp",

@@ -172,9 +172,9 @@ def main(
 
     A quality is also that of JPEG and the like to which a .clric file is converted; it is 95 then by default.
 
-    Outputs are written whole or not at all, and never over an input. Metadata are kept if the format has a place for
-    them; what is transparent becomes white if it has no alpha. Exit status: 0 if all went well, 1 if a file failed, 2
-    if the command is wrong, 130 if it was interrupted.
+    Outputs are written completely or not at all, and never over an input. Metadata are kept if the format has a place
+    for them; what is transparent becomes white if it has no alpha. Exit status: 0 if all went well, 1 if a file failed,
+    2 if the command is wrong, 130 if it was interrupted.
     """
     given = {name: value for name, value in options.items() if value is not None}
     if len(given.keys() & {"quality", "target_size", "target_bpp"}) > 1:
@@ -211,7 +211,7 @@ def _check(settings: Settings) -> None:
 
 
 def _converted(plan: Plan, settings: Settings, workers: int | None, report: Report, **how: bool) -> Generator[Record]:
-    """Convert files and write them as `_save` does, and tell what became of each."""
+    """Convert files and write them as `_save` does; yield the outcome of each."""
     for folder in {job.target.parent for job in plan.jobs + plan.skipped if job.target}:
         outputs.remove_leftovers(folder)
     with closing(results_of(plan.jobs, settings, workers, report.begin)) as results:

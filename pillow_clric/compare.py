@@ -65,7 +65,7 @@ class Codec(ABC):
     """One way of coding that is compared.
 
     Attributes:
-        name: what people call it.
+        name: for people.
         settings: how it is used, in words.
         cost: about how long a file of a given size takes, relative to other codecs.
         mime: type of its files if browsers show them.
@@ -78,7 +78,7 @@ class Codec(ABC):
 
     @abstractmethod
     def coder(self, image: Image.Image) -> Coder:
-        """What makes files of an image."""
+        """Coder of an image."""
 
     @abstractmethod
     def decoded(self, data: bytes) -> Image.Image:
@@ -286,7 +286,7 @@ def compare_all(
     """Code all photos, and tell on stderr how it goes.
 
     Returns:
-        What the page shows of each photo, and how many things failed.
+        Values that the page shows of each photo, and the number of failures.
     """
     photos = []
     with Reporter(len(paths) * len(rates) * sum(codec.cost for codec in codecs)) as reporter:
@@ -303,7 +303,7 @@ def compare_all(
 def compare_one(
     name: str, image: Image.Image, codecs: list[Codec], rates: list[float], lpips: Lpips | None, reporter: Reporter
 ) -> dict[str, Any]:
-    """Code one photo with each codec at each size; what the page shows of it."""
+    """Code one photo with each codec at each size; return the values that the page shows of it."""
     coders = [codec.coder(image) for codec in codecs]
     results: list[dict[str, Any]] = []
     for rate, (i, codec) in product(rates, enumerate(codecs)):
@@ -329,7 +329,7 @@ def compare_one(
 
 
 def measured(image: Image.Image, codec: Codec, coded: Callable[[], Coded], lpips: Lpips | None) -> dict[str, Any]:
-    """What the page shows of one file."""
+    """Values that the page shows of one file."""
     import numpy as np
 
     from codec.metrics import measure
@@ -421,7 +421,7 @@ class Reporter:
     """Lines on stderr, and on a terminal a bar with the time that is left.
 
     Attributes:
-        failures: how many there were.
+        failures: their number.
     """
 
     def __init__(self, cost: float) -> None:

@@ -23,8 +23,8 @@ class Autoencoder:
     """A model on a device. Computes in bfloat16 on GPUs, in float32 elsewhere unless its caller reduces that.
 
     Attributes:
-        model: what it was made from.
-        device: where it computes.
+        model: the model whose networks these are.
+        device: on which it computes.
         downscale: pixels for one sample of the latent, along each axis.
         channels: of the latent.
         tile: side of the tiles in which larger pictures are coded, in pixels.

@@ -30,7 +30,7 @@ def read(path: Path, name: str | None = None) -> Model:
         path: a file of this package; a folder of diffusers' `AutoencoderKL` or `AutoencoderTiny`, or a pipeline's that
             holds it as `vae`; a folder with a `.safetensors` or `.pth` file each for a TAESD encoder and decoder, or
             one of the two files, with the other beside it.
-        name: what to call it; the file's or the folder's name by default.
+        name: the model's name; that of the file or the folder by default.
 
     Raises:
         FileNotFoundError: there is nothing.

@@ -28,14 +28,14 @@ class Model:
     """A pretrained autoencoder, not yet on a device.
 
     Attributes:
-        name: what people call it; not part of its identity.
-        architecture: which networks it is for, one of `codec.autoencoders.networks.ARCHITECTURES`.
-        config: what shapes them, as JSON has it.
+        name: for people; not part of its identity.
+        architecture: kind of its networks, one of `codec.autoencoders.networks.ARCHITECTURES`.
+        config: shape of the networks, as JSON has it.
         mean, scale: by channel. A latent z is coded as (z - mean) * scale, in which equal error should cost about
             equal distortion.
         tensors: weights by name, of one of `FLOATS`; names with the prefix `FUNCTION` belong to the universal function,
-            in whole numbers of 16 bits.
-        function: what describes the universal function, or None if the model has none.
+            in integers of 16 bits.
+        function: description of the universal function, or None if the model has none.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Model:
 
     @property
     def description(self) -> dict[str, Any]:
-        """What says how the weights are to be used."""
+        """Description of how the weights are used, as JSON has it; part of the identity."""
         told = {"architecture": self.architecture, "config": self.config, "mean": self.mean, "scale": self.scale}
         return told if self.function is None else {**told, "function": self.function}
 

@@ -1,4 +1,4 @@
-"""How different two pictures look: a small network that comes with the package, so that users need no other weights.
+"""Perceptual distance of two pictures, by a small network that comes with the package: users need no other weights.
 
 Distances are those of LPIPS (Zhang et al., CVPR 2018), between features at five depths of a network shaped like
 SqueezeNet (Iandola et al., 2016). Its weights were trained by `codec.training.perception` to see what the network of
@@ -42,12 +42,12 @@ class Fire(nn.Module):
 
 
 def pool() -> nn.Module:
-    """SqueezeNet's."""
+    """SqueezeNet's pooling."""
     return nn.MaxPool2d(3, 2, ceil_mode=True)
 
 
 class Perception(nn.Module):
-    """Features of pictures, and what differences of each are worth."""
+    """Features of pictures, and weights of the differences in each."""
 
     mean: Tensor
     deviation: Tensor
@@ -65,7 +65,7 @@ class Perception(nn.Module):
         self.register_buffer("deviation", torch.tensor(DEVIATION).view(1, 3, 1, 1), persistent=False)
 
     def normalise(self, pictures: Tensor) -> Tensor:
-        """What the first layer takes, from (batch, 3, height, width) in 0..1."""
+        """Input of the first layer, from pictures (batch, 3, height, width) in 0..1."""
         return (pictures - self.mean) / self.deviation
 
     def embed(self, pictures: Tensor) -> list[Tensor]:
@@ -73,7 +73,7 @@ class Perception(nn.Module):
         return [direction(x) for x in self._features(pictures)]
 
     def distance(self, pictures: Tensor, seen: list[Tensor]) -> Tensor:
-        """Distances (batch,) of pictures (batch, 3, height, width) to those of which this is what `embed` gave.
+        """Distances (batch,) of pictures (batch, 3, height, width) to those that `embed` gave these directions of.
 
         Differentiable in the pictures.
         """
@@ -81,7 +81,7 @@ class Perception(nn.Module):
         return torch.stack([_Distance.apply(x, y, w) for x, y, w in taps]).sum(0)  # type: ignore[no-untyped-call]
 
     def _features(self, pictures: Tensor) -> list[Tensor]:
-        """What the layers of `TAPS` make."""
+        """Outputs of the layers of `TAPS`, (batch, channels, h, w) each."""
         height, width = pictures.shape[2:]
         # Twice as fast on CPUs in this order.
         x, found = self.normalise(pictures).contiguous(memory_format=torch.channels_last), []
@@ -97,7 +97,7 @@ class _Distance(torch.autograd.Function):
     """Distance (batch,) of the directions of features to others, and its gradient in the features along with it.
 
     In blocks of positions, so that temporaries stay in the cache: an order of magnitude faster on CPUs than operators
-    on whole features, most of all backwards.
+    on full-size features, most of all backwards.
     """
 
     @staticmethod

@@ -30,8 +30,8 @@ def decode(autoencoder: Autoencoder, latents: Tensor, height: int, width: int, s
 
     Args:
         latents: (1, channels, *latent_size(height, width)), as the autoencoder gives them.
-        height, width: of the whole picture.
-        scale: 1 gives all of it, and so does what is `shrunk` afterwards if little time can be saved.
+        height, width: of the full-size picture.
+        scale: 1, 2, 4 or 8. With 1, or if little time can be saved, the decoder runs over all of it.
     """
     rows, columns = latents.shape[2:]
     if scale == 1 or min(rows, columns) < SIDE or rows * columns < WORTH * (PATCHES * SIDE) ** 2:
@@ -42,7 +42,7 @@ def decode(autoencoder: Autoencoder, latents: Tensor, height: int, width: int, s
 
 
 def _sketch(autoencoder: Autoencoder, latents: Tensor, scale: int) -> Tensor:
-    """About what the decoder makes of latents, smaller by a divisor of its `downscale`."""
+    """Estimated output of the decoder for latents, smaller by a divisor of its `downscale`."""
     patches = _patches(latents)
     margin, side = (n * autoencoder.downscale for n in (MARGIN, SIDE))
     made = torch.cat([autoencoder.decode(patch, side, side) for patch in patches.split(1)])

@@ -1,4 +1,4 @@
-"""Where models are found: the one that ships with the package, and a folder of the user's.
+"""Store of models: the one that ships with the package, and a folder of the user's.
 
 Each model is one file in that folder, named after the model and its hash. Torch is imported when a model is read, so
 that listing them is quick.
@@ -35,7 +35,7 @@ _FILE = re.compile(rf"({_NAME})@([0-9a-f]{{{2 * MODEL_BYTES}}})\.safetensors")
 
 @dataclass(frozen=True)
 class Entry:
-    """A model that is there; `prefix` is what `.clric` files call it, in hex."""
+    """A model that is there; `prefix` is the part of its identity that `.clric` files hold, in hex."""
 
     name: str
     prefix: str
@@ -138,11 +138,11 @@ def check(name: str | Path) -> Entry | None:
 
 
 def add(source: Path, name: str | None = None) -> Entry:
-    """Copy a model into the store, whole or not at all.
+    """Copy a model into the store, completely or not at all.
 
     Args:
-        source: what `import_checkpoint.read` takes.
-        name: what to call it; by default what its file or folder is called.
+        source: a path that `import_checkpoint.read` takes.
+        name: its name in the store; by default that of its file or folder.
 
     Raises:
         ModelError: it is no model, a damaged one, or its name is taken.

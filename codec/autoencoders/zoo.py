@@ -1,4 +1,4 @@
-"""Models that can be fetched, and what pins them: a revision in each address, and checksums."""
+"""Models that can be fetched, pinned by a revision in each address and by checksums."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class Known:
     """A model that can be fetched.
 
     Attributes:
-        files: by the names that they get; together they are what `foreign.read` takes.
-        about: what it is, in a few words.
+        files: by the names that they get in a folder, which `import_checkpoint.read` takes.
+        about: description in a few words.
         licence: of the weights.
-        prefix: what `.clric` files call it, in hex, where that is known.
+        prefix: the part of its identity that `.clric` files hold, in hex, where it is known.
     """
 
     files: dict[str, Download]

@@ -21,7 +21,7 @@ class Coder(Protocol):
     """Codes runs of symbols. An encoder returns the symbols it is given; a decoder ignores them."""
 
     def run(self, symbols: Symbols | None, counts: NDArray[np.float64]) -> Symbols:
-        """Code one symbol a row of counts (n, m), whole numbers that sum to 2**24 - m; probability (c + 1) / 2**24."""
+        """Code one symbol a row of counts (n, m), integers that sum to 2**24 - m; probability (c + 1) / 2**24."""
 
     def uniform(self, symbol: int, bits: int) -> int:
         """Code one number of so many raw bits, 1..16."""
@@ -43,7 +43,7 @@ class Encoder:
         return symbol
 
     def finish(self) -> bytes:
-        """What was written, without the zero bytes at its end, which the decoder adds again."""
+        """Return the bytes written, without the zero bytes at their end, which the decoder adds again."""
         words: NDArray[np.uint32] = self._encoder.get_compressed()
         return words.astype("<u4").tobytes().rstrip(b"\0")
 
@@ -91,7 +91,7 @@ _CATEGORIES = 1 << 17  # of all symbols whose tables are made at a time: they st
 def code_laplace(
     coder: Coder, values: NDArray[np.int32] | None, mean: NDArray[np.int64], scale: NDArray[np.int64]
 ) -> NDArray[np.int32]:
-    """Code whole numbers in -LIMIT..LIMIT under Laplace distributions.
+    """Code integers in -LIMIT..LIMIT under Laplace distributions.
 
     Args:
         values: (n,) what to encode; not needed to decode.
@@ -133,7 +133,7 @@ def code_categorical(
 
     Args:
         values: (n,) what to encode; not needed to decode.
-        logits: (n, m) whole numbers in 1/64 of natural logarithms, of which only differences count; those of more
+        logits: (n, m) integers in 1/64 of natural logarithms, of which only differences count; those of more
             than 17 below the greatest are all the same. 2 <= m <= 2**14.
 
     Returns:

@@ -1,6 +1,6 @@
 """The probability model in integers: exactly what `codec.overfit.arm` approximates in floats.
 
-Numbers are whole and held in float64, whose sums of products are exact below 2**53, in any order and with any
+Numbers are integers, held in float64, whose sums of products are exact below 2**53, in any order and with any
 instructions; the bounds below keep them there. So int64 arithmetic on any machine gives the same results.
 
     weights     w * 2**12, |w| < 2**8            samples     |x| < 2**14
@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from codec.entropy import tables
 from codec.entropy.coder import LIMIT
 
-Whole = NDArray[np.float64]  # whole numbers below 2**53
+Whole = NDArray[np.float64]  # integers below 2**53
 
 WEIGHT_BITS = 12
-WEIGHT_LIMIT = 1 << (8 + WEIGHT_BITS)  # bound on a weight, as a whole number; the identity is added to it
+WEIGHT_LIMIT = 1 << (8 + WEIGHT_BITS)  # bound on a weight, as an integer; the identity is added to it
 MAX_CONTEXTS = 31
 _ONE = 1 << WEIGHT_BITS
 _HIDDEN_MAX = 1 << (15 + WEIGHT_BITS)
@@ -30,7 +30,7 @@ _HIDDEN_MAX = 1 << (15 + WEIGHT_BITS)
 class IntegerARM:
     """Networks of two hidden residual layers and a stabiliser, one for each of some planes.
 
-    All weights are whole numbers in units of 2**-12, with a first axis over planes: (n, contexts, contexts) for the
+    All weights are integers in units of 2**-12, with a first axis over planes: (n, contexts, contexts) for the
     hidden layers, (n, contexts) for their biases, (n, 2, contexts) for output and stabiliser, (n, 2) for their bias.
     """
 

@@ -1,6 +1,6 @@
-"""Layers of networks in whole numbers, whose results are the same on any device, in any order of summation.
+"""Layers of networks in integers, whose results are the same on any device, in any order of summation.
 
-The whole numbers are held in floating point, for which there are fast matrix products. These are exact as long as no
+The integers are held in floating point, for which there are fast matrix products. These are exact as long as no
 sum of absolute values can reach 2**24 in float32, or 2**53 in float64. Each layer proves that from its weights and the
 range of its inputs when it is made or loaded; it computes in float32 if it can, in float64 if it must, and a layer that
 float64 is too small for is refused. Nothing that is set elsewhere may change a result:
@@ -38,7 +38,7 @@ _ONE = 1 << 96  # of `exp_fixed`
 
 
 class Definition(NamedTuple):
-    """A layer of whole numbers: floor((weight * x + bias) / 2**shift + 1 / 2), but for a shift of 0, which is none.
+    """A layer of integers: floor((weight * x + bias) / 2**shift + 1 / 2), but for a shift of 0, which is none.
 
     Attributes:
         weight: (outputs, inputs), or (outputs, inputs, k, k) of convolutions, int64; so are the others.
@@ -54,7 +54,7 @@ class Definition(NamedTuple):
 
 
 class Report(NamedTuple):
-    """How far a quantised layer is from the one in floating point, for each output.
+    """Error of a quantised layer beside the one in floating point, for each output.
 
     Attributes:
         worst: greatest difference of any inputs within the range, in units of the output; 1 / 2 of it is rounding.
@@ -85,7 +85,7 @@ def exact_dtype(bound: int, *, rounded: bool = False) -> torch.dtype:
 
 
 class _Proven(nn.Module):
-    """A module whose state is whole numbers, from which it makes what it computes with: again when they are loaded.
+    """A module whose state is integers, from which it makes what it computes with: again when they are loaded.
 
     It does so on the device to which it is moved, too, and a change of the type of floating point changes nothing.
     """
@@ -157,7 +157,7 @@ class Layer(_Proven):
         biases, shifts, (self._low, self._high) = (t.tolist() for t in (self.bias, self.shift, self.inputs))
         self._check_ranges(weight, shifts)
         limit = max(abs(self._low), abs(self._high))
-        sums = weight.abs().flatten(1).sum(1).tolist()  # Python's whole numbers have no bound of their own
+        sums = weight.abs().flatten(1).sum(1).tolist()  # Python's integers have no bound of their own
         self.bound = max(a * limit + abs(b) + _half(s) for a, b, s in zip(sums, biases, shifts, strict=True))
         rounded = not self.depthwise and max(limit, int(weight.abs().max())) > OPERAND_LIMIT
         self.dtype = exact_dtype(self.bound, rounded=rounded)
@@ -197,7 +197,7 @@ class Linear(Layer):
     """A linear layer along the last axis."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., inputs) whole numbers to (..., outputs), whole numbers too."""
+        """(..., inputs) integers to (..., outputs), integers too."""
         with _unrounded(x):
             return self._rounded(self._clamped(x) @ self._weight)
 
@@ -219,7 +219,7 @@ class Convolution(Layer):
         super().__init__(definition)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, inputs, h, w) whole numbers to (batch, outputs, h', w'), whole numbers too, channels last."""
+        """(batch, inputs, h, w) integers to (batch, outputs, h', w'), integers too, channels last."""
         with _unrounded(x):
             x = self._clamped(x)
             if self._padding:
@@ -249,10 +249,10 @@ class Convolution(Layer):
 
 
 class Table(_Proven):
-    """Any function of one whole number.
+    """Any function of one integer.
 
     Args:
-        values: (n,) whole numbers below 2**24, its values at low, low + 1, ...; those beyond are as at the ends.
+        values: (n,) integers below 2**24, its values at low, low + 1, ...; those beyond are as at the ends.
     """
 
     values: Tensor
@@ -267,7 +267,7 @@ class Table(_Proven):
 
         Args:
             inputs: the least and the greatest.
-            scale_in, scale_out: whole numbers for a real one.
+            scale_in, scale_out: integers that stand for 1.0 in inputs and outputs.
             ceiling: greatest value, if there is a bound.
         """
         low, high = inputs
@@ -285,7 +285,7 @@ class Table(_Proven):
         self._table = values.to(torch.float32)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Whole numbers to float32 of the same shape."""
+        """Integers to float32 of the same shape."""
         index = (x.clamp(self._low, self._high) - self._low).to(torch.int32)
         return self._table.index_select(0, index.flatten()).reshape(x.shape)
 
@@ -296,7 +296,7 @@ def _silu(x: int, scale_in: int, scale_out: int) -> int:
 
 
 def product(x: Tensor, y: Tensor, shift: int, limits: tuple[int, int]) -> Tensor:
-    """floor(x * y / 2**shift + 1 / 2) of whole numbers, element by element: a gate, or a scale of each channel.
+    """floor(x * y / 2**shift + 1 / 2) of integers, element by element: a gate, or a scale of each channel.
 
     Args:
         shift: 0..52; 0 rounds nothing.
@@ -320,15 +320,15 @@ def quantise(
     scale_out: float,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[Definition, Report]:
-    """A trained layer in whole numbers, which stand for so many times what they are.
+    """Quantise a trained layer: weights become integers, and so do inputs and outputs in units of 1 / scale.
 
     Weights of each output have the greatest power of two as their scale that leaves them small enough, and all sums
     exact. A factor beside it would add nothing: it is in the weights.
 
     Args:
         weight, bias: of floating point, shaped as those of the layer.
-        inputs: the least and the greatest whole number that the layer will be given.
-        scale_in, scale_out: whole numbers for a real one, in inputs and outputs.
+        inputs: the least and the greatest integer that the layer will be given.
+        scale_in, scale_out: values that stand for 1.0 in inputs and outputs.
         dtype: in which its sums are to be exact. In float32 weights are of 9 bits, in float64 of 16. Inputs beyond
             -256..256 take float64 anyway, but for depthwise convolutions.
 
@@ -368,7 +368,7 @@ def _shifts(weight: Tensor, bias: Tensor, limit: int, dtype: torch.dtype) -> Ten
 
 
 def narrowed(whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Whole numbers in the smallest types that hold them, to be written to a file; modules load them as they are."""
+    """Integers in the smallest types that hold them, to be written to a file; modules load them as they are."""
     return {name: numbers.to(_smallest(numbers)) for name, numbers in whole.items()}
 
 

@@ -40,7 +40,7 @@ def exp_fixed(numerator: int, denominator: int) -> int:
 
 @cache
 def half_width_index() -> NDArray[np.intp]:
-    """For each scale, which of `HALF_WIDTHS` leaves less than about 1/1000 to the escape."""
+    """Index, for each scale, of the half-width that leaves less than about 1/1000 to the escape; (64,)."""
     widths = []
     for i in range(SCALES):
         reach = 7 * exp_fixed(LOG_SCALE_MIN_EIGHTHS + i, LOG_SCALE_FRACTIONS) >> _BITS
@@ -53,7 +53,7 @@ def counts(width: int) -> NDArray[np.float64]:
     """Tables for one half-width K = HALF_WIDTHS[width], for the scales that use it and all smaller ones.
 
     Returns:
-        (scales, 16, 2K + 2): whole numbers c that sum to 2**24 - (2K + 2) along the last axis; the coder's
+        (scales, 16, 2K + 2): integers c that sum to 2**24 - (2K + 2) along the last axis; the coder's
         probability is (c + 1) / 2**24.
     """
     k = HALF_WIDTHS[width]
@@ -120,7 +120,7 @@ def softmax(logits: NDArray[np.signedinteger]) -> NDArray[np.float64]:
         logits: (n, m) in 1/64, below 2**62 in absolute value, 2 <= m <= MAX_CATEGORIES.
 
     Returns:
-        (n, m): whole numbers c that sum to N in each row; the coder's probability is (c + 1) / 2**24.
+        (n, m): integers c that sum to N in each row; the coder's probability is (c + 1) / 2**24.
     """
     rows, first = np.arange(len(logits)), logits.argmax(1)
     below = np.subtract(logits[rows, first][:, None], logits, dtype=np.int64)

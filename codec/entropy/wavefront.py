@@ -28,7 +28,7 @@ class Model(Protocol):
 
 
 def waves(count: int, height: int, width: int) -> NDArray[np.int64]:
-    """In which wave each sample of some planes is coded, (count, height, width)."""
+    """Wave in which each sample of some planes is coded, (count, height, width)."""
     k, y, x = np.ogrid[:count, :height, :width]
     wave: NDArray[np.int64] = x + SLOPE * y + k
     return wave

@@ -1,4 +1,4 @@
-"""The autoregressive probability model (ARM): what a plane costs, and how that changes.
+"""The auto-regressive probability model (ARM): the rate of planes, and its gradients.
 
 Every sample of a plane is coded under a Laplace distribution whose position and scale a small network reads from
 samples that are already known: causal neighbours in the same plane, and the co-located samples of planes coded
@@ -40,7 +40,7 @@ def rate(grids: list[Tensor], weights: dict[str, Tensor], spec: Spec, inside: li
     Args:
         grids: by level, finest first, (batch, features, height, width), in units of the quantisation step.
         weights: the function's weights, each with the batch axis.
-        inside: by level, (batch, 1, height, width), what a position counts for; grids are 0 where that is 0.
+        inside: by level, (batch, 1, height, width), weight of each position; grids are 0 where that is 0.
 
     Returns:
         (batch,), differentiable in grids and weights.
@@ -52,10 +52,10 @@ def rate(grids: list[Tensor], weights: dict[str, Tensor], spec: Spec, inside: li
 
 @torch.no_grad()
 def details(grids: list[Tensor], weights: dict[str, Tensor], spec: Spec, level: int) -> tuple[Tensor, Tensor]:
-    """What each sample of a level costs, and what is expected of it.
+    """Rate of each sample of a level, and the mean of its distribution.
 
     Returns:
-        Shaped as the level's grid: bits, and means of the distributions.
+        Bits, and means of the distributions; each shaped as the level's grid.
     """
     bits, means = torch.zeros_like(grids[level]), torch.zeros_like(grids[level])
     padded, own = _padded(grids), [weights[name] for name in WEIGHTS]
@@ -103,7 +103,7 @@ class _Piece:
         return padded[plane.level][:, plane.feature, rows, MARGIN:-MARGIN]
 
     def finer(self, samples: Tensor, times: int) -> Tensor:
-        """What is `around` a piece, each sample repeated in both directions to be as fine as the piece."""
+        """Samples that `around` gave, each repeated in both directions to be as fine as the piece."""
         if times == 1:
             return samples
         above = self.rows.start % times
@@ -111,7 +111,7 @@ class _Piece:
         return samples.repeat_interleave(times, 2)[:, :, : self.width]
 
     def coarser(self, gradients: Tensor, times: int) -> Tensor:
-        """Gradients of what is `around` a piece, from those of what it became."""
+        """Gradients in the samples that `around` gave, from those in what `finer` made of them."""
         if times == 1:
             return gradients
         whole = F.pad(gradients, (0, -self.width % times, self.rows.start % times, -self.rows.stop % times))
@@ -203,12 +203,12 @@ class _Block:
         return weight[:, self.pieces[0].planes] if self.spec.separate else weight.unsqueeze(1)
 
     def _worth(self, inside: list[Tensor]) -> Tensor:
-        """What each position counts for, (models, positions)."""
+        """Weight of each position in the rate, (models, positions)."""
         parts = [inside[piece.level][:, :, piece.rows].flatten(2) for piece in self.pieces]
         return torch.cat(parts, 2).expand(*self.axes, -1).flatten(0, 1)
 
     def _parts(self, inputs: Tensor) -> Iterator[tuple[_Piece, Tensor]]:
-        """Of each piece, its part (batch, planes, contexts, height, width) of inputs."""
+        """Yield each piece with its part (batch, planes, contexts, height, width) of inputs."""
         for piece, part in zip(self.pieces, inputs.split(self.lengths, 3), strict=True):
             yield piece, part.unflatten(3, piece.size[1:])
 
@@ -231,7 +231,7 @@ class _Block:
                 yield inputs[:, i + 1 :, len(offsets) + i], own[:, : count - 1 - i], 1
 
     def bits(self) -> Tensor:
-        """(batch,)."""
+        """Bits of all samples, (batch,)."""
         each = self.each()
         return (each if self.worth is None else each.mul_(self.worth)).view(*self.axes, -1).sum((1, 2))
 

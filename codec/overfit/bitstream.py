@@ -39,7 +39,7 @@ MAX_SAMPLES = 2**31  # features in all times the picture's pixels: bounds a read
 
 @dataclass(frozen=True)
 class QuantisedWeight:
-    """One tensor of differences to a base: integers * 2**-exponent, where the exponent is 0 to 12."""
+    """One tensor of differences to reference weights: integers * 2**-exponent, where the exponent is 0 to 12."""
 
     integers: Integers
     exponent: int
@@ -52,12 +52,12 @@ class QuantisedWeight:
 
 @dataclass(frozen=True)
 class Origin:
-    """Some weights that readers know.
+    """Weights that readers know, which a file's weights are differences to.
 
     Attributes:
-        number: of one of `codec.overfit.reference_weights`; with a universal function, of one of its own, or 0 for
-            the plain one.
-        universal: that of the model, in profiles that have models.
+        number: of `codec.overfit.reference_weights`; with a universal function, its own number for a lambda, or 0 for
+            the plain reference weights.
+        universal: the model's lambda-conditioned weights, in profiles that have models.
     """
 
     number: int
@@ -118,7 +118,7 @@ def read(
     *,
     truncated: bool = False,
 ) -> tuple[Spec, QuantisedWeights, list[Integers]]:
-    """Read what `write` was given, with grids by level; arguments and errors are those of `read_planes`."""
+    """Read what `write` was given back from the sections; arguments and errors are those of `read_planes`."""
     size = height, width, outputs
     spec, weights, planes = read_planes(weights_section, grids_section, *size, universal, truncated=truncated)
     levels: list[list[Integers]] = [[] for _ in spec.features]
@@ -142,8 +142,8 @@ def read_planes(
     Planes that are not coded take no memory, as a file of a few bytes can name hundreds.
 
     Args:
-        universal: that of the file's model, in profiles that have models.
-        truncated: the grids' section is only a beginning; planes that are not wholly there are left zero.
+        universal: lambda-conditioned weights of the file's model, in profiles that have models.
+        truncated: the grids' section is only a beginning; samples that it does not decide are left zero.
 
     Raises:
         CorruptError: the sections hold no function.
@@ -211,7 +211,7 @@ def _read_beginning(section: bytes, spec: Spec, whole: WholeWeights, empty: list
 
 
 def _in_range(samples: Integers) -> Integers:
-    """The samples, unless some are such as no writer writes."""
+    """The samples; refuse them if some are beyond -LIMIT..LIMIT, which no writer writes."""
     if max(samples.max(), -samples.min()) > LIMIT:
         raise CorruptError("a grid's samples are out of range: the file is damaged")
     return samples
@@ -231,7 +231,7 @@ def _code_bit(coder: Coder, bit: bool) -> bool:
 
 
 def _code_head(coder: Coder, spec: Spec | None, origin: Origin, size: tuple[int, int, int]) -> tuple[Spec, Origin]:
-    """A function's shape, and what its weights are differences to."""
+    """A function's shape, and the weights that its own are differences to."""
     universal = origin.universal
     if universal is None:
         spec = _code_spec(coder, spec, size, models=False)
@@ -272,7 +272,7 @@ def _check(spec: Spec) -> None:
 
 
 def check_universal(universal: LambdaConditionedWeights, outputs: int) -> None:
-    """Refuse what is no universal function with so many outputs: models come from anywhere.
+    """Refuse weights that are no universal function with so many outputs: models come from anywhere.
 
     Raises:
         CorruptError, TypeError, ValueError: it is none.

@@ -21,8 +21,8 @@ from codec.overfit.soap import EPSILON, EVERY, Soap
 from codec.overfit.spec import Spec
 
 Distortion = Callable[[Function, Tensor], Tensor]  # of a function and its target, (batch,), differentiable
-Loss = Callable[[Function], Tensor]  # (batch,), what is lowered
-# Functions, lambdas and the part of the annealing that is done, to what functions and lambdas shall be.
+Loss = Callable[[Function], Tensor]  # (batch,), to be minimised
+# Of functions, lambdas and the part (0..1) of the annealing that is done: functions and lambdas to go on with.
 Steer = Callable[[Function, Tensor, float], tuple[Function, Tensor]]
 STEERED = 0.6  # part of an annealing in which it may be steered: after that too little moves
 STOPS = 6  # at which it is
@@ -30,7 +30,7 @@ STOPS = 6  # at which it is
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long to fit, and what changes on the way; pairs are values at the beginning and at the end."""
+    """Iterations of a fit, and settings that change on the way; pairs are values at the beginning and at the end."""
 
     warm_up: int  # iterations for every candidate
     main: int  # iterations for the best of them
@@ -69,7 +69,7 @@ class Schedule:
         return self.damping / (spec.height * spec.width)
 
 
-# What COOL-CHIC and CLRIC do: 15,900 iterations, the first for several random candidates. Adam's steps of 0.01 are
+# Schedule of COOL-CHIC and CLRIC: 15,900 iterations, the first for several random candidates. Adam's steps of 0.01 are
 # those of grids in units of 16 quantisation steps, their "encoder gain".
 PAPER_CANDIDATES = 5
 PAPER_SCHEDULE = Schedule(
@@ -91,12 +91,12 @@ def rate(function: Function) -> Tensor:
 
 
 def cost(function: Function, target: Tensor, lambdas: Tensor, measure: Distortion = distortion) -> Tensor:
-    """What a fit lowers: distortion + lambda * rate (batch,)."""
+    """Cost that a fit minimises: distortion + lambda * rate (batch,)."""
     return measure(function, target) + lambdas * rate(function)
 
 
 def drift(weights: Weights, origin: Weights) -> Tensor:
-    """About how many bits (batch,) the differences of some weights to others will cost, in a form with a gradient."""
+    """Estimated bits (batch,) of the differences of some weights to others, in a form with a gradient."""
     before, after = (torch.cat([each[name].flatten(1) for name in weights], 1) for each in (origin, weights))
     return torch.log2(1 + (after - before).abs() * 2**5).sum(1)
 
@@ -138,20 +138,20 @@ class Fit:
         self.kept = self.function
 
     def run(self, steer: Steer | None = None) -> Function:
-        """All of the fit.
+        """Run the complete fit.
 
         Args:
-            steer: what may change function and lambdas a few times in the first part of the annealing.
+            steer: called a few times in the first part of the annealing; gives function and lambdas to go on with.
 
         Returns:
-            Functions with whole numbers in their grids, at the lowest cost that was seen.
+            Functions with integers in their grids, at the lowest cost that was seen.
         """
         self._warm_up()
         self._descend(self.schedule.main, self.target, first=0.0, last=1.0, steer=steer)
         return self._settle()
 
     def again(self, change: Callable[[Function], tuple[Function, Tensor]]) -> Function:
-        """What `run` gives if function and lambdas are changed so at the end of the part that was steered."""
+        """Fit again from the end of the part that was steered, with function and lambdas changed; returns as `run`."""
         self.function, self.lambdas = change(self.kept)
         self._descend(self.schedule.again, self.target, first=STEERED, last=1.0)
         return self._settle()
@@ -203,7 +203,7 @@ class Fit:
             w.copy_(self.kept.weights[name])
 
     def _loss(self, function: Function, target: Tensor) -> Tensor:
-        """The cost, and about what the weights will cost as differences to where they started."""
+        """The cost, with estimated bits of the weights as differences to those that the fit began with."""
         total = cost(function, target, self.lambdas, self.measure)
         if self.schedule.drift:
             bits = self.schedule.drift * drift(function.weights, self.origin)
@@ -227,7 +227,7 @@ class Fit:
 
 
 class _Descent:
-    """An iteration of a descent of grids and weights; what each has of its own is in tensors that stay."""
+    """An iteration of a descent of grids and weights; learning rates, temperature and noise stay in their tensors."""
 
     def __init__(self, function: Function, schedule: Schedule, loss: Loss, generator: torch.Generator) -> None:
         self.schedule, self.loss, self.generator = schedule, loss, generator
@@ -244,7 +244,7 @@ class _Descent:
         self.optimizers = [_adam(*groups), *filter(None, [self.soap])]
 
     def prepare(self, iteration: int, part: float) -> None:
-        """Set what the next iteration has of its own, after a part of the annealing."""
+        """Set learning rates, temperature and noise of the next iteration, after a part of the annealing."""
         temperature, noise = self.schedule.softness(part)
         for held, value in zip(self.rates, self.schedule.learning_rates(part), strict=True):
             held.fill_(value)
@@ -304,7 +304,7 @@ def soften(grids: list[Tensor], noise: Tensor, temperature: Tensor) -> list[Tens
     """Almost round grids, with a gradient: the softer, the higher the temperature.
 
     Args:
-        noise: what is added to all samples in between, (batch, samples).
+        noise: (batch, samples), added between two soft roundings.
         temperature: a number.
     """
     together = torch.cat([g.flatten(1) for g in grids], 1)  # or most of a small picture's time goes to starting this

@@ -21,7 +21,7 @@ class Function:
     Attributes:
         weights: by name, (batch, ...) as `Spec.weight_shapes`.
         grids: by level, finest first, (batch, features, height, width), in units of the quantisation step.
-        region: what of the shape each of them is for; all of it by default. Grids are 0 elsewhere.
+        region: valid region of each of them; all of the shape by default. Grids are 0 elsewhere.
     """
 
     spec: Spec
@@ -31,7 +31,7 @@ class Function:
 
     @property
     def positions(self) -> int | Tensor:
-        """How many sample positions each has, (batch,) where they differ."""
+        """Number of sample positions of each, (batch,) if there is a valid region."""
         return self.spec.height * self.spec.width if self.region is None else self.region.positions
 
     def select(self, indices: Tensor) -> Function:
@@ -55,16 +55,16 @@ class Function:
         return replace(self, weights=weights, grids=[g.detach() for g in self.grids])
 
     def rounded(self) -> Function:
-        """The same with whole numbers in the grids, such as can be coded."""
+        """The same with integers in the grids, such as can be coded."""
         return replace(self, grids=[g.round().clamp_(-LIMIT, LIMIT) for g in self.cut(self.grids)])
 
     def within(self, region: ValidRegion | None) -> Function:
-        """The same for these parts of its shape."""
+        """The same with this valid region."""
         function = replace(self, region=region)
         return replace(function, grids=function.cut(self.grids))
 
     def cut(self, grids: list[Tensor]) -> list[Tensor]:
-        """Grids such as it has, with 0 where they are for nothing."""
+        """Grids of its shape, with 0 outside of the valid region."""
         return grids if self.region is None else [g * m for g, m in zip(grids, self.region.inside, strict=True)]
 
 

@@ -1,6 +1,6 @@
-"""Where a fit starts: the trained base functions, and a guess of the grids.
+"""Initial functions of fits: from reference weights, a universal function, principal components, or random numbers.
 
-The guess saves the encoder iterations. No reader needs it, and a file does not depend on it.
+A guess of the grids saves the encoder iterations. No reader needs it, and a file does not depend on it.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ FILE = Path(__file__).with_name("analysis.safetensors")
 
 
 def trained(target: Tensor, lambdas: Tensor) -> Function:
-    """Where fits to pictures start: base functions, with guessed grids.
+    """Initial functions of fits to pictures: trained reference weights, with guessed grids.
 
     Args:
         target: (batch, 1 or 3, height, width), samples in 0..1.
-        lambdas: (batch,), to which the base functions' are nearest.
+        lambdas: (batch,); each gets the reference weights of the nearest lambda.
     """
     analysis = _analysis(target.device)
     spec = trained_spec(target.shape[2], target.shape[3], target.shape[1])
@@ -82,7 +82,7 @@ def random(spec: Spec, generator: torch.Generator) -> Function:
 
 
 def functions(spec: Spec, which: Tensor) -> Weights:
-    """Weights of trained functions, (batch, ...) each; which (batch,) counts from 0."""
+    """Trained reference weights, (batch, ...) each; which (batch,) counts from 0."""
     bases = [as_tensors(base_weights(1 + i, spec), which.device) for i in range(len(LAMBDAS))]
     return {name: torch.cat([base[name] for base in bases])[which] for name in spec.weight_shapes}
 

@@ -1,6 +1,6 @@
-"""A model's universal function: for every lambda one function that suits all photos, from which each image starts.
+"""Lambda-conditioned weights, a model's universal function: for every lambda one that suits all photos, to fit from.
 
-It is stored for some lambdas, as whole numbers, and interpolated between them in integers. NumPy only.
+They are stored for some lambdas, as integers, and interpolated between them in integers. NumPy only.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ LAST = (1 << NUMBER_BITS) - 1  # numbers from 1 to this one lie between the knot
 
 @dataclass(frozen=True, eq=False)
 class LambdaConditionedWeights:
-    """A universal function.
+    """Lambda-conditioned weights: a universal function.
 
     Attributes:
         shape: fields of `Spec` but for height, width and outputs.
         lambdas: least and greatest.
-        knots: by name of the weight, (knots, ...), whole numbers in units of 2**-12; the first is for the least
+        knots: by name of the weight, (knots, ...), integers in units of 2**-12; the first is for the least
             lambda. None at all stand for a model that has no universal function.
-        steps: (knots, outputs), likewise: the function's outputs are multiplied by these.
+        steps: quantisation steps (knots, outputs), likewise: the function's outputs are multiplied by them.
     """
 
     shape: Mapping[str, Any]
@@ -49,7 +49,7 @@ class LambdaConditionedWeights:
         return Spec(height, width, outputs, **self.shape)
 
     def number(self, lam: float) -> int:
-        """What a file calls the function for this lambda, or for the nearest there is."""
+        """Number, 1 to `LAST`, by which files name the weights for this lambda, or for the nearest there is."""
         low, high = (math.log(bound) for bound in self.lambdas)
         part = (math.log(lam) - low) / (high - low)
         return 1 + round(min(max(part, 0.0), 1.0) * (LAST - 1))

@@ -1,4 +1,4 @@
-"""Between functions as they are fitted and evaluated and as they are coded."""
+"""Conversion between functions as they are fitted and evaluated and as they are coded."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def whole(function: Function, weights: QuantisedWeights) -> tuple[Spec, QuantisedWeights, list[bitstream.Integers]]:
-    """What `bitstream.write` takes, of one function."""
+    """Arguments of `bitstream.write` for one function."""
     return function.spec, weights, [g[0].cpu().numpy().astype(np.int32) for g in function.grids]
 
 

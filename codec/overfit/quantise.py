@@ -29,16 +29,16 @@ def quantise(
     budget: int,
     origin: Origin | None = None,
 ) -> list[QuantisedWeights]:
-    """Quantise the weights of each function of a batch, as differences to the nearest base, or a universal function.
+    """Quantise the weights of each function of a batch, as differences to the nearest reference weights, or to others.
 
     Steps are chosen one tensor at a time by distortion + lambda * rate, where the rate counts the weights' own bits.
 
     Args:
-        function: fitted functions, with whole numbers in their grids.
-        target: (batch, outputs, height, width), what they were fitted to.
+        function: fitted functions, with integers in their grids.
+        target: (batch, outputs, height, width), which they were fitted to.
         lambdas: (batch,), as in the fit.
         budget: bytes that the weights of one function may take; steps grow until they fit.
-        origin: what the weights are coded as differences to; the nearest base by default.
+        origin: the weights that they are coded as differences to; the nearest reference weights by default.
     """
     price = torch.ones_like(lambdas)
     for _ in range(MAX_ROUNDS):
@@ -93,7 +93,7 @@ class _Search:
         return torch.stack(list(self.bits.values())).sum(0)
 
     def quantised(self, index: int) -> QuantisedWeights:
-        """What was chosen for one function of the batch."""
+        """Quantised weights of one function of the batch, as they were chosen."""
         differences = {}
         for name in self.weights:
             exponent = int(self.exponents[name][index])
@@ -101,7 +101,7 @@ class _Search:
         return QuantisedWeights(self.bases[index], differences)
 
     def _integers(self, name: str, exponent: int) -> Tensor:
-        """A tensor of weights as multiples of a step away from the base, such that they can be coded."""
+        """Differences of a tensor to its origin as multiples of a step, such that they can be coded."""
         bound = min(LIMIT, (WEIGHT_LIMIT // 2 - 1) >> (WEIGHT_BITS - exponent))
         difference = self.function.weights[name] - self.origins[name]
         integers: Tensor = (difference * 2**exponent).round().clamp_(-bound, bound)
@@ -116,7 +116,7 @@ class _Search:
 
 
 def _origins(function: Function, origin: Origin | None) -> tuple[list[Origin], Weights]:
-    """What the weights of each function of a batch are differences to, and those weights (batch, ...)."""
+    """Origin of the weights of each function of a batch, and the weights (batch, ...) of these origins."""
     spec, device = function.spec, function.grids[0].device
     choices = [Origin(number) for number in bases_for(spec)] if origin is None else [origin]
     weights = [as_tensors(choice.weights(spec), device) for choice in choices]

@@ -1,4 +1,4 @@
-"""What a file's weights are differences to: functions that come with the format, as whole numbers.
+"""Reference weights, which a file's weights are differences to: functions that come with the format, as integers.
 
 Number 0 is the plain function: bicubic upsampling, all else zero. The others were trained on photos, for the lambdas
 of `LAMBDAS`; they are part of the format, and `docs/FORMAT.md` gives the hash of their file. NumPy only.
@@ -34,11 +34,11 @@ def trained_spec(height: int, width: int, outputs: int) -> Spec:
 
 
 def base_weights(number: int, spec: Spec) -> BaseWeights:
-    """The weights of a base in units of 2**-12, shaped as `Spec.weight_shapes`.
+    """The reference weights of a number, integers in units of 2**-12, shaped as `Spec.weight_shapes`.
 
     Raises:
-        UnsupportedError: there is no base of this number yet.
-        CorruptError: the base does not have the shape of the function.
+        UnsupportedError: there are none of this number yet.
+        CorruptError: they do not have the shape of the function.
     """
     if number == PLAIN:
         return _plain(spec)
@@ -51,7 +51,7 @@ def base_weights(number: int, spec: Spec) -> BaseWeights:
 
 
 def bases_for(spec: Spec) -> list[int]:
-    """The numbers of all bases that have this shape."""
+    """The numbers of all reference weights that have this shape."""
     return list(range(COUNT)) if _fit(_trained(1, spec.outputs), spec) else [PLAIN]
 
 

@@ -1,4 +1,4 @@
-"""What an overfitted function is made of: its grids and the shapes of its weights.
+"""Shape of an overfitted function: its grids, and the shapes of its weights.
 
 A function is described by a `Spec`, which a file carries in a few bytes, and holds its weights as a plain
 dictionary of tensors. Every tensor has a leading batch axis: over images, candidates or lambdas.
@@ -46,7 +46,7 @@ class Spec:
         residuals: number of residual 3x3 layers after it.
         separate: whether each plane has a probability model of its own; planes of one resolution are coded together
             then, and all before a plane in it are references at the same place.
-        linear: whether a linear function of the features is added to what the hidden layer makes of them.
+        linear: whether a linear function of the features is added to the output of the 1x1 layers.
     """
 
     height: int
@@ -78,7 +78,7 @@ class Spec:
 
     @cached_property
     def groups(self) -> tuple[range, ...]:
-        """Which planes are coded together, by their places in the coding order."""
+        """Groups of planes that are coded together, by their places in the coding order."""
         if not self.separate:
             return tuple(range(i, i + 1) for i in range(len(self.planes)))
         ends = list(accumulate(reversed(self.features)))

@@ -141,7 +141,7 @@ class _Pointwise(torch.autograd.Function):
 def _inputs(
     grids: list[Tensor], weights: dict[str, Tensor], spec: Spec, region: ValidRegion | None = None
 ) -> list[Tensor]:
-    """What `_Rows` takes: everything below full resolution is made here, at once."""
+    """Inputs of `_Rows`: everything below full resolution is made here, at once."""
 
     def whole(features: Tensor, level: int) -> Tensor:
         return features if region is None else region.extended(features, level)
@@ -199,8 +199,8 @@ def squared_error(
 ) -> Tensor:
     """Sum of squared differences (batch,) between the function's output and target (batch, outputs, height, width).
 
-    Those outside of `region` do not count. At its lower and right edge the output is that of a larger function, as far
-    as residual layers reach.
+    Those outside of the valid region do not count. At its lower and right edge the output is that of a larger function,
+    as far as residual layers reach.
     """
     inputs, inside = _inputs(grids, weights, spec, region), None if region is None else region.inside[0]
     error: Tensor = _SquaredError.apply(spec, torch.is_grad_enabled(), target, inside, *inputs)  # type: ignore[no-untyped-call]

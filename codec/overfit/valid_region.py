@@ -11,12 +11,12 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class ValidRegion:
-    """What of a shape each picture of a batch has.
+    """Valid region of each picture of a batch: the upper left part of their common shape.
 
     Attributes:
         sizes: (batch, 2), heights and widths.
         shape: height and width of all of them, at least the largest of each.
-        levels: resolutions, each half as fine as the one before, for which `inside` and `extended` know about it.
+        levels: number of resolutions, each half as fine as the one before, that `inside` and `extended` serve.
     """
 
     sizes: Tensor
@@ -25,7 +25,7 @@ class ValidRegion:
 
     @property
     def positions(self) -> Tensor:
-        """How many positions each picture has, (batch,)."""
+        """Number of positions of each picture, (batch,), float32."""
         positions: Tensor = self.sizes.prod(1)
         return positions.to(torch.float32)
 
@@ -36,13 +36,13 @@ class ValidRegion:
 
     @cached_property
     def inside(self) -> list[Tensor]:
-        """By level: 1 where a picture is and 0 elsewhere, (batch, 1, height, width)."""
+        """Mask by level: 1 where a picture is and 0 elsewhere, (batch, 1, height, width)."""
         masks = [[(i < n).float() for i, n in self._axes(level)] for level in range(self.levels)]
         return [(rows * columns).unsqueeze(1) for rows, columns in masks]
 
     @cached_property
     def _last(self) -> list[list[Tensor]]:
-        """By level and axis: 1 at a picture's last row or column."""
+        """Mask by level and axis: 1 at a picture's last row or column."""
         return [[(i == n - 1).float().unsqueeze(1) for i, n in self._axes(level)] for level in range(self.levels)]
 
     def _axes(self, level: int) -> list[tuple[Tensor, Tensor]]:
@@ -61,5 +61,5 @@ class ValidRegion:
         return x
 
     def select(self, indices: Tensor) -> ValidRegion:
-        """That of the pictures at these places of the batch."""
+        """Valid region of the pictures at these places of the batch."""
         return ValidRegion(self.sizes[indices], self.shape, self.levels)

@@ -61,7 +61,7 @@ class Number(Kind):
 
 @dataclass(frozen=True)
 class Amount(Kind):
-    """Positive numbers of a unit, or whole ones only."""
+    """Positive numbers of a unit, or integers only."""
 
     unit: str
     whole: bool = False
@@ -79,7 +79,7 @@ class Amount(Kind):
 
 @dataclass(frozen=True)
 class Whole(Kind):
-    """Whole numbers of a range."""
+    """Integers of a range."""
 
     low: int
     high: int
@@ -95,7 +95,7 @@ class Whole(Kind):
 
 @dataclass(frozen=True)
 class Choice(Kind):
-    """Some values, whole numbers or text."""
+    """Some values, integers or text."""
 
     values: tuple[int | str, ...]
     described: str

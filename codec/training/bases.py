@@ -105,7 +105,7 @@ class GuessTask(PhotoTask):
         return (costs / self.model.lambdas**0.6).sum(), named(costs)  # so that all weigh about alike
 
     def export(self, path: Path) -> None:
-        """Write functions and analysis to a folder: these as whole numbers in units of 2**-12, that as float16."""
+        """Write functions and analysis to a folder: these as integers in units of 2**-12, that as float16."""
         analysis = {name: w.half().cpu().contiguous() for name, w in self.model.analysis.state_dict().items()}
         for file, tensors in (
             (reference_weights.FILE, whole(self.model.weights.named())),

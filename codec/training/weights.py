@@ -1,4 +1,4 @@
-"""Weights of overfitted functions as a module that is trained, and as whole numbers, as files have them."""
+"""Weights of overfitted functions as a module that is trained, and as integers, as files have them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Weights(nn.Module):
 
 
 def whole(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights as whole numbers of 16 bits, in units of 2**-12, on the CPU.
+    """Weights as integers of 16 bits, in units of 2**-12, on the CPU.
 
     Raises:
         ValueError: one is larger than that can hold.

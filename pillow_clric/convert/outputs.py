@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, whatever ends the process.
+"""Files that are written completely or not at all, whatever ends the process.
 
 A file is first written under a temporary hidden name in its folder, and is locked meanwhile. What a process that was
 killed leaves of it is thus told from what another one is writing just now.
@@ -21,7 +21,7 @@ __all__ = ["obstacle", "remove_leftovers", "write"]
 
 
 def write(target: Path | None, data: bytes, *, overwrite: bool = False, like: Path | None = None) -> None:
-    """Write a file whole or, on an error or an interrupt, not at all.
+    """Write a file completely or, on an error or an interrupt, not at all.
 
     Args:
         target: its folder is made if it is missing. A link is replaced, not followed. None is stdout.
@@ -66,7 +66,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def obstacle(target: Path) -> str:
-    """What keeps `target` from being written, found without writing anything; "" if it is nothing known."""
+    """Reason why `target` cannot be written, found without writing anything; "" if there is none known."""
     if os.path.isdir(target):
         return f"{target} is a folder"
     try:

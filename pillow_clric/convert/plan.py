@@ -1,4 +1,4 @@
-"""What to convert into what: found out, and checked, before anything is written."""
+"""Plan of a conversion, made and checked before anything is written."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["STREAM", "Job", "Plan", "coded_files", "make_plan"]
 
 STREAM = "-"  # stdin as an input, stdout as an output
 
-# What a folder's images are. Not all that Pillow opens: folders also hold PostScript, HDF5 and films.
+# Formats of a folder's photos. Not all that Pillow opens: folders also hold PostScript, HDF5 and films.
 _PHOTO_FORMATS = {"AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP"}
 
 OnError = Callable[[OSError], None]
@@ -33,7 +33,7 @@ class Job:
         source: a photo or a `.clric` file.
         target: the file to write, or None for stdout.
         encoding: whether `source` is the photo.
-        data: what stdin gave, if that is the source.
+        data: bytes from stdin, if that is the source.
     """
 
     source: Path
@@ -55,11 +55,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done.
+    """Plan of a conversion.
 
     Attributes:
-        jobs: what to convert.
-        skipped: what is not converted, as its target exists.
+        jobs: those to be done.
+        skipped: those that are not done, as their targets exist.
         failures: files and folders that cannot be converted, and why.
     """
 
@@ -69,7 +69,7 @@ class Plan:
 
 
 def make_plan(inputs: Sequence[str], output: str | None, *, recursive: bool, overwrite: bool) -> Plan:
-    """What to convert into what, each input once.
+    """Plan the conversion of all inputs, each once.
 
     Args:
         inputs: files, folders, or `STREAM` alone.
@@ -130,7 +130,7 @@ def _jobs(inputs: Sequence[str], output: str | None, recursive: bool, on_error: 
 
 
 def _single(given: str, output: str) -> Job:
-    """What to do with one input for one file or stdout."""
+    """Job of one input for one file or stdout."""
     if output == STREAM and _stream("stdout").isatty():
         raise click.UsageError("a terminal shows no pictures: name an output, or pipe it to another program")
     data = _stream("stdin").read() if given == STREAM else None
@@ -154,7 +154,7 @@ def _stream(name: Literal["stdin", "stdout"]) -> BinaryIO:
 
 
 def _check_targets(todo: Sequence[Job], jobs: Sequence[Job]) -> None:
-    """Find what would be lost.
+    """Refuse jobs by which a file would be lost.
 
     Args:
         todo: the jobs that will be done, of `jobs`.
@@ -195,7 +195,7 @@ def _files(folder: Path, recursive: bool, on_error: OnError, leave_out: str | No
     """The files in a folder, in order of their names, but for hidden ones.
 
     Args:
-        folder: where to look.
+        folder: the folder to look into.
         recursive: whether to look in the folders below, too. Links to folders are not followed: there may be loops.
         on_error: told of folders that cannot be read.
         leave_out: a folder that is not looked into.
@@ -228,7 +228,7 @@ def _means_folder(output: str) -> bool:
 
 
 def _is_coded(path: Path, data: bytes | None = None) -> bool:
-    """By name or content: a damaged file is still no photo, and a renamed one is still a `.clric` file."""
+    """Whether a file is a `.clric` file, by name or content: one that is damaged, or renamed, is no photo."""
     if path.suffix.lower() == ".clric":
         return True
     if data is not None:

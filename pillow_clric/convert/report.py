@@ -1,4 +1,4 @@
-"""What is told of a batch: lines and bars for people on stderr, records for programs on stdout."""
+"""Report of a batch: lines and bars for people on stderr, records for programs on stdout."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Status = Literal["converted", "failed", "planned", "skipped"]
 
 @dataclass(frozen=True)
 class Record:
-    """What became of one file. These are the keys of `--json`; what is not known is None there.
+    """Outcome of one file. Its attributes are the keys of `--json`; None stands for what is not known.
 
     Attributes:
         source: the input; "-" is stdin.
@@ -53,17 +53,17 @@ class Record:
 
 
 class Report:
-    """Tells what became of files, and on a terminal how far the one at work is.
+    """Tells the outcome of files, and on a terminal how far the one at work is.
 
     Attributes:
-        counts: how many files there were, by status.
+        counts: number of files by status.
     """
 
     def __init__(self, files: int, check: Callable[[], None], *, verbosity: int, as_json: bool) -> None:
         """Begin to tell.
 
         Args:
-            files: how many there are that are not skipped.
+            files: number of those that are not skipped.
             check: called whenever there is something to tell; what it raises ends the batch.
             verbosity: 0 for failures only, 1, or 2 for skipped files, too.
             as_json: whether to write records to stdout.
@@ -108,7 +108,7 @@ class Report:
         return show
 
     def tell(self, record: Record) -> None:
-        """Count a file as done, and say what became of it."""
+        """Count a file as done, and tell its outcome."""
         self.counts[record.status] += 1
         if record.status == "converted":
             pixels = (record.width or 0) * (record.height or 0)
@@ -142,7 +142,7 @@ class Report:
 
 
 def message(error: BaseException, path: Path) -> str:
-    """What an error says that concerns a file, without what only programs want to know."""
+    """Message of an error that concerns a file, without the error's number and this file's name."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror if error.filename in (None, str(path)) else f"{error.strerror}: {error.filename}"
     return str(error) or type(error).__name__

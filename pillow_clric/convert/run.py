@@ -63,15 +63,15 @@ class Settings:
 
 @dataclass(frozen=True)
 class Result:
-    """What a job came to.
+    """Result of a job.
 
     Attributes:
-        job: what was to do.
-        seconds: how long it took; of photos that were encoded together, the share of one.
-        data: what to write to its target.
+        job: the job.
+        seconds: that it took; of photos that were encoded together, the share of one.
+        data: bytes to write to its target.
         bytes_in: of its source.
         size: width and height of the picture.
-        error: what went wrong, if something did; there is nothing to write then.
+        error: its message, if there was one; there is nothing to write then.
     """
 
     job: Job
@@ -88,8 +88,8 @@ def results_of(
     """Convert files, and give each result as soon as there is one.
 
     Args:
-        jobs: what to convert.
-        settings: how.
+        jobs: the files to convert.
+        settings: for all of them.
         workers: the processes to share the files, of one thread each, or the threads to read photos for a GPU. None:
             one for each core, but no processes where there is but one file or core.
         begin: called with the name of what this process converts; returns what is told of its iterations.
@@ -119,7 +119,7 @@ def on_gpu(device: str) -> bool:
 
 
 def convert(job: Job, settings: Settings, progress: Progress | None = None) -> Result:
-    """Convert one file; what goes wrong is part of the result."""
+    """Convert one file; errors are part of the result."""
     start = time.perf_counter()
     try:
         source = job.read()
@@ -166,12 +166,12 @@ def to_format(image: Image.Image, suffix: str, quality: int) -> bytes:
 
     Args:
         image: where the format has no alpha channel, what is transparent becomes white.
-        suffix: what names of files in this format end with.
+        suffix: end of the names of files in this format.
         quality: 0..100, where the format has it.
     """
     name = Image.registered_extensions()[suffix]
     options: dict[str, Any] = {key: image.info[key] for key in _METADATA if key in image.info}
-    # What Pillow's plugins have no argument for
+    # Metadata that Pillow's plugins have no argument for
     if name == "PNG" and "xmp" in options:
         options["pnginfo"] = PngInfo()
         options["pnginfo"].add_itxt(_XMP_KEYWORD, options["xmp"].decode(errors="replace"))

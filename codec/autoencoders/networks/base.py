@@ -1,4 +1,4 @@
-"""What the networks of every kind of autoencoder offer."""
+"""Interface of the networks of all architectures of autoencoders."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class Networks(nn.Module, ABC):
-    """Encoder and decoder, each in two parts: one that is applied to tiles, and one that sees the whole picture.
+    """Encoder and decoder, each in two parts: one that is applied to tiles, and one that sees the complete picture.
 
     Attributes:
         downscale: pixels for one sample of the latent, along each axis.

@@ -11,7 +11,7 @@ from torch import Tensor
 from codec.autoencoders.networks.base import Networks
 from codec.autoencoders.networks.limits import MAX_BLOCKS, MAX_CHANNELS, MAX_WIDTH, whole
 
-# What shapes the networks, of diffusers' configuration; the rest is about training or other pipelines.
+# Fields of diffusers' configuration that shape the networks; the rest is about training or other pipelines.
 FIELDS = (
     "latent_channels", "block_out_channels", "layers_per_block", "norm_num_groups", "act_fn",
     "mid_block_add_attention", "use_quant_conv", "use_post_quant_conv",

@@ -6,7 +6,7 @@ MAX_CHANNELS, MAX_WIDTH, MAX_BLOCKS = 256, 4096, 64
 
 
 def whole(name: str, value: object, low: int, high: int) -> int:
-    """The value, if it is a whole number from `low` to `high`.
+    """Check that a value is an integer from `low` to `high`, and return it.
 
     Raises:
         ValueError: it is not.

@@ -13,7 +13,7 @@ from codec.autoencoders.networks.limits import MAX_BLOCKS, MAX_CHANNELS, MAX_WID
 
 @dataclass(frozen=True)
 class Config:
-    """What shapes the networks; the defaults are those of the model that ships with the package.
+    """Shape of the networks; the defaults are those of the model that ships with the package.
 
     Attributes:
         latent: channels of the latent.

@@ -1,7 +1,7 @@
 """The TAESD family of tiny autoencoders (github.com/madebyollin/taesd), for the latents of other models.
 
 taesd, taesdxl, taesd3 and taef1 are one architecture with 4 or 16 channels; taef2 adds a branch with normalisation at
-1/8 of the resolution, which sees the whole picture.
+1/8 of the resolution, which sees the complete picture.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ WIDTH = 64
 
 @dataclass(frozen=True)
 class Config:
-    """What shapes the networks.
+    """Shape of the networks.
 
     Attributes:
         latent: channels of the latent.

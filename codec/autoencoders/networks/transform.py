@@ -26,7 +26,7 @@ from codec.autoencoders.errors import ModelFileError
 from codec.autoencoders.model import METADATA, check_shapes, read_safetensors
 from codec.autoencoders.networks.limits import MAX_BLOCKS, MAX_WIDTH, whole
 
-PATCH = 8  # pixels along a side of what is embedded at once
+PATCH = 8  # side, in pixels, of the patches that are embedded
 DOWNSCALE = 16  # pixels for one sample of the latent, along each axis
 PIXELS = 3 * PATCH**2  # samples of a patch
 MAX_GATE = 4.0
@@ -187,7 +187,7 @@ class Decoder(nn.Module):
 
 
 class Transform(nn.Module):
-    """Encoder, decoder, and what makes them serve every lambda."""
+    """Encoder and decoder, with the gains and modulations by which they serve every lambda."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -292,7 +292,7 @@ def _principal(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def describe(config: Config) -> dict[str, str]:
-    """Metadata of a file of weights: what `read_config` reads."""
+    """Metadata of a file of weights, for `read_config`."""
     told = {"architecture": "transform", "config": {f.name: getattr(config, f.name) for f in fields(config)}}
     return {METADATA: json.dumps(told, sort_keys=True)}
 

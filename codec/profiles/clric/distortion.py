@@ -1,4 +1,4 @@
-"""What a function of a latent is measured by: how its picture looks beside the original.
+"""Perceptual distortion, which fits of functions of latents minimise: of the decoded picture beside the original.
 
 This is the latent overfitting of "Leveraging progressive model and overfitting for efficient learned image
 compression", with a perceptual term. Value and gradient are made together, tile by tile, so that memory is bounded.
@@ -22,9 +22,9 @@ from codec.device import reduced_precision
 from codec.overfit.valid_region import ValidRegion
 
 TILE = 768  # pixels, at most: a gradient needs more memory than decoding alone
-KEPT = {"cpu": 2**21}  # pixels: of larger pictures what is perceived is worked out each time, as it takes much memory
-# What counts, against the mean absolute difference of samples: perceptual distance, and that of mean colours of areas,
-# which perceptual distance hardly sees.
+KEPT = {"cpu": 2**21}  # pixels: features of larger originals are computed each time, as they take much memory
+# Weights relative to the mean absolute difference of samples: of the perceptual distance, and of the difference of mean
+# colours of areas, which perceptual distance hardly sees.
 PERCEPTION = 0.2
 COLOUR = 1.0
 AREA = 16  # pixels a side
@@ -36,16 +36,17 @@ class Part:
 
     latent: tuple[slice, slice]
     size: tuple[int, int]  # of the tile's picture
-    core: tuple[slice, slice]  # of that, what counts: cores of all tiles make up the picture
+    core: tuple[slice, slice]  # the part of it that is measured: cores of all tiles make up the picture
     place: tuple[slice, slice]  # of the core, in the picture
-    seen: list[Tensor] | None = None  # what is perceived in the originals, if there is room to keep it
+    seen: list[Tensor] | None = None  # perceptual features of the originals, if there is room to keep them
 
 
 class PerceptualDistortion:
-    """The appearance of pictures, (batch, 3, height, width) in 0..1, coded by an autoencoder.
+    """Perceptual distortion of pictures that are coded by an autoencoder.
 
     Args:
-        region: what of their shape the pictures have; all of it by default.
+        picture: the originals, (batch, 3, height, width) in 0..1.
+        region: their valid region; all of their shape by default.
     """
 
     def __init__(self, autoencoder: Autoencoder, picture: Tensor, region: ValidRegion | None = None) -> None:
@@ -60,18 +61,18 @@ class PerceptualDistortion:
             self.parts = [replace(part, seen=self._look(part)) for part in self.parts]
 
     def distortion(self, latents: Tensor) -> Tensor:
-        """How far the pictures that latents make are from the originals, (batch,); differentiable."""
+        """Distortion (batch,) of the pictures that latents decode to; differentiable in the latents."""
         found: Tensor = _Distance.apply(latents, self, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
         return found
 
     @torch.no_grad()
     def _look(self, part: Part) -> list[Tensor]:
-        """What is perceived in a tile of the original."""
+        """Perceptual features of a tile of the originals."""
         with reduced_precision(self.picture.device):
             return self._perception.embed(self.picture[:, :, *part.place])
 
     def of_part(self, part: Part, latents: Tensor) -> Tensor:
-        """What a tile adds to the distortion (batch,), from its latents."""
+        """Contribution (batch,) of a tile to the distortion, from its latents."""
         wanted = self.picture[:, :, *part.place]
         seen = self._look(part) if part.seen is None else part.seen
         with reduced_precision(self.picture.device):

@@ -1,4 +1,4 @@
-"""Encoder: fits of functions to what pictures look like through an autoencoder's decoder."""
+"""Encoder: fits of functions of latents, by the perceptual distortion of the pictures that they decode to."""
 
 from __future__ import annotations
 
@@ -33,8 +33,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# What a bit per pixel may cost, in the distortion of `codec.profiles.clric.distortion`, at
-# `codec.profiles.base.QUALITIES`.
+# Logarithms of lambda, the perceptual distortion that a bit per pixel is worth, at `codec.profiles.base.QUALITIES`.
 LOG_LAMBDA = (1.7, 1.1, -1.17, -3.98, -4.38)
 
 # Iterations by effort: to the latent alone, which only models without a universal function need, and to the picture.
@@ -92,13 +91,18 @@ class ClricEncoder(Encoder):
 
 @dataclass(frozen=True)
 class Iterations:
-    """Of fits: to the latent alone, which is for models without a universal function, and then to appearance."""
+    """Iterations of fits.
+
+    Attributes:
+        latent: by the error of the latent alone, which come first, for models without a universal function.
+        appearance: by the perceptual distortion.
+    """
 
     latent: int
     appearance: int
 
     def total(self, *, own_weights: bool, rounds: int) -> int:
-        """How many there are in all, if the last part is annealed again in some rounds."""
+        """Number of iterations in all, if the last part is annealed again in some rounds."""
         first, second = self.first.total if own_weights else 0, self.second(own_weights=own_weights)
         return first + second.total + rounds * (second.again + second.settle if second.main else 0)
 
@@ -107,7 +111,7 @@ class Iterations:
         return Schedule(0, self.latent, self.latent // 5)
 
     def second(self, *, own_weights: bool) -> Schedule:
-        """The grids alone, or with weights of their own: differences to universal ones cost more than they save."""
+        """Schedule by appearance, of weights only if they are own ones: differences to universal ones cost too much."""
         schedule = Schedule(0, self.appearance, 0, weight_rate=0.0, **GENTLE)
         if not own_weights:
             return schedule
@@ -115,7 +119,7 @@ class Iterations:
 
 
 class LatentFits(Fits):
-    """What fits have in common.
+    """Base of fits of functions to the latents of pictures.
 
     Args:
         pictures: (height, width) or (height, width, 3), uint8.
@@ -141,7 +145,7 @@ class LatentFits(Fits):
 
     @abstractmethod
     def _begun(self, logs: Tensor) -> list[Initialisation]:
-        """Where fits begin, for each picture."""
+        """Initial function of each picture, for logarithms of lambdas (batch,)."""
 
     def bits(self, function: Function) -> Tensor:
         return fit.rate(function.rounded()) * function.positions
@@ -177,12 +181,12 @@ class LatentFits(Fits):
         return list(torch.autograd.grad(total.sum(), grids))
 
     def _together(self, begun: list[Initialisation]) -> Function:
-        """All beginnings in one batch."""
+        """Initial functions of all pictures in one batch."""
         self._starts, self._step = begun, torch.cat([start.step for start in begun])
         return joined([start.function for start in begun]).within(self.region)
 
     def _coded(self, function: Function) -> Fitted:
-        """What became of the beginnings."""
+        """Functions as files hold them, with the weights that they began with."""
         return Fitted(function, [start.weights for start in self._starts])
 
     def _lambdas(self, logs: Tensor) -> Tensor:
@@ -224,7 +228,7 @@ class UniversalFits(LatentFits):
 
 
 class OwnFits(LatentFits):
-    """Fits of functions of their own, for one picture and any model: to its latent first."""
+    """Fits of a function with weights of its own, for one picture and any model: to its latent first."""
 
     own_weights = True
 

@@ -1,4 +1,4 @@
-"""Functions of a latent, from a model's universal one or made for this latent alone, and refined by appearance."""
+"""Initial functions of a latent: a model's universal function, or one that is fitted to the latent alone."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from codec.profiles.clric.quantisation_step import Sensitivity
 
 WEIGHTS_BUDGET = 2**14  # bytes
 DEAD_ZONE = 0.4  # in steps, by how much lambda is beyond a universal function's, in its logarithm
-FINE = math.log(2) / 6  # at fine steps, what a bit saves of the squared error of a sample, in squared steps
+FINE = math.log(2) / 6  # squared error of a sample that a bit saves at fine steps, in squared steps
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Initialisation:
 
     Attributes:
         function: (1, ...), with weights as they are coded.
-        step: (1, channels, 1, 1), what its outputs are multiplied by to be a latent.
+        step: quantisation steps (1, channels, 1, 1), as `step_of` gives them.
         lam: squared error of the latent that a bit per position may save, as its weights were quantised; None if they
             are a universal function's.
     """
@@ -66,7 +66,7 @@ def from_latent(
     latent: Tensor, sight: Sensitivity, step: float, schedule: Schedule, generator: torch.Generator,
     progress: Callable[[int], None],
 ) -> Initialisation:  # fmt: skip
-    """A function fitted to the latent alone, about as exact as if what is seen of it were quantised with this step."""
+    """A function fitted to the latent alone, about as exact as the weighted latent quantised with this step."""
     seen = sight.of(latent)
     lam = FINE * step**2 / latent.shape[1]
     lambdas = torch.full((1,), lam, device=latent.device)
@@ -78,7 +78,7 @@ def from_latent(
 def from_nothing(
     latent: Tensor, step: float, schedule: Schedule, generator: torch.Generator, progress: Callable[[int], None]
 ) -> Initialisation:
-    """The same as the paper does it: few features on seven grids, and several random beginnings."""
+    """A function fitted to the latent as the paper does it: one feature on each of seven grids, random candidates."""
     channels, height, width = latent.shape[1:]
     lam = FINE * step**2 / channels
     spec = Spec(height, width, channels, features=(1,) * 7, spatial=8, references=0)
@@ -93,7 +93,7 @@ def _start(function: Function, lam: float) -> Initialisation:
 
 
 def _quantised(function: Function, lam: float) -> tuple[Function, QuantisedWeights]:
-    """The function with weights that can be coded, which make about the same latent."""
+    """The function with weights that can be coded, which give about the same latent."""
     latent, origin = synthesis.synthesise(function.grids, function.weights, function.spec), Origin(PLAIN, NONE)
     lambdas = torch.full((1,), lam, device=latent.device)
     [weights] = quantise(function, latent, lambdas, WEIGHTS_BUDGET, origin)
@@ -101,7 +101,11 @@ def _quantised(function: Function, lam: float) -> tuple[Function, QuantisedWeigh
 
 
 def step_of(origin: Origin, device: torch.device) -> Tensor:
-    """What a function's outputs are multiplied by to be a latent, (1, channels, 1, 1)."""
+    """Quantisation steps by which a function's outputs are multiplied to be a latent.
+
+    Returns:
+        (1, channels, 1, 1) of a universal function; a single 1, (1, 1, 1, 1), of others.
+    """
     if origin.universal is None or origin.number == PLAIN:
         return torch.ones(1, 1, 1, 1, device=device)
     return torch.from_numpy(origin.universal.step(origin.number)).to(device).view(1, -1, 1, 1)
@@ -111,7 +115,7 @@ def universal_of(model: Model) -> LambdaConditionedWeights:
     """The universal function that a model brings along, or the one that stands for none.
 
     Raises:
-        ModelFileError: what the model says of it makes no sense.
+        ModelFileError: its description or its tensors make no sense.
     """
     if model.function is None:
         return NONE

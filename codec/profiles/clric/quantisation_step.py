@@ -1,4 +1,4 @@
-"""What of a latent's error is seen through a decoder, and so how finely a latent must be quantised."""
+"""Sensitivity of a decoded picture to errors of its latent, and the quantisation step that follows from it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from codec.overfit import initialisation, synthesis
 from codec.overfit.function import Function
 from codec.profiles.clric.distortion import PerceptualDistortion
 
-UNSEEN = 0.03  # of the mean sensitivity of latents, what is added to all: no direction is wholly free
+UNSEEN = 0.03  # part of the mean sensitivity that is added to all: no direction is free
 TRIED = tuple(2.0**i for i in range(-2, 5))  # steps
 TRIAL = 512  # side of the part of a picture on which steps are tried, in pixels
 
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What of a latent's error is seen: error e (channels,) costs as much squared error in the picture as root @ e.
+    """Sensitivity to errors of the latent: e (channels,) costs |root @ e|**2 in the picture, but for a common factor.
 
     Attributes:
         root: (channels, channels), of the mean product of the decoder's Jacobian with itself, scaled to a mean square
@@ -32,7 +32,7 @@ class Sensitivity:
 
     @classmethod
     def through(cls, autoencoder: Autoencoder, latent: Tensor, height: int, width: int) -> Sensitivity:
-        """That of a decoder near the latent of a picture of this size, by a random projection of the picture."""
+        """Sensitivity of a decoder near the latent of a picture of this size, by a random projection of the picture."""
         latent = latent.detach().requires_grad_()
         made = autoencoder.decode(latent, height, width)
         signs = torch.randint(2, made.shape, generator=torch.Generator().manual_seed(0)).to(made) * 2 - 1
@@ -43,11 +43,11 @@ class Sensitivity:
         return cls(axes * (values / values.mean()).sqrt() @ axes.mT)
 
     def of(self, latent: Tensor) -> Tensor:
-        """What is seen of a latent, (1, channels, height, width)."""
+        """Latent (1, channels, height, width) weighted by the sensitivity: root @ latent at each position."""
         return torch.einsum("oc,bcyx->boyx", self.root, latent)
 
     def undone(self, function: Function) -> Function:
-        """A function of the latent, from one without residual layers of what is seen of it."""
+        """A function of the latent, from one of the weighted latent (see `of`) without residual layers."""
         inverse, weights = torch.linalg.inv(self.root), dict(function.weights)
         for name in ("synthesis.linear", "synthesis.output", "synthesis.output_bias"):
             weights[name] = torch.einsum("oc,bc...->bo...", inverse, weights[name])
@@ -56,9 +56,10 @@ class Sensitivity:
 
 @dataclass(frozen=True)
 class StepTrials:
-    """What quantisation steps of what is seen of a picture's latent cost.
+    """Distortion and rate by quantisation steps of the weighted latent (see `Sensitivity.of`) of a picture.
 
     Attributes:
+        sight: sensitivity of the decoder near this latent.
         costs: distortion and bits per pixel, by the steps in `TRIED`.
     """
 
@@ -67,7 +68,7 @@ class StepTrials:
 
     @classmethod
     def on(cls, autoencoder: Autoencoder, picture: Tensor) -> StepTrials:
-        """Those on the middle of a picture (1, 3, height, width)."""
+        """Try all steps on the middle of a picture (1, 3, height, width)."""
         top, left = ((n - min(n, TRIAL)) // 2 for n in picture.shape[2:])
         part = picture[:, :, top : top + TRIAL, left : left + TRIAL]
         latent, appearance = autoencoder.encode(part), PerceptualDistortion(autoencoder, part)
@@ -85,12 +86,12 @@ class StepTrials:
         return float(np.exp(np.clip(lowest, math.log(TRIED[0]), math.log(TRIED[-1]))))
 
     def bits(self, step: float) -> float:
-        """About how many a pixel costs."""
+        """Estimated bits per pixel with this step."""
         return float(np.interp(math.log(step), np.log(TRIED), [bits for _, bits in self.costs]))
 
 
 def _trial(latent: Tensor, sight: Sensitivity, step: float, appearance: PerceptualDistortion) -> tuple[float, float]:
-    """Distortion, and about how many bits a pixel, if a picture's latent is quantised with this step."""
+    """Distortion, and estimated bits per pixel, if a picture's weighted latent is quantised with this step."""
     function = sight.undone(initialisation.principal(sight.of(latent), step)).rounded()
     made = synthesis.synthesise(function.grids, function.weights, function.spec)
     bits = sum(_entropy(plane) for plane in function.grids[0][0]) / appearance.picture[0, 0].numel()
@@ -98,6 +99,6 @@ def _trial(latent: Tensor, sight: Sensitivity, step: float, appearance: Perceptu
 
 
 def _entropy(plane: Tensor) -> float:
-    """Bits of a plane of whole numbers, if each is coded by how often it occurs."""
+    """Bits of a plane of integers, if each is coded by how often it occurs."""
     counts = plane.unique(return_counts=True)[1].double()
     return float((counts * (counts.sum() / counts).log2()).sum())

@@ -32,8 +32,8 @@ ITERATIONS = {
     1: (60, 20), 2: (150, 40), 3: (300, 60), 4: (600, 100), 5: (1200, 120), 6: (2000, 250), 7: (3000, 350),
     8: (6000, 600), 9: (15000, 1000),
 }  # fmt: skip
-# Times lambda, that of the base function which fits of at least so many iterations begin with. The lower a function's
-# lambda, the more it leaves to its finest grid, and long fits add to that more easily than they take from it.
+# Times lambda, that of the reference weights which fits of at least so many iterations begin with. The lower the lambda
+# of weights, the more they leave to the finest grid, and long fits add to that more easily than they take from it.
 AHEAD, LONG = 3.0, 300
 ANNEALING: dict[str, Any] = {"temperature": (0.5, 0.06), "noise": (0.22, 0.15), "preconditioned": True}
 
@@ -43,7 +43,7 @@ GUESS = 0.4, 0.1, 0.14
 # While fits anneal, relative to the end: at first, for a lambda of 1 and one iteration, and what the logarithms of both
 # add; how fast that is over; by how much files grow meanwhile.
 SHRINKAGE, DECAY, GROWTH = (4.5, 0.384, -0.48), 5.1, 0.09
-ONE_BASE = 1.0  # in the logarithm of lambda, what is fitted from one base: from one to the next sizes leap
+ONE_BASE = 1.0  # range of log lambda fitted from the same reference weights: to the next ones sizes leap
 SUPPLE = 150  # iterations, from which on their last part still changes sizes
 WEIGHTS_BUDGET = 860  # bytes that a function's weights may take
 WEIGHTS_BUDGET_PIXELS = 768 * 512  # for a picture of up to so many pixels; for larger ones, more in proportion
@@ -74,13 +74,13 @@ class CoolChicEncoder(Encoder):
 
 
 class PictureFits(Fits):
-    """Fits that begin with the base functions, or with random ones as published.
+    """Fits that begin with reference weights, or with random ones as published.
 
     Args:
         pictures: (height, width) or (height, width, 3), uint8, all with as many channels.
         bounds: least and greatest logarithm of lambda.
         progress: told after each iteration.
-        ahead: times lambda, that of the base function to begin with; random ones if None.
+        ahead: lambda of the reference weights to begin with, in those of the fit; random weights if None.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class PictureFits(Fits):
 
     @cached_property
     def _guesses(self) -> NDArray[np.float64]:
-        """Logarithms of bits of the guessed grids for each of the base functions, (bases, batch)."""
+        """Logarithms of bits of the guessed grids for each of the trained reference weights, (5, batch)."""
         lambdas = torch.tensor(LAMBDAS, device=self.target.device).repeat(self.count, 1)
         each = [initialisation.trained(self.target, own).within(self.region) for own in lambdas.T]
         return torch.stack([self._of_grids(function) for function in each]).log().cpu().double().numpy()
