@@ -1,4 +1,4 @@
-"""What autoencoders keep of photos that are not compressed at all, and how long they take.
+"""Fidelity of autoencoders to photos that are not compressed at all, and the time they take.
 
 python benchmarks/autoencoders.py FOLDER --models base,taef2 --lpips WEIGHTS --json autoencoders.json [--sheet FILE]
 """

@@ -1,4 +1,4 @@
-"""What the benchmarks share: the machine they ran on, photos, the other formats, files of results, tables."""
+"""Parts that the benchmarks share: the machine they ran on, photos, the other formats, files of results, tables."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def size(text: str) -> tuple[int, int]:
 
 
 def machine(threads: int) -> dict[str, Any]:
-    """What figures depend on. The load tells whether other programs were in the way."""
+    """Machine and versions that figures depend on. The load tells whether other programs were in the way."""
     import torch
 
     versions = {name: v for name, v in pillow_clric.info().items() if isinstance(v, str)}

@@ -1,4 +1,4 @@
-"""How near two images are: PSNR, MS-SSIM and LPIPS."""
+"""Metrics of two images: PSNR, MS-SSIM and LPIPS."""
 
 from __future__ import annotations
 

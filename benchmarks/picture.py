@@ -32,7 +32,7 @@ def at_size(image: Image.Image, codec: str, size: int) -> bytes:
 
 
 def caption(name: str, size: int, near: dict[str, float]) -> str:
-    """What a version is, and how near it is to the original."""
+    """Name and size of a version, and its metrics beside the original."""
     lpips = f", LPIPS {near['lpips']:.3f}" if "lpips" in near else ""
     return f"{name}: {size:,} bytes\n{near['psnr']:.1f} dB{lpips}"
 

@@ -42,7 +42,7 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class Coder:
-    """What is measured, and LPIPS's weights if that is to be measured too."""
+    """The codec that is measured, and LPIPS's weights if that is to be measured too."""
 
     codec: str
     options: dict[str, Any]
@@ -103,7 +103,7 @@ def start_worker(threads: int, coder: Coder) -> None:
 
 
 def resume(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """What the file holds so far."""
+    """Results that the file holds so far."""
     if not out.exists():
         return {"settings": settings, "runs": [], "points": []}
     results: dict[str, Any] = json.loads(out.read_text())

@@ -1,4 +1,4 @@
-"""What damaged and hostile files do: each must be a picture or an `OSError`, soon, and in little memory.
+"""Outcomes of damaged and hostile files: each must be a picture or an `OSError`, soon, and in little memory.
 
 python benchmarks/robustness.py --files 10000
 """
@@ -68,7 +68,7 @@ def mutant(random: Random, files: list[bytes]) -> tuple[str, bytes]:
 
 
 def outcome(data: bytes) -> str:
-    """What became of a file; raises what no file may raise."""
+    """Outcome of a file; raises an error that no file may raise."""
     try:
         with opened(data) as image:
             image.verify()

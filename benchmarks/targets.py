@@ -1,4 +1,4 @@
-"""How near files come to the size that is asked for, and how long that takes.
+"""Sizes of files beside those that are asked for, and the time that it takes.
 
 python benchmarks/targets.py FOLDER --pairs 100 --effort 1 --json targets.json
 """

@@ -1,4 +1,4 @@
-"""How long small versions of a large photo take, against the whole of it, and how near they are to it.
+"""Time that small versions of a large photo take, beside the full-size one, and their distance from it.
 
 python benchmarks/thumbnails.py PHOTO --megapixels 12 --json thumbnails.json
 """
@@ -44,7 +44,7 @@ def small_version(data: bytes, scale: int) -> Image.Image:
 
 
 def thumbnail(data: bytes) -> Image.Image:
-    """What a file manager shows."""
+    """Thumbnail that a file manager shows."""
     image = Image.open(BytesIO(data))
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     return image

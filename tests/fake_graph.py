@@ -1,4 +1,4 @@
-"""What stands for CUDA's graphs where there is no GPU: operations are noted, and done again on the same tensors.
+"""Stand-in for CUDA's graphs where there is no GPU: operations are noted, and done again on the same tensors.
 
 As on a GPU, nothing is done while operations are noted, numbers that Python worked out meanwhile are what they were
 then for ever, and so are tensors that stood in for others.

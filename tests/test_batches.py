@@ -101,7 +101,7 @@ def wait_for(process: Process, text: str) -> None:
 
 
 def rest(process: Process) -> str:
-    """What is still said, when all processes that could say something have ended."""
+    """Text on stderr, when all processes that could write there have ended."""
     _, errors = process.communicate(timeout=600)
     return errors
 

@@ -31,7 +31,7 @@ LIMITS: dict[type[np.signedinteger], int] = {
 
 @st.composite
 def logits(draw: st.DrawFn) -> Logits:
-    """Of any type, near each other or as far away as they can be."""
+    """Logits of any type, near each other or as far away as they can be."""
     dtype, limit = draw(st.sampled_from(sorted(LIMITS.items(), key=itemgetter(1))))
     number = st.integers(-9, 9) | st.integers(-limit, limit) | st.sampled_from((-limit, limit))
     near = st.integers(-min(limit, 1200), min(limit, 1200))
@@ -48,7 +48,7 @@ def runs(draw: st.DrawFn) -> tuple[NDArray[np.int32], Logits]:
 
 
 def frequencies(row: list[int]) -> list[int]:
-    """Those of the specification, with nothing but Python's whole numbers."""
+    """Frequencies by the specification, with nothing but Python's integers."""
     weights = [reader.exponential(max(x - max(row), -2000), 64) * 2**24 >> 96 for x in row]
     room = 2**24 - len(row)
     ratio = 2**29 * room // sum(weights)

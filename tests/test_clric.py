@@ -196,7 +196,7 @@ def latents_of(data: bytes) -> Tensor:
 
 
 def test_effort_pays() -> None:
-    """What a fit lowers is lower in the file, and that spends next to nothing on the function itself."""
+    """The cost that a fit minimises is lower in the file, which spends next to nothing on the function itself."""
     quality = 50
     lam = np.exp(Quality(quality).log_lambda(encoder.LOG_LAMBDA))
     measured = PerceptualDistortion(base(), to_tensor(photo(128, 192)))

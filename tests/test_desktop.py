@@ -1,4 +1,4 @@
-"""What desktops are told of the format, and the command that they call for thumbnails."""
+"""Files that tell desktops of the format, and the command that they call for thumbnails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""That everything runs on the device that was asked for, without having one."""
+"""Everything runs on the device that was asked for: tested without having one."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def of_latent() -> Function:
 def test_graphs_do_what_was_captured(
     monkeypatch: pytest.MonkeyPatch, fitted: Callable[[], Function], count: int
 ) -> None:
-    """What each iteration changes is where the graph looks for it, and nothing in it waits for the GPU."""
+    """Tensors that iterations change are where the graph looks for them, and nothing in it waits for the GPU."""
     plain = fitted()
     graphed(monkeypatch)
     with fake_graph.patched() as graphs:

@@ -32,7 +32,7 @@ def _noise(mode: str, size: tuple[int, int]) -> Image.Image:
 
 @pytest.fixture(scope="module")
 def large() -> tuple[bytes, Image.Image]:
-    """A file of 1.7 megapixels, and the whole of it."""
+    """A file of 1.7 megapixels, and its full-size picture."""
     with Image.open(SAMPLES / "rocket.jpg") as photo:
         data = pillow_clric.encode(photo.convert("RGB").resize((1600, 1061)), effort=1)
     return data, pillow_clric.decode(data)

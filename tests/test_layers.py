@@ -230,7 +230,7 @@ def test_convolution(case: tuple[Definition, Tensor, dict[str, Any]], around: An
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("depthwise", "limit"), [(True, 256), (True, 1300), (False, 256), (False, 4000)])
 def test_large_convolutions(depthwise: bool, limit: int, device: str, threads: int, precision: str) -> None:
-    """Of a size for which libraries choose Winograd's algorithm in float32."""
+    """Convolutions of a size for which libraries choose Winograd's algorithm in float32."""
     generator = torch.Generator().manual_seed(0)
     shape = (64, 1 if depthwise else 64, 3, 3)
     weight = torch.randint(-limit, limit + 1, shape, generator=generator) // 3

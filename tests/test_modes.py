@@ -49,7 +49,7 @@ def test_modes_and_sizes(mode: str, size: tuple[int, int], photo: Image.Image, f
 
 
 def test_transparent_colours_are_filled(cutout: Image.Image, fast_profile: FastProfile) -> None:
-    """What nobody sees is smooth: it takes fewer bytes than what was there."""
+    """Colours that nobody sees are smooth: they take fewer bytes than those that were there."""
     image = saved(cutout)
     mask = np.asarray(cutout)[:, :, 3]
     before, after = np.asarray(cutout), np.asarray(image)
@@ -306,7 +306,7 @@ def test_mode_and_section_agree(mode: str, fast_profile: FastProfile) -> None:
 def test_truncated_alpha_is_opaque(
     cutout: Image.Image, fast_profile: FastProfile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where a writer put it last, which readers must take."""
+    """Alpha that a writer put last, which readers must take."""
     found = unpack(pillow_clric.encode(cutout))
     monkeypatch.setattr(container, "_ORDER", (Section.WEIGHTS, Section.GRIDS, Section.ALPHA))
     data = pack(replace(found.header, directory=()), found.sections)

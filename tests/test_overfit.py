@@ -304,7 +304,7 @@ def test_quantised_weights(budget: int) -> None:
 
 
 def bound(exponent: int) -> int:
-    """Of the integers that `quantise` gives."""
+    """Greatest absolute value of the integers that `quantise` gives."""
     return min(LIMIT, (WEIGHT_LIMIT // 2 - 1) >> (WEIGHT_BITS - exponent))
 
 
@@ -407,7 +407,7 @@ def functions(draw: st.DrawFn) -> tuple[Spec, QuantisedWeights, list[NDArray[np.
 
 @given(functions())
 def test_round_trip(drawn: tuple[Spec, QuantisedWeights, list[NDArray[np.int32]]]) -> None:
-    """What is written is read, by this reader and by another."""
+    """Functions that are written are read, by this reader and by another."""
     spec, weights, grids = drawn
     number, universal = weights.origin.number, weights.origin.universal
     sections = bitstream.write(spec, weights, grids)
@@ -616,7 +616,7 @@ def check_truncated(
 
 
 def waves_decided(planes: list[NDArray[np.int32]], whole: list[NDArray[np.int32]], group: range) -> tuple[int, int]:
-    """How many waves of some planes are right, where the samples of all others must be zero; and how many there are."""
+    """Number of the waves of some planes that are right, where samples of all others must be zero; and of all waves."""
     found, expected = (np.stack([each[i] for i in group]) for each in (planes, whole))
     wave = waves(*found.shape)
     count = int(wave.max()) + 1

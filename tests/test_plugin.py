@@ -251,7 +251,7 @@ assert "torch" not in sys.modules
 
 @pytest.mark.parametrize("profile", ["clric", "coolchic"])
 def test_verify_checks_the_structure(profile: str) -> None:
-    """Where the checksums are right."""
+    """Structures that are wrong are found although the checksums are right."""
     found = unpack((GOLDEN / {"clric": "clric-rgb.clric", "coolchic": "rgb.clric"}[profile]).read_bytes())
     wrong = [replace(found.header, profile=3)]
     wrong += [replace(found.header, model=b"")] if profile == "clric" else []

@@ -167,7 +167,7 @@ def test_target_size(profile: str, effort: int) -> None:
 
 
 class Sizes(SimpleNamespace):
-    """What a search asks of fits; two pictures' sizes fall with lambda, each as fast as it says."""
+    """Stand-in for fits in a search; two pictures' sizes fall with lambda, each as fast as it says."""
 
     bounds, responses, steepness, leap = (-10.0, 2.0), (-0.4, -0.16), torch.tensor([0.3]), 0.0
 
@@ -240,7 +240,7 @@ def test_impossible_target(profile: str) -> None:
 
 
 def test_impossible_targets_of_a_batch() -> None:
-    """Those that are possible are met all the same, in one fit."""
+    """Targets that are possible are met all the same, in one fit."""
     pictures = [photo(96, 128), photo(96, 128, 60), photo(96, 120, 300)]
     metadata = [{}, {Section.XMP: bytes(500)}, {}]
     with pytest.raises(codec.BatchError, match=r"cannot be coded in 400 bytes: .*; 1 of 3 pictures failed") as caught:
@@ -260,7 +260,7 @@ def test_more_room_than_needed(target: dict[str, Any]) -> None:
 
 
 def test_more_room_than_a_section_has(fast_profile: FastProfile) -> None:
-    """Of a picture that could fill it."""
+    """A target beyond a section's limit, of a picture that could fill it."""
     picture = np.zeros((4800, 4800, 3), np.uint8)
     data = codec.encode(picture, target_size=300_000_000)
     assert np.array_equal(codec.decode(data), picture)

@@ -171,7 +171,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def address(tiny: Path) -> Iterator[str]:
-    """Where the files of the model `tiny` are served."""
+    """Address at which the files of the model `tiny` are served."""
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, folder=tiny)) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()

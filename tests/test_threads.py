@@ -21,7 +21,7 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 def in_threads(work: Callable[[], object], count: int = 8) -> list[object]:
-    """What calls at the same time return, or raise."""
+    """Results, or errors, of calls at the same time."""
     start, found = threading.Barrier(count), list[object]()
 
     def run() -> None:

@@ -55,7 +55,7 @@ def random_lpips() -> Lpips:
 
 @dataclass
 class Material:
-    """What tiny trainings are made of."""
+    """Data of tiny trainings."""
 
     photos: Photos
     held_out: Tensor

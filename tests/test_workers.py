@@ -28,14 +28,14 @@ def where(number: int) -> tuple[int, int]:
 
 
 def only_here(pid: int) -> int:
-    """What a process does that is killed, but not this one."""
+    """End a process, but not this one, as if it were killed."""
     if os.getpid() != pid:
         os._exit(1)
     return pid
 
 
 def half_an_answer(pid: int) -> int:
-    """What ends a process in the middle of its answer, as it may be for want of memory; but not this one."""
+    """End a process, but not this one, in the middle of its answer, as it may be for want of memory."""
     if os.getpid() != pid:
         frame = sys._getframe()
         while "answers" not in frame.f_locals:

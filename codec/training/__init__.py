@@ -1,1 +1,1 @@
-"""How the weights that ship with the package were trained: `python -m codec.training` lists what can be."""
+"""Trainings of the weights that ship with the package: `python -m codec.training` lists them."""

@@ -183,7 +183,7 @@ def bases(data: Path, cache: Path, side: int, batch: int, start: Path | None) ->
 
 
 def _photos(data: Path, cache: Path, side: int) -> Photos:
-    """Those to train on, where none are needed to validate with."""
+    """Photos to train on, where none are needed to validate with."""
     return Photos.load(find_photos(data)[0], cache, side)
 
 

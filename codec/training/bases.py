@@ -63,7 +63,7 @@ class Model(nn.Module):
 
 
 def plain_weights(spec: Spec, batch: int) -> dict[str, Tensor]:
-    """Where training starts: random where layers must differ, bicubic upsampling, zero otherwise; (batch, ...) each."""
+    """Initial weights: random where layers must differ, bicubic upsampling, zero otherwise; (batch, ...) each."""
     gains = {"arm.hidden1": 0.3, "arm.hidden2": 0.3, "synthesis.hidden": 1 / 16, "synthesis.output": 1.0}
     weights = {}
     for name, shape in spec.weight_shapes.items():
@@ -169,7 +169,7 @@ class FitTask(GuessTask):
         return self.fitting
 
     def batch(self, seed: int, iteration: int) -> Tensor:
-        """(count, side, side, 3) in 0..255, the same for a whole cycle"""
+        """(count, side, side, 3) in 0..255, the same for a complete cycle"""
         return super().batch(seed, iteration // CYCLE.main)
 
     def loss(self, batch: Tensor, iteration: int) -> tuple[Tensor, dict[str, Tensor]]:

@@ -113,7 +113,7 @@ class FunctionTask(PhotoTask):
 
 
 def plain_weights(spec: Spec) -> dict[str, Tensor]:
-    """Where training starts: plain rounding, and distributions that do not depend on contexts; (knots, ...) each."""
+    """Initial weights: plain rounding, and distributions that do not depend on contexts; (knots, ...) each."""
     weights = {}
     for name, shape in spec.weight_shapes.items():
         w = torch.zeros(shape)

@@ -77,7 +77,7 @@ class Progress:
     """Iterations and time that a training has had.
 
     Attributes:
-        iteration: how many are done.
+        iteration: number of those done.
         seconds: of wall clock.
         core_seconds: of processor time: what is comparable if the machine does something else, too.
     """
@@ -120,7 +120,7 @@ class Loop:
     """A training in a folder, which holds its checkpoint, its log, and what validations leave.
 
     Args:
-        task: what is trained; its model is moved to the device.
+        task: the training; its model is moved to the device.
         folder: made if it is missing; a checkpoint in it is resumed.
         schedule: of learning rates, by default the task's.
         seed: of all that is random.
@@ -192,7 +192,7 @@ class Loop:
             self.task.export(path)
 
     def save(self) -> None:
-        """Write the checkpoint, whole or not at all."""
+        """Write the checkpoint, completely or not at all."""
         state = {
             "task": self.task.name, "config": json.dumps(self.task.config), "seed": self.seed,
             "model": self.task.model.state_dict(), "average": self.average, "optimizer": self.optimizer.state(),

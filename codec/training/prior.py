@@ -1,4 +1,4 @@
-"""What a quantised latent costs, for training: gains by lambda, and a checkerboard prior.
+"""Rate of a quantised latent, for training: gains by lambda, and a checkerboard prior.
 
 The latent is multiplied by a gain for each channel, which depends on lambda, and rounded; so one autoencoder serves
 every lambda (Cui et al., "Asymmetric gained deep image compression", CVPR 2021), and equal error in the scaled latent

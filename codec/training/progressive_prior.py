@@ -5,7 +5,7 @@ positions follow in three steps, the middles of four known ones first, given all
 channels in groups, from the strongest on (Zhang et al., "Leveraging progressive model and overfitting for efficient
 learned image compression", 2022). There is no hyperprior.
 
-This one only teaches a transform what is cheap. It runs in floating point, each step over a whole grid of positions.
+This one only teaches a transform what is cheap. It runs in floating point, each step over a complete grid of positions.
 """
 
 from __future__ import annotations

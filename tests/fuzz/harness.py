@@ -1,4 +1,4 @@
-"""What must hold of any bytes: they are a picture, or an `OSError` says why not. And edits that checksums don't find.
+"""Checks of any bytes: they are a picture, or an `OSError` says why not. And edits that checksums don't find.
 
 Each target takes bytes and raises, other than by an assertion, only what is a finding.
 """
@@ -28,7 +28,7 @@ Edit = Callable[[bytes], bytes]
 
 
 def container(data: bytes) -> None:
-    """The header alone, and the sections of a whole file or of the beginning of one."""
+    """The header alone, and the sections of a complete file or of the beginning of one."""
     file = BytesIO(data)
     with suppress(FormatError):
         header = read_header(file)
