@@ -236,8 +236,14 @@ class _Block:
         return (each if self.worth is None else each.mul_(self.worth)).view(*self.axes, -1).sum((1, 2))
 
     def each(self) -> Tensor:
-        """Bits of each sample, (models, positions)."""
-        return laplace_bits(self.values, self.output[:, 0], self.output[:, 1])
+        """Bits of each sample, (models, positions).
+
+        Means and log-scales are rounded as the coder's tables have them, so this is what the samples will cost.
+        """
+        means = (self.output[:, 0] * tables.FRACTIONS).round() / tables.FRACTIONS
+        log_scales = (self.output[:, 1] * tables.LOG_SCALE_FRACTIONS).round() / tables.LOG_SCALE_FRACTIONS
+        *_, probability = _laplace(self.values, means, log_scales)
+        return -torch.log2(probability + TABLE_FLOOR)
 
     def bits_and_gradients(self, of_padded: list[Tensor], of_weights: list[Tensor]) -> Tensor:
         """Add the gradients of the bits to these; return the bits (batch,)."""
@@ -276,21 +282,13 @@ def _laplace(values: Tensor, mean: Tensor, log_scale: Tensor) -> tuple[Tensor, .
     return offset, inverse, near, low, high, probability
 
 
-def laplace_bits(values: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-    """Bits of integer values under Laplace distributions integrated over unit intervals, all of one shape.
-
-    Means and log-scales are rounded as the coder's tables have them, so this is what the values will cost.
-    """
-    means = (mean * tables.FRACTIONS).round() / tables.FRACTIONS
-    log_scales = (log_scale * tables.LOG_SCALE_FRACTIONS).round() / tables.LOG_SCALE_FRACTIONS
-    *_, probability = _laplace(values, means, log_scales)
-    return -torch.log2(probability + TABLE_FLOOR)
-
-
 def laplace_bits_and_gradients(
     values: Tensor, mean: Tensor, log_scale: Tensor, worth: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The same without that rounding, with gradients in values (batch, n), and mean and log-scale (batch, 2, n)."""
+    """Bits (batch,) of values (batch, n) under Laplace distributions integrated over unit intervals.
+
+    With gradients in values (batch, n), and in mean and log-scale (batch, 2, n); worth is what each value counts for.
+    """
     offset, inverse, near, low, high, probability = _laplace(values, mean, log_scale)
     probability += FLOOR
     bits = -torch.log2(probability)

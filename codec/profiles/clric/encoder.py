@@ -15,14 +15,14 @@ from torch import Tensor
 from codec.autoencoders import store
 from codec.autoencoders.autoencoder import Autoencoder, on_device
 from codec.device import computing
-from codec.overfit import fit, synthesis
+from codec.overfit import fit
 from codec.overfit.fit import PAPER_SCHEDULE, Fit, Schedule, Steer, cost
-from codec.overfit.function import Function, joined
+from codec.overfit.function import Function
 from codec.overfit.lambda_conditioned_weights import LambdaConditionedWeights
 from codec.profiles.base import Budget, Encoder, Goal, Progress, Quality, Sections, counting
 from codec.profiles.clric import initialisation
 from codec.profiles.clric.distortion import PerceptualDistortion
-from codec.profiles.clric.initialisation import Initialisation
+from codec.profiles.clric.initialisation import Initialisation, latents_of, steps_of
 from codec.profiles.clric.profile import Options
 from codec.profiles.clric.quantisation_step import StepTrials
 from codec.profiles.options import PAPER
@@ -86,7 +86,7 @@ class ClricEncoder(Encoder):
         step = StepTrials.on(self.autoencoder, picture).step(math.exp(log_lambda))
         latent = self.autoencoder.encode(picture)
         start = initialisation.from_nothing(latent, step, PAPER_SCHEDULE, generator, count)
-        return Fitted(start.function, [start.weights])
+        return Fitted(start.function, start.weights)
 
 
 @dataclass(frozen=True)
@@ -118,6 +118,24 @@ class Iterations:
         return replace(schedule, settle=self.appearance // 4, weight_rate=WEIGHT_RATE, settle_rate=WEIGHT_RATE)
 
 
+class LatentFit(Fit):
+    """A fit of functions of latents to what pictures look like.
+
+    Attributes:
+        start: how it began, or would have for the lambdas that it was steered to.
+    """
+
+    def __init__(
+        self, start: Initialisation, lambdas: Tensor, appearance: PerceptualDistortion, schedule: Schedule,
+        generator: torch.Generator, progress: Callable[[int], None],
+    ) -> None:  # fmt: skip
+        super().__init__(appearance.picture, lambdas, [start.function], schedule, generator, progress, self._distortion)
+        self.start, self.appearance = start, appearance
+
+    def _distortion(self, function: Function, _: Tensor) -> Tensor:
+        return self.appearance.distortion(latents_of(function, self.start.step))
+
+
 class LatentFits(Fits):
     """Base of fits of functions to the latents of pictures.
 
@@ -129,6 +147,7 @@ class LatentFits(Fits):
 
     far = 0.1
     own_weights: bool
+    _fit: LatentFit
 
     def __init__(
         self, autoencoder: Autoencoder, pictures: Sequence[NDArray[np.uint8]], iterations: Iterations,
@@ -144,8 +163,8 @@ class LatentFits(Fits):
         self.pixels = torch.tensor([p.shape[0] * p.shape[1] for p in pictures], device=device)
 
     @abstractmethod
-    def _begun(self, logs: Tensor) -> list[Initialisation]:
-        """Initial function of each picture, for logarithms of lambdas (batch,)."""
+    def _begun(self, logs: Tensor) -> Initialisation:
+        """How fits begin."""
 
     def bits(self, function: Function) -> Tensor:
         return fit.rate(function.rounded()) * function.positions
@@ -154,17 +173,17 @@ class LatentFits(Fits):
         return SHRINKAGE * (logs / 2).exp()
 
     def fitted(self, logs: Tensor, steer: Steer | None = None) -> Fitted:
-        begun = self._together(self._begun(logs))
-        rounded = Fitted(begun.rounded(), [start.weights for start in self._starts])
+        start = self._begun(logs)
+        rounded = Fitted(start.function.rounded(), start.weights)
         if not self.iterations.appearance:
             return rounded
         lambdas, schedule = self._lambdas(logs), self.iterations.second(own_weights=self.own_weights)
-        self._fit = Fit(self.picture, lambdas, [begun], schedule, self.generator, self.progress, self._measure)
+        self._fit = LatentFit(start, lambdas, self._appearance, schedule, self.generator, self.progress)
         found = self._coded(self._fit.run(steer))
         if steer:
             return found
         with torch.no_grad():  # where little is to be won, noise may lose it
-            costs = [cost(each.function, self.picture, lambdas, self._measure) for each in (found, rounded)]
+            costs = [cost(each.function, self.picture, lambdas, self._fit.measure) for each in (found, rounded)]
         return chosen(costs[0] < costs[1], found, rounded)
 
     def again(self, before: Tensor, after: Tensor) -> Fitted:
@@ -173,30 +192,20 @@ class LatentFits(Fits):
     def slopes(self, found: Fitted) -> list[Tensor]:
         grids = [g.detach().requires_grad_() for g in found.function.grids]
         function = replace(found.function, grids=grids)
-        self._step = torch.cat([initialisation.step_of(w.origin, self.latent.device) for w in found.weights])
+        step = steps_of([weights.origin for weights in found.weights], self.latent.device)
         if self.iterations.appearance:
-            total = self._measure(function, self.picture)
+            total = self._appearance.distortion(latents_of(function, step))
         else:  # to look at the picture would take longer than all else
-            total = fit.distortion(function, self.latent / self._step)
+            total = fit.distortion(function, self.latent / step)
         return list(torch.autograd.grad(total.sum(), grids))
 
-    def _together(self, begun: list[Initialisation]) -> Function:
-        """Initial functions of all pictures in one batch."""
-        self._starts, self._step = begun, torch.cat([start.step for start in begun])
-        return joined([start.function for start in begun]).within(self.region)
-
     def _coded(self, function: Function) -> Fitted:
-        """Functions as files hold them, with the weights that they began with."""
-        return Fitted(function, [start.weights for start in self._starts])
+        return Fitted(*self._fit.start.quantised(function))
 
     def _lambdas(self, logs: Tensor) -> Tensor:
         """Lambdas (batch,) for a bit per position of the latent."""
         positions = self.latent[0, 0].numel() if self.region is None else self.region.positions
         return logs.exp().to(self.pixels.device, torch.float32) * positions / self.pixels
-
-    def _measure(self, function: Function, _: Tensor) -> Tensor:
-        made = synthesis.output(function.grids, function.weights, function.spec, function.region)
-        return self._appearance.distortion(made * self._step)
 
     @cached_property
     def _appearance(self) -> PerceptualDistortion:
@@ -209,18 +218,16 @@ class UniversalFits(LatentFits):
     own_weights = False
 
     def guessed(self, logs: Tensor) -> Tensor:
-        return self.bits(self._together(self._begun(logs))).cpu().double()
+        return self.bits(self._begun(logs).function).cpu().double()
 
     def changed(self, function: Function, before: Tensor, after: Tensor) -> tuple[Function, Tensor]:
         """The same latents, in other steps."""
-        old = torch.cat([start.step for start in self._begun(before)])
-        other = self._together(self._begun(after))
-        grids = [g * (old / self._step) for g in function.grids]
-        return replace(function, weights=other.weights, grids=grids), self._lambdas(after)
+        old, self._fit.start = self._begun(before).step, self._begun(after)
+        grids = [g * (old / self._fit.start.step) for g in function.grids]
+        return replace(function, weights=self._fit.start.function.weights, grids=grids), self._lambdas(after)
 
-    def _begun(self, logs: Tensor) -> list[Initialisation]:
-        latents = zip(self.latent.split(1), logs.exp().tolist(), strict=True)
-        return [initialisation.from_universal(self._universal, latent, lam) for latent, lam in latents]
+    def _begun(self, logs: Tensor) -> Initialisation:
+        return initialisation.from_universal(self._universal, self.latent, logs.exp().tolist(), self.region)
 
     @cached_property
     def _universal(self) -> LambdaConditionedWeights:
@@ -236,15 +243,10 @@ class OwnFits(LatentFits):
         bits = self._trials.bits(self._trials.step(math.exp(logs[0])))
         return self.pixels.cpu().double() * bits
 
-    def _begun(self, logs: Tensor) -> list[Initialisation]:
+    def _begun(self, logs: Tensor) -> Initialisation:
         step = self._trials.step(math.exp(logs[0]))
         first = self.iterations.first
-        return [initialisation.from_latent(self.latent, self._trials.sight, step, first, self.generator, self.progress)]
-
-    def _coded(self, function: Function) -> Fitted:
-        [start] = self._starts
-        coded, weights = start.quantised(function)
-        return Fitted(coded, [weights])
+        return initialisation.from_latent(self.latent, self._trials.sight, step, first, self.generator, self.progress)
 
     @cached_property
     def _trials(self) -> StepTrials:

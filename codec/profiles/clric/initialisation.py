@@ -16,11 +16,12 @@ from codec.container import CorruptError
 from codec.overfit import initialisation, synthesis
 from codec.overfit.bitstream import Origin, QuantisedWeight, QuantisedWeights, check_universal
 from codec.overfit.fit import PAPER_CANDIDATES, Schedule, fit
-from codec.overfit.function import Function
+from codec.overfit.function import Function, joined
 from codec.overfit.lambda_conditioned_weights import NONE, LambdaConditionedWeights
 from codec.overfit.quantise import dequantise, quantise
 from codec.overfit.reference_weights import PLAIN
 from codec.overfit.spec import Spec
+from codec.overfit.valid_region import ValidRegion
 from codec.profiles.clric.quantisation_step import Sensitivity
 
 WEIGHTS_BUDGET = 2**14  # bytes
@@ -30,36 +31,40 @@ FINE = math.log(2) / 6  # squared error of a sample that a bit saves at fine ste
 
 @dataclass(frozen=True)
 class Initialisation:
-    """A function of a latent, such as fits begin with.
+    """Functions of latents, such as fits begin with.
 
     Attributes:
-        function: (1, ...), with weights as they are coded.
-        step: quantisation steps (1, channels, 1, 1), as `step_of` gives them.
-        lam: squared error of the latent that a bit per position may save, as its weights were quantised; None if they
-            are a universal function's.
+        function: (batch, ...), with weights as they are coded.
+        weights: of each function, as a file holds them.
+        step: (batch, channels, 1, 1), what outputs are multiplied by to be latents.
+        lam: squared error of the latent that a bit per position may save, as weights were quantised; None if they are
+            a universal function's.
     """
 
     function: Function
-    weights: QuantisedWeights
+    weights: list[QuantisedWeights]
     step: Tensor
     lam: float | None = None
 
-    def quantised(self, function: Function) -> tuple[Function, QuantisedWeights]:
-        """A function that this one became, with weights that can be coded."""
+    def quantised(self, function: Function) -> tuple[Function, list[QuantisedWeights]]:
+        """Functions that these became, with weights that can be coded."""
         return (function, self.weights) if self.lam is None else _quantised(function, self.lam)
 
 
-def from_universal(universal: LambdaConditionedWeights, latent: Tensor, lam: float) -> Initialisation:
-    """The universal function for a lambda, with the scaled latent in its grid: still to be rounded.
+def from_universal(
+    universal: LambdaConditionedWeights, latents: Tensor, lambdas: list[float], region: ValidRegion | None
+) -> Initialisation:
+    """The universal function for each lambda, with the scaled latent in its grid: still to be rounded.
 
     For lambdas beyond its greatest, samples are drawn towards zero, so that more of them are rounded to it.
     """
-    origin = Origin(universal.number(lam), universal)
-    step = step_of(origin, latent.device)
-    beyond = max(0.0, math.log(lam / universal.lambdas[1]))
-    function = initialisation.universal(origin, F.softshrink(latent / step, DEAD_ZONE * beyond))
+    origins = [Origin(universal.number(lam), universal) for lam in lambdas]
+    step = steps_of(origins, latents.device)
+    dead = [DEAD_ZONE * max(0.0, math.log(lam / universal.lambdas[1])) for lam in lambdas]
+    scaled = [F.softshrink(one, zone) for one, zone in zip((latents / step).split(1), dead, strict=True)]
+    function = joined([initialisation.universal(*pair) for pair in zip(origins, scaled, strict=True)]).within(region)
     nothing = {name: QuantisedWeight.nothing(shape) for name, shape in function.spec.weight_shapes.items()}
-    return Initialisation(function, QuantisedWeights(origin, nothing), step)
+    return Initialisation(function, [QuantisedWeights(origin, nothing) for origin in origins], step)
 
 
 def from_latent(
@@ -89,15 +94,15 @@ def from_nothing(
 
 def _start(function: Function, lam: float) -> Initialisation:
     held, weights = _quantised(function, lam)
-    return Initialisation(held, weights, step_of(weights.origin, held.grids[0].device), lam)
+    return Initialisation(held, weights, steps_of([w.origin for w in weights], held.grids[0].device), lam)
 
 
-def _quantised(function: Function, lam: float) -> tuple[Function, QuantisedWeights]:
-    """The function with weights that can be coded, which give about the same latent."""
+def _quantised(function: Function, lam: float) -> tuple[Function, list[QuantisedWeights]]:
+    """The function with weights that can be coded, which make about the same latent."""
     latent, origin = synthesis.synthesise(function.grids, function.weights, function.spec), Origin(PLAIN, NONE)
     lambdas = torch.full((1,), lam, device=latent.device)
     [weights] = quantise(function, latent, lambdas, WEIGHTS_BUDGET, origin)
-    return replace(function, weights=dequantise(function.spec, weights, latent.device)), weights
+    return replace(function, weights=dequantise(function.spec, weights, latent.device)), [weights]
 
 
 def step_of(origin: Origin, device: torch.device) -> Tensor:
@@ -109,6 +114,16 @@ def step_of(origin: Origin, device: torch.device) -> Tensor:
     if origin.universal is None or origin.number == PLAIN:
         return torch.ones(1, 1, 1, 1, device=device)
     return torch.from_numpy(origin.universal.step(origin.number)).to(device).view(1, -1, 1, 1)
+
+
+def steps_of(origins: list[Origin], device: torch.device) -> Tensor:
+    """The same for a batch of functions, (batch, channels, 1, 1)."""
+    return torch.cat([step_of(origin, device) for origin in origins])
+
+
+def latents_of(function: Function, step: Tensor) -> Tensor:
+    """Latents (batch, channels, height, width) that functions make; differentiable."""
+    return synthesis.output(function.grids, function.weights, function.spec, function.region) * step
 
 
 def universal_of(model: Model) -> LambdaConditionedWeights:

@@ -31,6 +31,7 @@ class Sensitivity:
     root: Tensor
 
     @classmethod
+    @torch.enable_grad()
     def through(cls, autoencoder: Autoencoder, latent: Tensor, height: int, width: int) -> Sensitivity:
         """Sensitivity of a decoder near the latent of a picture of this size, by a random projection of the picture."""
         latent = latent.detach().requires_grad_()

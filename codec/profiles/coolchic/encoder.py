@@ -95,7 +95,7 @@ class PictureFits(Fits):
         self.spec = trained_spec(height, width, outputs)
         self.region = region_of(pictures, device, levels=len(self.spec.features))
         self.generator, self.seed = torch.Generator(device), seed
-        self._begun: tuple[Tensor, list[Function]] | None = None  # logarithms of lambdas, and how the last fit began
+        self.base = torch.full((self.count,), torch.inf, device="cpu")  # logarithms of the base's lambdas
         pixels = max(p.shape[0] * p.shape[1] for p in pictures)
         self.budget = WEIGHTS_BUDGET * max(pixels, WEIGHTS_BUDGET_PIXELS) // WEIGHTS_BUDGET_PIXELS
 
@@ -126,11 +126,11 @@ class PictureFits(Fits):
         return constant + of_lambda * logs + of_iterations * math.log(self.schedule.main)
 
     def fitted(self, logs: Tensor, steer: Steer | None = None) -> Fitted:
-        lambdas = self._lambdas(logs)
         self.generator.manual_seed(self.seed)  # so that sizes of several fits differ by lambda rather than by chance
-        if self._begun is None or (logs - self._begun[0]).abs().max() > ONE_BASE:
-            self._begun = logs, self._starts(lambdas)
-        self._fit = Fit(self.target, lambdas, self._begun[1], self.schedule, self.generator, self.progress)
+        if (logs - self.base).abs().max() > ONE_BASE:
+            self.base = logs
+        lambdas, starts = self._lambdas(logs), self._starts(self._lambdas(self.base))
+        self._fit = Fit(self.target, lambdas, starts, self.schedule, self.generator, self.progress)
         return self._coded(self._fit.run(steer))
 
     def slopes(self, found: Fitted) -> list[Tensor]:
