@@ -169,7 +169,7 @@ def test_target_size(profile: str, effort: int) -> None:
 class Sizes(SimpleNamespace):
     """Stand-in for fits in a search; two pictures' sizes fall with lambda, each as fast as it says."""
 
-    bounds, responses, steepness, leap = (-10.0, 2.0), (-0.4, -0.16), torch.tensor([0.3]), 0.0
+    bounds, response, steepness, leap = (-10.0, 2.0), -0.4, torch.tensor([0.3]), 0.0
 
     def log_sizes(self, logs: Tensor) -> Tensor:
         return 8 - self.steepness * logs - torch.where(logs > -3, self.leap, 0)

@@ -17,6 +17,7 @@ from codec.autoencoders.autoencoder import Autoencoder, on_device
 from codec.device import computing
 from codec.overfit import fit
 from codec.overfit.fit import PAPER_SCHEDULE, Fit, Schedule, Steer, cost
+from codec.overfit.fits import Fits, Fitted, chosen
 from codec.overfit.function import Function
 from codec.overfit.lambda_conditioned_weights import LambdaConditionedWeights
 from codec.profiles.base import Budget, Encoder, Goal, Progress, Quality, Sections, counting
@@ -26,7 +27,7 @@ from codec.profiles.clric.initialisation import Initialisation, latents_of, step
 from codec.profiles.clric.profile import Options
 from codec.profiles.clric.quantisation_step import StepTrials
 from codec.profiles.options import PAPER
-from codec.rate_control import ROUNDS, Fits, Fitted, chosen, encoded
+from codec.rate_control import ROUNDS, of_size
 from codec.tensors import region_of, to_tensor
 
 if TYPE_CHECKING:
@@ -68,7 +69,9 @@ class ClricEncoder(Encoder):
         with computing(self.autoencoder.device):
             if isinstance(goal, Quality) and self.options.effort == PAPER:
                 return self._as_published(pictures[0], goal.log_lambda(LOG_LAMBDA), progress).sections()
-            return encoded(self._fits(pictures, progress, sized=isinstance(goal, Budget)), goal, LOG_LAMBDA)
+            fits = self._fits(pictures, progress, sized=isinstance(goal, Budget))
+            found = of_size(fits, goal.sizes) if isinstance(goal, Budget) else fits.at(goal.log_lambda(LOG_LAMBDA))
+            return found.sections()
 
     def _fits(self, pictures: Sequence[NDArray[np.uint8]], progress: Progress | None, *, sized: bool) -> LatentFits:
         first, second = ITERATIONS[int(self.options.effort)]
@@ -217,7 +220,7 @@ class UniversalFits(LatentFits):
 
     own_weights = False
 
-    def guessed(self, logs: Tensor) -> Tensor:
+    def estimate(self, logs: Tensor) -> Tensor:
         return self.bits(self._begun(logs).function).cpu().double()
 
     def changed(self, function: Function, before: Tensor, after: Tensor) -> tuple[Function, Tensor]:
@@ -239,7 +242,7 @@ class OwnFits(LatentFits):
 
     own_weights = True
 
-    def guessed(self, logs: Tensor) -> Tensor:
+    def estimate(self, logs: Tensor) -> Tensor:
         bits = self._trials.bits(self._trials.step(math.exp(logs[0])))
         return self.pixels.cpu().double() * bits
 

@@ -16,12 +16,13 @@ from torch import Tensor
 from codec.device import computing
 from codec.overfit import fit, initialisation
 from codec.overfit.fit import PAPER_CANDIDATES, PAPER_SCHEDULE, Fit, Schedule, Steer, drift
+from codec.overfit.fits import Fits, Fitted
 from codec.overfit.function import Function
 from codec.overfit.quantise import dequantise, quantise
 from codec.overfit.reference_weights import LAMBDAS, trained_spec
 from codec.profiles.base import Budget, Encoder, Goal, Progress, Sections, counting
 from codec.profiles.options import PAPER, Options
-from codec.rate_control import ROUNDS, Fits, Fitted, encoded
+from codec.rate_control import ROUNDS, of_size
 from codec.tensors import region_of, to_tensor
 
 # Distortion of samples in 0..1 that one bit per pixel may save, at `codec.profiles.base.QUALITIES`.
@@ -70,7 +71,8 @@ class CoolChicEncoder(Encoder):
         bounds, count = (min(LOG_LAMBDA), max(LOG_LAMBDA)), counting(progress, total)
         with computing(self.device):
             fits = PictureFits(pictures, schedule, bounds, self.options.seed, count, self.device, ahead)
-            return encoded(fits, goal, LOG_LAMBDA)
+            found = of_size(fits, goal.sizes) if isinstance(goal, Budget) else fits.at(goal.log_lambda(LOG_LAMBDA))
+            return found.sections()
 
 
 class PictureFits(Fits):
@@ -99,7 +101,7 @@ class PictureFits(Fits):
         pixels = max(p.shape[0] * p.shape[1] for p in pictures)
         self.budget = WEIGHTS_BUDGET * max(pixels, WEIGHTS_BUDGET_PIXELS) // WEIGHTS_BUDGET_PIXELS
 
-    def guessed(self, logs: Tensor) -> Tensor:
+    def estimate(self, logs: Tensor) -> Tensor:
         known = np.log(LAMBDAS)[::-1]
         guesses = [np.interp(log, known, sizes[::-1]) for log, sizes in zip(logs, self._guesses.T, strict=True)]
         beyond = logs - logs.clamp(known[0], known[-1])
