@@ -26,6 +26,7 @@ from PIL import Image, ImageOps
 from codec.profiles import DEFAULT, by_name
 from pillow_clric import decode, encode, info
 from pillow_clric._modes import check, on_white, to_srgb
+from pillow_clric._terminal import bars
 from pillow_clric.convert import outputs
 from pillow_clric.convert.report import message, shown
 
@@ -425,23 +426,11 @@ class Reporter:
     """
 
     def __init__(self, cost: float) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bars
+        from rich.progress import TaskProgressColumn
 
         self.failures = 0
-        self._console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
-        self._bars = Bars(
-            TextColumn("compare"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TimeRemainingColumn(),
-            console=self._console,
-            transient=True,
-            disable=not sys.stderr.isatty(),
-            speed_estimate_period=3600,  # steps take from milliseconds to minutes
-        )
-        self._task = self._bars.add_task("", total=cost)
+        self._bars = bars(TaskProgressColumn(), period=3600)  # steps take from milliseconds to minutes
+        self._task = self._bars.add_task("compare", total=cost)
         self._begun = 0.0  # cost of all steps so far, with the one at work
 
     def __enter__(self) -> Reporter:
@@ -459,7 +448,7 @@ class Reporter:
     def done(self, line: str) -> None:
         """End a step, and say how it went."""
         self._bars.update(self._task, completed=self._begun)
-        self._console.print(shown(line))
+        self._bars.console.print(shown(line))
 
     def failed(self, line: str) -> None:
         """Count a failure, and say what it is."""

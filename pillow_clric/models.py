@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import click
+
+from pillow_clric._terminal import bars
 
 __all__ = ["models"]
 
@@ -63,14 +64,11 @@ def fetch(name: str) -> None:
 
     NAME is one that `list` shows, or an AutoencoderKL on Hugging Face's hub: OWNER/REPOSITORY[/FOLDER]@REVISION.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import DownloadColumn
 
     from codec.autoencoders import store
 
-    columns = TextColumn(name, markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn()
-    shown = Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
-    with _errors(), shown:
+    with _errors(), bars(DownloadColumn()) as shown:
         task = shown.add_task(name, total=None)
         entry = store.fetch(name, lambda done, total: shown.update(task, completed=done, total=total))
     click.echo(f"{entry.name} ({entry.prefix}) is in {entry.path}")

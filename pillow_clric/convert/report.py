@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from typing import Any, Literal
 
 import click
 
+from pillow_clric._terminal import bars
 from pillow_clric.convert.plan import STREAM, Job
 
 __all__ = ["Record", "Report", "message", "shown"]
@@ -68,25 +68,14 @@ class Report:
             verbosity: 0 for failures only, 1, or 2 for skipped files, too.
             as_json: whether to write records to stdout.
         """
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import MofNCompleteColumn
 
         self.counts: Counter[Status] = Counter()
         self._bytes_in = self._bytes_out = 0
         self._bits = self._pixels = 0.0
         self._check, self._verbosity, self._as_json = check, verbosity, as_json
         self._start = time.perf_counter()
-        self._console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=self._console,
-            transient=True,
-            redirect_stdout=False,  # it is for data
-            disable=not (verbosity and sys.stderr.isatty()),
-        )
+        self._progress = bars(MofNCompleteColumn(), quiet=not verbosity)
         self._files = self._progress.add_task("files", total=files, visible=files > 1)
         self._image = self._progress.add_task("", visible=False)
 
@@ -121,7 +110,7 @@ class Report:
             self._progress.advance(self._files)
         least = {"failed": 0, "skipped": 2}.get(record.status, 1)
         if self._verbosity >= least:
-            self._console.print(_line(record))
+            self._progress.console.print(_line(record))
         if self._as_json:
             click.echo(json.dumps(asdict(record)))
         self._check()
@@ -138,7 +127,7 @@ class Report:
             parts.append(f"{self.counts['skipped']} skipped, as their outputs exist")
         if self.counts["failed"]:
             parts.append(f"{self.counts['failed']} failed")
-        self._console.print(f"{'; '.join(parts)}; {time.perf_counter() - self._start:.1f} s")
+        self._progress.console.print(f"{'; '.join(parts)}; {time.perf_counter() - self._start:.1f} s")
 
 
 def message(error: BaseException, path: Path) -> str:
