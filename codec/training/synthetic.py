@@ -1,4 +1,4 @@
-"""Pictures that are no photos, to train with: text, windows, charts, shapes, gradients, noise."""
+"""Pictures that are no photos, to train with: text, windows, charts, shapes, patterns, gradients, noise."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LETTERS = "etaoin shrdlu cmfwyp vbgkqjxz ETAOIN 0123456789 .,;:!?-+()/%"
 def draw(side: int, generator: Generator) -> NDArray[np.uint8]:
     """A random one, (side, side, 3)."""
     picture = Image.new("RGB", (side, side), _background(generator))
-    kinds = (_page, _window, _chart, _shapes, _gradient, _flat)
+    kinds = (_page, _window, _chart, _shapes, _pattern, _gradient, _flat)
     kinds[generator.integers(len(kinds))](picture, generator)
     return np.asarray(picture)
 
@@ -116,6 +116,20 @@ def _shapes(picture: Image.Image, generator: Generator) -> None:
             pen.line(
                 (x, y, *generator.integers(side, size=2).tolist()), _colour(generator), int(generator.integers(1, 5))
             )
+
+
+def _pattern(picture: Image.Image, generator: Generator) -> None:
+    """Lines, checkers or dots of one to four pixels, over all of it or a part, as in a table, a mesh or a dither."""
+    side, ink = picture.width, _ink(_rgb(picture.getpixel((0, 0))), generator)  # type: ignore[arg-type]
+    rows, columns = np.mgrid[:side, :side] // int(generator.integers(1, 5))
+    period = int(generator.integers(2, 6))
+    there = (rows * generator.integers(2) + columns * generator.integers(-1, 2)) % period == 0
+    if generator.random() < 0.3:
+        there &= rows % period == 0
+    top, left = generator.integers(-side, side // 2, size=2).clip(0).tolist()
+    mask = np.zeros((side, side), bool)
+    mask[top:, left : left + int(generator.integers(side // 4, side + 1))] = True
+    picture.paste(ink, mask=Image.fromarray(there & mask))
 
 
 def _gradient(picture: Image.Image, generator: Generator) -> None:
