@@ -165,7 +165,6 @@ def decode(data: bytes, *, device: str = "auto", allow_truncated: bool = False, 
 
     container = unpack(data, allow_truncated=allow_truncated)
     coder, channel = by_id(container.header.profile), alpha.decode(container, scale)
-    coder.check(container)
     try:
         colours = coder.decoder(container.header, resolve(device)).decode(container, scale)
     except (MemoryError, RuntimeError) as error:

@@ -54,14 +54,19 @@ class Clric(Profile[Options]):
         return ClricEncoder(options, device)
 
     def decoder(self, header: Header, device: torch.device) -> Decoder:
+        _check_model(header)
         from codec.profiles.clric.decoder import ClricDecoder
 
         return ClricDecoder(header.model, device)
 
     def check(self, container: Container) -> None:
         function_sections(container)
-        if not container.header.model:
-            raise CorruptError("file names no model: it is no picture of this profile")
+        _check_model(container.header)
+
+
+def _check_model(header: Header) -> None:
+    if not header.model:
+        raise CorruptError("file names no model: it is no picture of this profile")
 
 
 PROFILE = Clric()
