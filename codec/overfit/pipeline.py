@@ -43,7 +43,7 @@ def decode(
         held = dequantise(spec, quantised, device)
         for name in ("synthesis.hidden", "synthesis.linear"):
             if name in held:
-                held[name] = held[name][:, :, columns]
+                held[name] = held[name].index_select(2, torch.tensor(columns, device=device))
         levels = [torch.from_numpy(g).float().unsqueeze(0).to(device) for g in integers]
         return synthesis.synthesise(levels, held, present), quantised
 
