@@ -6,6 +6,7 @@ Importing this package imports neither torch nor numpy; they are imported when p
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
@@ -124,14 +125,16 @@ def encode_batch(
     coder = by_name(profile)
     chosen = coder.parse(options)
     device = resolve(chosen.device)
-    items, encoder = [], coder.encoder(chosen, device)
+    items = []
     for pixels, bodies in zip(pictures, repeat({}) if metadata is None else metadata, strict=metadata is not None):
         mode = _mode(pixels)
-        header = Header(pixels.shape[1], pixels.shape[0], mode, coder.id, encoder.model)
+        header = Header(pixels.shape[1], pixels.shape[0], mode, coder.id)
         colours, known = _split(pixels)
         known |= bodies
         pack(header, {**known, Section.GRIDS: b""})  # what cannot be packed is refused before the slow work
         items.append(batches.Item(colours, header, known))
+    encoder = coder.encoder(chosen, device)
+    items = [replace(item, header=replace(item.header, model=encoder.model)) for item in items]
     results = batches.encode(items, encoder, chosen, device)
     files = [result for result in results if isinstance(result, bytes)]
     if len(files) < len(results):

@@ -37,13 +37,11 @@ class Coder(ABC, Generic[Batch]):
     """Encoder of a batch of pictures at any lambdas, given by their logarithms (batch,), float64 on the CPU.
 
     Attributes:
-        count: of the pictures.
         bounds: least and greatest logarithm.
         response: slope of the logarithm of the size against that of lambda, until it is known.
         steers: whether `aim` does more than `encode`.
     """
 
-    count: int
     bounds: tuple[float, float]
 
     @property

@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from textwrap import fill
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from codec.profiles import profiles
-from codec.profiles.options import Kind
+from codec.profiles.options import Declared
 
 Documented = TypeVar("Documented", bound=Callable[..., Any])
 
 
-class Option(NamedTuple):
-    """An option of some profiles."""
-
-    name: str
-    default: Any
-    kind: Kind
-    help: str
-
-    def __str__(self) -> str:
-        """Values that it takes, and its help."""
-        kind = str(self.kind)
-        return f"{kind[0].upper()}{kind[1:]}. {self.help}"
-
-
-def options() -> Iterator[Option]:
+def options() -> Iterator[Declared]:
     """Options of all profiles, each once; if not all profiles have one, its help says which do."""
     owners: dict[str, list[str]] = {}
     for profile in profiles():
@@ -38,7 +25,7 @@ def options() -> Iterator[Option]:
             if names is None:
                 continue
             only = "" if len(names) == len(profiles()) else f" Only of profile {' and '.join(names)}."
-            yield Option(declared.name, declared.default, declared.kind, declared.help + only)
+            yield replace(declared, help=declared.help + only)
 
 
 def table() -> str:

@@ -9,9 +9,9 @@ from PIL import Image, ImageFile
 
 import codec
 from codec.container import MAGIC, Header, Section, TruncatedError, read_header
-from codec.profiles import DEFAULT, by_name
 from pillow_clric._api import encode
 from pillow_clric._metadata import EXIF_PREFIX
+from pillow_clric._options import options
 
 if TYPE_CHECKING:
     from PIL._imaging import PixelAccess
@@ -164,8 +164,7 @@ def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     if im.encoderinfo.get("lossless"):
         raise ValueError("lossless=True is not supported: .clric files are lossy; use quality=100 for the best quality")
     info = im.encoderinfo
-    options = by_name(info.get("profile", DEFAULT)).options.declared()
-    names = {option.name for option in options} | (encode.__kwdefaults__ or {}).keys()
+    names = {option.name for option in options()} | (encode.__kwdefaults__ or {}).keys()
     data = encode(im, **{name: value for name, value in info.items() if name in names})
     fp.write(data)
 

@@ -170,8 +170,6 @@ def main(
     An INPUT that is a folder stands for the photos in it or, if there are none, for its .clric files; - is stdin. OUT
     is a folder if it is one already, ends with a slash, or is not named like an image.
 
-    A quality is also that of JPEG and the like to which a .clric file is converted; it is 95 then by default.
-
     Outputs are written completely or not at all, and never over an input. Metadata are kept if the format has a place
     for them; what is transparent becomes white if it has no alpha. Exit status: 0 if all went well, 1 if a file failed,
     2 if the command is wrong, 130 if it was interrupted.

@@ -41,6 +41,7 @@ BAD: list[tuple[type[Exception], str, dict[str, Any]]] = [
     (ValueError, "device must be", {"device": "nonsense"}),
     (RuntimeError, 'device.*is not available on this machine: use "auto" or "cpu"', {"device": "meta"}),
     (TypeError, "device must be", {"device": 0}),
+    (TypeError, "device must be", {"device": Path("cpu")}),
     (TypeError, "seed must be a whole number", {"seed": "1"}),
     (TypeError, "seed must be a whole number", {"seed": 1.5}),
     (ValueError, "seed must be a whole number from 0", {"seed": -1}),
@@ -95,6 +96,11 @@ def test_unusual_numbers(photo: Image.Image, fast_profile: FastProfile) -> None:
     for options in ({"quality": np.float32(50)}, {"quality": np.int64(50)}, {"effort": np.int64(2)}, {"effort": 2.0}):
         assert same(saved(photo, **options), photo)
     assert same(saved(photo, seed=2**64 - 1, target_size=np.int64(10**6)), photo)
+    for number in (np.uint8(200), np.float16(1000), np.float32(40)):
+        assert same(saved(photo, target_bpp=number), photo)
+        assert fast_profile.used[-1].budget(48, 32) == int(float(number) * 48 * 32 / 8)
+    saved(photo, seed=np.uint64(2**63), effort=np.float64(3))
+    assert [type(value) for value in (fast_profile.used[-1].seed, fast_profile.used[-1].effort)] == [int, float]
     torch.Generator().manual_seed(2**64 - 1)  # as profiles do
 
 

@@ -137,9 +137,11 @@ try:
 except pillow_clric.BatchError as error:
     assert "cannot be coded in 45 bytes" in str(error), error
     assert [type(result) for result in error.results] == [ValueError, bytes]
-wrong = {}
-for name, options in {"range": {"side": 99}, "type": {"side": "x"}, "none": {"model": "base"}}.items():
+wrong, model = {}, {"model": "base"}
+for name, options in {"range": {"side": 99}, "type": {"side": "x"}, "none": model, "save": model}.items():
     try:
+        if name == "save":
+            image.save(io.BytesIO(), "CLRIC", profile="toy", **options)
         pillow_clric.encode(image, profile="toy", **options)
     except (TypeError, ValueError) as error:
         wrong[name] = f"{type(error).__name__}: {error}"
@@ -152,6 +154,7 @@ print(json.dumps([files, wrong, pillow_clric.info("8.clric").profile, "side=4" i
     assert documented
     assert wrong["range"] == "ValueError: side must be a whole number from 1 to 16, not 99"
     assert wrong["type"] == "TypeError: side must be a whole number from 1 to 16, not 'x'"
+    assert wrong["none"] == wrong["save"]
     assert wrong["none"].startswith("TypeError: profile toy has no option 'model', but quality,")
 
 

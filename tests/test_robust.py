@@ -22,6 +22,7 @@ from PIL import Image
 
 import codec
 from codec import FormatError, Header, Section, TruncatedError, pack, unpack
+from codec.autoencoders.autoencoder import on_device
 
 SAMPLES = Path(__file__).parent.parent / "samples"
 Pixels = NDArray[np.uint8]
@@ -293,3 +294,17 @@ def test_state_is_neither_used_nor_changed(name: str) -> None:
         assert state() == before
     assert data == coded_translucent(CHOSEN[0])
     np.testing.assert_array_equal(pixels, decoded)
+
+
+@pytest.mark.parametrize("name", SURROUNDINGS)
+def test_state_does_not_stay_in_what_is_kept(name: str) -> None:
+    """Models are kept from one call to the next; the first one is made in strange surroundings."""
+    plain = encode(picture(), effort=2)
+    on_device.cache_clear()
+    with SURROUNDINGS[name]():
+        assert encode(picture(), effort=2) == plain
+    assert encode(picture(), effort=2) == plain
+    on_device.cache_clear()
+    with SURROUNDINGS[name]():
+        decode(plain)
+    assert encode(picture(), effort=2) == plain

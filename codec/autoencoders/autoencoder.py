@@ -13,7 +13,7 @@ from torch import Tensor
 from codec.autoencoders.model import Model
 from codec.autoencoders.networks import ARCHITECTURES, build
 from codec.autoencoders.tiles import tiled
-from codec.device import is_out_of_memory, reduced_precision, to_device
+from codec.device import computing, is_out_of_memory, reduced_precision, to_device
 
 OVERLAP = 128  # pixels that neighbouring tiles share: about as far as convolutions see
 LEAST = 64  # pixels to which smaller pictures are extended: models know photos, not single samples
@@ -102,7 +102,8 @@ class Autoencoder:
 @lru_cache(maxsize=2)
 def on_device(model: Model, device: torch.device) -> Autoencoder:
     """The autoencoder of a model on a device; those of the last calls are kept, as making one takes a while."""
-    return Autoencoder(model, device)
+    with computing(device):  # or whatever the first caller set would stay for all others
+        return Autoencoder(model, device)
 
 
 def _extend(x: Tensor, height: int, width: int) -> Tensor:

@@ -63,6 +63,7 @@ class Fits(Coder[Fitted]):
             0 where lambdas must be there from the beginning to change much.
     """
 
+    count: int
     responses: tuple[float, float]
     far: float
     _fit: Fit  # the last one

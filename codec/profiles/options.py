@@ -10,7 +10,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
-from os import PathLike
 from typing import Any, ClassVar
 
 from codec.container import MAX_SECTION, Section
@@ -32,8 +31,14 @@ class Kind(ABC):
         """Whether a value of one of the types is in range."""
         return True
 
-    def check(self, name: str, value: object) -> None:
-        """Refuse what is not of this kind.
+    def plain(self, value: Any) -> Any:
+        """The same value in Python's own type: NumPy's narrow ones overflow."""
+        if not isinstance(value, Real):
+            return value
+        return int(value) if isinstance(value, Integral) else float(value)
+
+    def check(self, name: str, value: object) -> Any:
+        """Return the value, plain; refuse what is not of this kind.
 
         Raises:
             TypeError: it is of another type.
@@ -42,6 +47,7 @@ class Kind(ABC):
         right = isinstance(value, self.types) and not isinstance(value, bool)
         if not right or not self.accepts(value):
             raise (ValueError if right else TypeError)(f"{name} must be {self}, not {value!r}")
+        return self.plain(value)
 
 
 @dataclass(frozen=True)
@@ -110,10 +116,10 @@ class Choice(Kind):
 
 @dataclass(frozen=True)
 class Text(Kind):
-    """Text of some meaning, or a path."""
+    """Text of some meaning."""
 
     described: str
-    types = (str, PathLike)
+    types: tuple[type, ...] = (str,)  # type: ignore[misc]
 
     def __str__(self) -> str:
         return self.described
@@ -139,6 +145,11 @@ class Declared:
     kind: Kind
     help: str
 
+    def __str__(self) -> str:
+        """Values that it takes, and its help."""
+        kind = str(self.kind)
+        return f"{kind[0].upper()}{kind[1:]}. {self.help}"
+
 
 def option(default: Any, kind: Kind, help: str) -> Any:  # noqa: A002
     """Field of `Options` or of a class that is derived from it.
@@ -159,18 +170,20 @@ class Options:
         ValueError: one is out of its range, or two of them contradict each other.
     """
 
-    quality: float = option(75, Number(0, 100), "Whole or not; the file's size grows with it.")
+    quality: float = option(75, Number(0, 100), "The file's size grows with it.")
     target_size: int | None = option(
         None, Amount("bytes", whole=True),
-        "The file gets the best quality that fits, in place of `quality`; alpha and metadata are included.",
+        "The file gets the best quality that fits; alpha and metadata are included.",
     )  # fmt: skip
-    target_bpp: float | None = option(None, Amount("bits per pixel"), "As `target_size`.")
+    target_bpp: float | None = option(None, Amount("bits per pixel"), "The same, in bits per pixel.")
     effort: int | str = option(
         5, Choice((*range(1, 10), PAPER), f'a whole number from 1 to 9, or "{PAPER}"'),
         f'More is slower and smaller, never another format. "{PAPER}" is the published recipe, for comparison.',
     )  # fmt: skip
     device: str = option("auto", Text('"auto", "cpu", "cuda", "cuda:1" or "mps"'), "By default a GPU if there is one.")
-    seed: int = option(0, Whole(0, 2**64 - 1), "Of all random numbers: same picture, options and machine, same bytes.")
+    seed: int = option(
+        0, Whole(0, 2**64 - 1), "It fixes all random numbers: same picture, options and machine, same bytes."
+    )
     progress: Callable[[int, int], None] | None = option(
         None, Function("a function of two numbers"),
         "It is told how much of how much is done: iterations, or of several pictures, pictures.",
@@ -180,7 +193,7 @@ class Options:
         for declared in self.declared():
             value = getattr(self, declared.name)
             if value is not None or declared.default is not None:
-                declared.kind.check(declared.name, value)
+                object.__setattr__(self, declared.name, declared.kind.check(declared.name, value))
         if self.target_size is not None and self.target_bpp is not None:
             raise ValueError("target_size and target_bpp both say how large a file may be: give one of them")
         if self.sized and self.effort == PAPER:

@@ -8,6 +8,7 @@ to what the picture looks like, through the autoencoder's decoder.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from os import PathLike
 from typing import TYPE_CHECKING
 
 from codec.container import Container, CorruptError, Header
@@ -29,7 +30,7 @@ class Options(options.Options):
     """
 
     model: str = option(
-        "base", Text("a name, or a file or folder"),
+        "base", Text("a name, or a file or folder", (str, PathLike)),
         "The autoencoder: its name or hash in the store, or where it is. Who reads the file needs it too.",
     )  # fmt: skip
 
