@@ -249,7 +249,9 @@ class OwnFits(LatentFits):
     def _begun(self, logs: Tensor) -> Initialisation:
         step = self._trials.step(math.exp(logs[0]))
         first = self.iterations.first
-        return initialisation.from_latent(self.latent, self._trials.sight, step, first, self.generator, self.progress)
+        return initialisation.from_latent(
+            self.latent, self._trials.sensitivity, step, first, self.generator, self.progress
+        )
 
     @cached_property
     def _trials(self) -> StepTrials:

@@ -68,15 +68,16 @@ def from_universal(
 
 
 def from_latent(
-    latent: Tensor, sight: Sensitivity, step: float, schedule: Schedule, generator: torch.Generator,
+    latent: Tensor, sensitivity: Sensitivity, step: float, schedule: Schedule, generator: torch.Generator,
     progress: Callable[[int], None],
 ) -> Initialisation:  # fmt: skip
     """A function fitted to the latent alone, about as exact as the weighted latent quantised with this step."""
-    seen = sight.of(latent)
+    seen = sensitivity.of(latent)
     lam = FINE * step**2 / latent.shape[1]
     lambdas = torch.full((1,), lam, device=latent.device)
     return _start(
-        sight.undone(fit(seen, lambdas, [initialisation.principal(seen, step)], schedule, generator, progress)), lam
+        sensitivity.undone(fit(seen, lambdas, [initialisation.principal(seen, step)], schedule, generator, progress)),
+        lam,
     )
 
 

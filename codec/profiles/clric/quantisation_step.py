@@ -60,11 +60,11 @@ class StepTrials:
     """Distortion and rate by quantisation steps of the weighted latent (see `Sensitivity.of`) of a picture.
 
     Attributes:
-        sight: sensitivity of the decoder near this latent.
+        sensitivity: sensitivity of the decoder near this latent.
         costs: distortion and bits per pixel, by the steps in `TRIED`.
     """
 
-    sight: Sensitivity
+    sensitivity: Sensitivity
     costs: list[tuple[float, float]]
 
     @classmethod
@@ -73,9 +73,9 @@ class StepTrials:
         top, left = ((n - min(n, TRIAL)) // 2 for n in picture.shape[2:])
         part = picture[:, :, top : top + TRIAL, left : left + TRIAL]
         latent, appearance = autoencoder.encode(part), PerceptualDistortion(autoencoder, part)
-        sight = Sensitivity.through(autoencoder, latent, *part.shape[2:])
+        sensitivity = Sensitivity.through(autoencoder, latent, *part.shape[2:])
         with torch.no_grad():
-            return cls(sight, [_trial(latent, sight, step, appearance) for step in TRIED])
+            return cls(sensitivity, [_trial(latent, sensitivity, step, appearance) for step in TRIED])
 
     def step(self, lam: float) -> float:
         """The step that lambda asks for; between those tried, cost is taken for a parabola in their logarithm."""
@@ -91,9 +91,11 @@ class StepTrials:
         return float(np.interp(math.log(step), np.log(TRIED), [bits for _, bits in self.costs]))
 
 
-def _trial(latent: Tensor, sight: Sensitivity, step: float, appearance: PerceptualDistortion) -> tuple[float, float]:
+def _trial(
+    latent: Tensor, sensitivity: Sensitivity, step: float, appearance: PerceptualDistortion
+) -> tuple[float, float]:
     """Distortion, and estimated bits per pixel, if a picture's weighted latent is quantised with this step."""
-    function = sight.undone(initialisation.principal(sight.of(latent), step)).rounded()
+    function = sensitivity.undone(initialisation.principal(sensitivity.of(latent), step)).rounded()
     made = synthesis.synthesise(function.grids, function.weights, function.spec)
     bits = sum(_entropy(plane) for plane in function.grids[0][0]) / appearance.picture[0, 0].numel()
     return appearance.distortion(made).item(), bits
