@@ -15,17 +15,13 @@ Documented = TypeVar("Documented", bound=Callable[..., Any])
 
 def options() -> Iterator[Declared]:
     """Options of all profiles, each once; if not all profiles have one, its help says which do."""
-    owners: dict[str, list[str]] = {}
+    found: dict[str, tuple[Declared, list[str]]] = {}
     for profile in profiles():
         for declared in profile.options.declared():
-            owners.setdefault(declared.name, []).append(profile.name)
-    for profile in profiles():
-        for declared in profile.options.declared():
-            names = owners.pop(declared.name, None)
-            if names is None:
-                continue
-            only = "" if len(names) == len(profiles()) else f" Only of profile {' and '.join(names)}."
-            yield replace(declared, help=declared.help + only)
+            found.setdefault(declared.name, (declared, []))[1].append(profile.name)
+    for declared, owners in found.values():
+        only = "" if len(owners) == len(profiles()) else f" Only of profile {' and '.join(owners)}."
+        yield replace(declared, help=declared.help + only)
 
 
 def table() -> str:
