@@ -8,11 +8,10 @@ import zlib
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
@@ -22,6 +21,9 @@ import pillow_clric
 from codec.container import Container, CorruptError, Header, Section, TruncatedError
 from codec.profiles.base import Decoder, Encoder, Goal, Profile, Progress, Sections
 from codec.profiles.clric.profile import Options
+
+if TYPE_CHECKING:
+    import torch
 
 # Pictures in tests are tiny, and threads that wait for each other on a busy machine take 20 times as long. Before torch
 # is imported, and for programs that tests start, too.

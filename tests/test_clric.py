@@ -239,8 +239,7 @@ def test_models_without_a_universal_function(own_store: Path, tmp_path: Path) ->
     found, usual = (codec.decode(each, device="cpu").astype(float) for each in (data, encode(pixels, 90, 1)))
     assert np.abs(found - pixels).mean() < 1.2 * np.abs(usual - pixels).mean()
     small = codec.encode(pixels, model="plain", target_size=len(data) - 60, effort=1, device="cpu")
-    # Weights of its own are most of so small a file, and leap from one fit to the next.
-    assert 0.9 * (len(data) - 60) < len(small) <= len(data) - 60
+    assert 0.95 * (len(data) - 60) < len(small) <= len(data) - 60
 
 
 def test_models_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
