@@ -31,6 +31,8 @@ from codec.autoencoders.networks import ARCHITECTURES, Architecture
 from codec.autoencoders.perceptual_loss import perception
 from codec.autoencoders.tensor_file import TensorFile
 from codec.autoencoders.tiles import ramp, spans, tiled
+from codec.entropy import layers
+from codec.entropy.layers import Definition, narrowed
 
 SAMPLES = Path(__file__).parent.parent / "samples"
 TAEF2 = Path(__file__).parent.parent.parent / "shared" / "models" / "taef2"
@@ -309,12 +311,17 @@ class TestModelFile:
             import_checkpoint.read(tmp_path / "wrong.safetensors")
 
 
+CONTEXT = layers.Linear(Definition(*map(torch.tensor, ([[100, -7]] * 4, [2**20, 0, 1, -9], [3] * 4, [-200, 200]))))
+
+
 class WithPrior(nn.Module):
     """Networks with a component of integers, and no latent that would need a mean and a scale."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
+        zeros, of_outputs = torch.zeros(config["outputs"], 2), torch.zeros(config["outputs"], dtype=torch.int64)
         self.decoder = nn.Linear(2, config["outputs"])
+        self.context = layers.Linear(Definition(zeros.long(), of_outputs, of_outputs, torch.zeros(2).long()))
         self.prior = nn.Module()
         for name, dtype in (("scales", torch.int8), ("weights", torch.int16), ("sums", torch.int32)):
             self.prior.register_buffer(name, torch.zeros(config["outputs"], dtype=dtype))
@@ -332,6 +339,7 @@ def with_prior(monkeypatch: pytest.MonkeyPatch) -> Model:
         "prior.weights": torch.tensor([-(2**15), 0, 1, 2**15 - 1], dtype=torch.int16),
         "prior.sums": torch.tensor([-(2**31), 0, 2**24 + 1, 2**31 - 1], dtype=torch.int32),
     }  # fmt: skip
+    tensors |= {f"context.{name}": tensor for name, tensor in narrowed(CONTEXT.state_dict()).items()}
     return Model("toy", "toy", {"outputs": 4}, (), (), tensors)
 
 
@@ -347,6 +355,14 @@ class TestArchitecture:
         for name, tensor in with_prior.component("prior").items():
             assert networks[f"prior.{name}"].dtype == tensor.dtype
             assert torch.equal(networks[f"prior.{name}"], tensor)
+        inputs = torch.tensor([[-200.0, 7.0]])
+        assert torch.equal(build(read).get_submodule("context")(inputs), CONTEXT(inputs))
+
+    def test_integers_that_make_no_sense(self, with_prior: Model, tmp_path: Path) -> None:
+        tensors = {**with_prior.tensors, "context.shift": torch.full((4,), 99, dtype=torch.int8)}
+        files.write(replace(with_prior, tensors=tensors), tmp_path / "toy.safetensors")
+        with pytest.raises(ModelFileError, match="toy has integers that make no sense: shifts"):
+            import_checkpoint.read(tmp_path / "toy.safetensors")
 
     def test_is_no_autoencoder(self, with_prior: Model) -> None:
         with pytest.raises(ModelError, match="'toy', no autoencoder"):
@@ -363,6 +379,7 @@ class TestArchitecture:
         ("change", "message"),
         [
             ({"prior.sums": torch.zeros(4, dtype=torch.int16)}, "prior.sums are of type int16, not int32"),
+            ({"context.bias": torch.zeros(4)}, "context.bias are of type float32, not int8 or int16 or int32"),
             ({"prior.sums": torch.zeros(4)}, "prior.sums are of type float32, not int32"),
             ({"decoder.bias": torch.zeros(4, dtype=torch.int32)}, "decoder.bias are of type int32, not float16 or"),
             ({"prior.sums": torch.zeros(5, dtype=torch.int32)}, r"prior.sums are \(5,\), not \(4,\)"),

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from codec.autoencoders import model as files
 from codec.autoencoders.errors import ModelFileError
-from codec.autoencoders.model import Model
+from codec.autoencoders.model import Model, build
 from codec.autoencoders.networks import kl
 from codec.autoencoders.tensor_file import FLOATS, METADATA, opened, read_safetensors
 
@@ -25,7 +25,7 @@ Tensors = dict[str, Tensor]
 
 
 def read(path: Path, name: str | None = None) -> Model:
-    """Read a model from whatever it is distributed as, and check that it fits its architecture.
+    """Read a model from whatever it is distributed as, and check that it works with its networks.
 
     Args:
         path: a file of this package; a folder of diffusers' `AutoencoderKL` or `AutoencoderTiny`, or a pipeline's that
@@ -46,6 +46,7 @@ def read(path: Path, name: str | None = None) -> Model:
     if name is not None:
         model = replace(model, name=name)
     files.check(model, str(path))
+    build(model)
     return model
 
 

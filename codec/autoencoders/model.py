@@ -185,7 +185,10 @@ def build(model: Model) -> nn.Module:
     networks = _outline(model, f"model {model.name}")
     weights = {name: model.tensors[name] for name in networks.state_dict()}
     weights = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
-    networks.load_state_dict(weights, assign=True)
+    try:
+        networks.load_state_dict(weights, assign=True)
+    except ValueError as error:
+        raise ModelFileError(f"model {model.name} has integers that make no sense: {error}") from error
     return networks.requires_grad_(False).eval()
 
 

@@ -18,10 +18,10 @@ from codec.autoencoders.errors import ModelFileError
 
 METADATA = "clric"  # key of a model's description among a file's metadata
 FLOATS = (torch.float16, torch.bfloat16, torch.float32)
-_TYPES = {
-    "F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32,
-    "I8": torch.int8, "I16": torch.int16, "I32": torch.int32,
-}  # fmt: skip
+INTEGERS = (torch.int8, torch.int16, torch.int32)
+_TYPES = dict(zip(("F16", "BF16", "F32", "I8", "I16", "I32"), FLOATS + INTEGERS, strict=True))
+
+_FITTING = {torch.float32: FLOATS, torch.int64: INTEGERS}
 
 Tensors = Mapping[str, Tensor]
 
@@ -90,15 +90,15 @@ def check_shapes(tensors: Tensors, expected: Tensors, source: str) -> None:
 
 
 def check_types(tensors: Tensors, expected: Tensors, source: str) -> None:
-    """Refuse weights that are integers of another type than is expected, or no integers or integers instead.
+    """Refuse weights of other types than are expected.
 
-    Those of floating point may be of any of `FLOATS`.
+    Where float32 or int64 is, the widest of their kind, they may be of any of `FLOATS` or `INTEGERS`.
 
     Raises:
         ModelFileError: says which of `source` is the first that does not fit.
     """
     for name, tensor in sorted(tensors.items()):
-        wanted = FLOATS if expected[name].is_floating_point() else (expected[name].dtype,)
+        wanted = _FITTING.get(expected[name].dtype, (expected[name].dtype,))
         if tensor.dtype not in wanted:
             types = " or ".join(str(each).removeprefix("torch.") for each in wanted)
             found = str(tensor.dtype).removeprefix("torch.")

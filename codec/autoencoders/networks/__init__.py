@@ -22,9 +22,9 @@ class Architecture:
 
     Attributes:
         build: makes the networks of a configuration, with any weights; raises KeyError, TypeError or ValueError if the
-            configuration makes no sense. Every model has the tensors of their `state_dict`: those of floating point in
-            any precision, integers in just that type. An autoencoder's networks are `Networks`; their models have a
-            mean and a scale for each channel of the latent, too.
+            configuration makes no sense. Every model has the tensors of their `state_dict`: float32 stands for
+            any of `FLOATS` there, int64 for any of `INTEGERS`. An autoencoder's networks are `Networks`; their models
+            have a mean and a scale for each channel of the latent, too.
         optional: components that a model may have, by name: it does if its description has an entry of that name.
             The function makes its tensors without values (on "meta"), by their names without the component, of this
             entry, the number of channels, and the tensors that are there; it raises as `build`, or a `FormatError`.
