@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,18 +18,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from codec import blocks
 from codec.autoencoders import import_checkpoint, store
 from codec.autoencoders import model as files
 from codec.autoencoders.autoencoder import Autoencoder
-from codec.autoencoders.errors import ModelFileError
-from codec.autoencoders.model import Model
-from codec.autoencoders.networks import ARCHITECTURES, build
+from codec.autoencoders.errors import ModelError, ModelFileError
+from codec.autoencoders.model import Model, build
+from codec.autoencoders.networks import ARCHITECTURES, Architecture
 from codec.autoencoders.perceptual_loss import perception
+from codec.autoencoders.tensor_file import TensorFile
 from codec.autoencoders.tiles import ramp, spans, tiled
+from codec.entropy import layers
+from codec.entropy.layers import Definition, narrowed
 
 SAMPLES = Path(__file__).parent.parent / "samples"
 TAEF2 = Path(__file__).parent.parent.parent / "shared" / "models" / "taef2"
@@ -218,6 +222,23 @@ class TestModelFile:
         ):
             assert changed.identity != model.identity
 
+    def test_identity_of_integers(self) -> None:
+        """Those of 16 bits count as float32, others as int64: exactly, whatever their values."""
+        from hashlib import sha256
+
+        told = '{"architecture":"base","config":{},"mean":[],"scale":[]}'
+        for dtype, counted in ((torch.int8, "<i8"), (torch.int16, "<f4"), (torch.int32, "<i8")):
+            ends = torch.iinfo(dtype)
+            values = [ends.min, -1, 0, ends.max - 1, ends.max]
+            model = Model("m", "base", {}, (), (), {"w": torch.tensor(values, dtype=dtype)})
+            assert model.identity == sha256(told.encode() + b"w\0[5]\0" + np.array(values, counted).tobytes()).digest()
+
+    def test_components(self) -> None:
+        tensors = {name: torch.tensor(float(i)) for i, name in enumerate(("a.b.c", "a.d", "ab.c", "b", "a"))}
+        model = Model("m", "base", {}, (), (), tensors)
+        assert model.component("a") == {"b.c": tensors["a.b.c"], "d": tensors["a.d"], "": tensors["a"]}
+        assert model.component("none") == {}
+
     @settings(max_examples=60)
     @given(data=st.data())
     def test_damage_is_an_error_or_another_model(self, data: st.DataObject, tmp_path_factory: Any) -> None:
@@ -275,7 +296,9 @@ class TestModelFile:
         [
             (torch.full((8,), float("nan")), "finite"),
             (torch.full((8,), float("inf")), "finite"),
-            (torch.zeros(8, dtype=torch.int64), "int64"),
+            (torch.zeros(8, dtype=torch.int64), "type I64, which no model has"),
+            (torch.zeros(8, dtype=torch.int16), "of type int16, not float16 or"),
+            (torch.zeros(8, dtype=torch.float64), "type F64, which no model has"),
             (torch.zeros(9), "not fit"),
         ],
     )
@@ -286,6 +309,91 @@ class TestModelFile:
         files.write(wrong, tmp_path / "wrong.safetensors")
         with pytest.raises(ModelFileError, match=message):
             import_checkpoint.read(tmp_path / "wrong.safetensors")
+
+
+CONTEXT = layers.Linear(Definition(*map(torch.tensor, ([[100, -7]] * 4, [2**20, 0, 1, -9], [3] * 4, [-200, 200]))))
+
+
+class WithPrior(nn.Module):
+    """Networks with a component of integers, and no latent that would need a mean and a scale."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        zeros, of_outputs = torch.zeros(config["outputs"], 2), torch.zeros(config["outputs"], dtype=torch.int64)
+        self.decoder = nn.Linear(2, config["outputs"])
+        self.context = layers.Linear(Definition(zeros.long(), of_outputs, of_outputs, torch.zeros(2).long()))
+        self.prior = nn.Module()
+        for name, dtype in (("scales", torch.int8), ("weights", torch.int16), ("sums", torch.int32)):
+            self.prior.register_buffer(name, torch.zeros(config["outputs"], dtype=dtype))
+
+
+@pytest.fixture
+def with_prior(monkeypatch: pytest.MonkeyPatch) -> Model:
+    """A model of another architecture than those of autoencoders, with an optional component."""
+    tables = {"table": torch.zeros(3, dtype=torch.int8)}
+    optional = {"function": lambda told, channels, found: tables if told["shape"] == 3 else {}}
+    monkeypatch.setitem(ARCHITECTURES, "toy", Architecture(WithPrior, optional))
+    tensors = {
+        "decoder.weight": torch.ones(4, 2).half(), "decoder.bias": torch.ones(4),
+        "prior.scales": torch.tensor([-128, 0, 1, 127], dtype=torch.int8),
+        "prior.weights": torch.tensor([-(2**15), 0, 1, 2**15 - 1], dtype=torch.int16),
+        "prior.sums": torch.tensor([-(2**31), 0, 2**24 + 1, 2**31 - 1], dtype=torch.int32),
+    }  # fmt: skip
+    tensors |= {f"context.{name}": tensor for name, tensor in narrowed(CONTEXT.state_dict()).items()}
+    return Model("toy", "toy", {"outputs": 4}, (), (), tensors)
+
+
+class TestArchitecture:
+    """Models of any kind: which tensors they have, and that this is checked before they are read."""
+
+    def test_integers_are_kept(self, with_prior: Model, tmp_path: Path) -> None:
+        files.write(with_prior, tmp_path / "toy.safetensors")
+        read = import_checkpoint.read(tmp_path / "toy.safetensors")
+        assert read.identity == with_prior.identity
+        networks = build(read).state_dict()
+        assert networks["decoder.weight"].dtype == torch.float32
+        for name, tensor in with_prior.component("prior").items():
+            assert networks[f"prior.{name}"].dtype == tensor.dtype
+            assert torch.equal(networks[f"prior.{name}"], tensor)
+        inputs = torch.tensor([[-200.0, 7.0]])
+        assert torch.equal(build(read).get_submodule("context")(inputs), CONTEXT(inputs))
+
+    def test_integers_that_make_no_sense(self, with_prior: Model, tmp_path: Path) -> None:
+        tensors = {**with_prior.tensors, "context.shift": torch.full((4,), 99, dtype=torch.int8)}
+        files.write(replace(with_prior, tensors=tensors), tmp_path / "toy.safetensors")
+        with pytest.raises(ModelFileError, match="toy has integers that make no sense: shifts"):
+            import_checkpoint.read(tmp_path / "toy.safetensors")
+
+    def test_is_no_autoencoder(self, with_prior: Model) -> None:
+        with pytest.raises(ModelError, match="'toy', no autoencoder"):
+            Autoencoder(with_prior, CPU)
+
+    def test_optional_components(self, with_prior: Model) -> None:
+        more = {**with_prior.tensors, "function.table": torch.ones(3, dtype=torch.int8)}
+        files.check(replace(with_prior, tensors=more, function={"shape": 3}), "it")
+        for tensors, function in ((more, None), (with_prior.tensors, {"shape": 3}), (more, {"shape": 4}), (more, {})):
+            with pytest.raises(ModelFileError, match=r"it (does not fit|is damaged: its function)"):
+                files.check(replace(with_prior, tensors=tensors, function=function), "it")
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"prior.sums": torch.zeros(4, dtype=torch.int16)}, "prior.sums are of type int16, not int32"),
+            ({"context.bias": torch.zeros(4)}, "context.bias are of type float32, not int8 or int16 or int32"),
+            ({"prior.sums": torch.zeros(4)}, "prior.sums are of type float32, not int32"),
+            ({"decoder.bias": torch.zeros(4, dtype=torch.int32)}, "decoder.bias are of type int32, not float16 or"),
+            ({"prior.sums": torch.zeros(5, dtype=torch.int32)}, r"prior.sums are \(5,\), not \(4,\)"),
+            ({"more": torch.zeros(1)}, r"more are \(1,\), not none"),
+        ],
+    )
+    def test_is_checked_before_tensors_are_read(
+        self, change: dict[str, Tensor], message: str, with_prior: Model, tmp_path: Path, monkeypatch: Any
+    ) -> None:
+        path = tmp_path / "wrong.safetensors"
+        files.write(replace(with_prior, tensors={**with_prior.tensors, **change}), path)
+        monkeypatch.setattr(TensorFile, "read", lambda file: pytest.fail("tensors are read"))
+        with pytest.raises(ModelFileError, match=message):
+            files.read(path)
 
 
 Writer = Callable[[Model, Path], Path]

@@ -227,7 +227,8 @@ def test_models_without_a_universal_function(own_store: Path, tmp_path: Path) ->
     """Their functions are made for one latent alone; the file says all of them."""
     path = tmp_path / "plain.safetensors"
     model = store.load("base")
-    files.write(replace(model, name="plain", tensors=model.networks, function=None), path)
+    networks = {name: tensor for name, tensor in model.tensors.items() if not name.startswith("function.")}
+    files.write(replace(model, name="plain", tensors=networks, function=None), path)
     entry = store.add(path)
     assert entry.path.parent == own_store
     pixels = photo(64, 80)
@@ -283,12 +284,13 @@ def changed(described: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]
         lambda told: changed(told, {"residuals": 10**12}),
         lambda told: changed(told, {"spatial": 11, "references": 16}),
         lambda told: changed(told, {"separate": False}),
+        lambda told: changed(told, {"separate": 1}),
     ],
 )
 def test_universal_functions_that_make_no_sense(change: Callable[[Any], Any]) -> None:
     model = base().model
-    with pytest.raises(ModelFileError, match="base is damaged"):
-        starts.universal_of(replace(model, function=change(model.function)))
+    with pytest.raises(ModelFileError, match=r"base (is damaged|does not fit)"):
+        files.check(replace(model, function=change(model.function)), "base")
 
 
 @pytest.mark.parametrize(
@@ -300,13 +302,19 @@ def test_universal_functions_that_make_no_sense(change: Callable[[Any], Any]) ->
         lambda name, t: t[:, :8] if name.endswith("steps") else t,
         lambda name, t: t.float() if name.endswith("arm.output") else t,
         lambda name, t: t[:0] if name.startswith("function.") else t,
-        lambda name, t: 0 * t if name.endswith("steps") else t,
     ],
 )
 def test_universal_functions_whose_tensors_do_not_fit(change: Callable[[str, Tensor], Tensor | None]) -> None:
     model = base().model
     tensors = {name: found for name, t in model.tensors.items() if (found := change(name, t)) is not None}
-    with pytest.raises(ModelFileError, match="base is damaged"):
+    with pytest.raises(ModelFileError, match=r"base (is damaged|does not fit)"):
+        files.check(replace(model, tensors=tensors), "base")
+
+
+def test_steps_of_universal_functions_are_positive() -> None:
+    model = base().model
+    tensors = {**model.tensors, "function.steps": 0 * model.tensors["function.steps"]}
+    with pytest.raises(ModelFileError, match="base is damaged: a step"):
         starts.universal_of(replace(model, tensors=tensors))
 
 

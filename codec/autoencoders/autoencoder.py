@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from codec.autoencoders.model import Model
-from codec.autoencoders.networks import ARCHITECTURES, build
+from codec.autoencoders.errors import ModelError
+from codec.autoencoders.model import Model, build
+from codec.autoencoders.networks.base import Networks
 from codec.autoencoders.tiles import tiled
 from codec.device import computing, is_out_of_memory, reduced_precision, to_device
 
@@ -29,18 +30,25 @@ class Autoencoder:
         channels: of the latent.
         tile: side of the tiles in which larger pictures are coded, in pixels.
         quick: whether the decoder can be run many times for one picture.
+
+    Raises:
+        ModelError: the model is none of an autoencoder.
+        ImportError: it needs an extra that is not installed.
     """
 
     def __init__(self, model: Model, device: torch.device) -> None:
         self.model, self.device = model, device
         networks = build(model)
+        if not isinstance(networks, Networks):
+            raise ModelError(
+                f"model {model.name} is of kind {model.architecture!r}, no autoencoder: name another model"
+            )
         self._networks = to_device(networks, device)
         self.downscale, self.channels = networks.downscale, networks.channels
         self._mean, self._scale = (
             torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (model.mean, model.scale)
         )
-        architecture = ARCHITECTURES[model.architecture]
-        self.tile, self.quick = architecture.tile, architecture.quick or device.type == "cuda"
+        self.tile, self.quick = networks.tile, networks.quick or device.type == "cuda"
 
     def latent_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the latent of a picture of this size."""

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from codec.autoencoders import model as files
 from codec.autoencoders.errors import ModelFileError
-from codec.autoencoders.model import FLOATS, Model, read_safetensors
-from codec.autoencoders.networks import build, kl
+from codec.autoencoders.model import Model, build
+from codec.autoencoders.networks import kl
+from codec.autoencoders.tensor_file import FLOATS, METADATA, opened, read_safetensors
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
 Tensors = dict[str, Tensor]
@@ -63,11 +64,11 @@ def _from_folder(path: Path) -> Model:
 
 def _from_file(path: Path) -> Model:
     if path.suffix == ".safetensors":
-        metadata, tensors = read_safetensors(path)
-        if files.METADATA in metadata:
-            return files.describe(path, metadata, tensors)
-    else:
-        tensors = _read_tensors(path)
+        with opened(path) as file:
+            ours = METADATA in file.metadata
+        if ours:
+            return files.read(path)
+    tensors = _read_tensors(path)
     if any(name.startswith("encoder.layers.") for name in tensors):
         return _tiny(path.stem, *_split_layers(tensors))
     for mine, other in (("encoder", "decoder"), ("decoder", "encoder")):

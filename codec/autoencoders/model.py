@@ -4,38 +4,46 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from codec.autoencoders.errors import ModelFileError
-from codec.container import MODEL_BYTES
+from codec.autoencoders.networks import ARCHITECTURES
+from codec.autoencoders.networks.base import Networks
+from codec.autoencoders.tensor_file import (
+    METADATA,
+    check_shapes,
+    check_types,
+    component,
+    opened,
+    read_safetensors,
+)
+from codec.container import MODEL_BYTES, FormatError
 
-METADATA = "clric"  # key of the description among a file's metadata
-FUNCTION = "function."
-FLOATS = (torch.float16, torch.bfloat16, torch.float32)
+__all__ = ["FUNCTION", "Model", "build", "check", "check_shapes", "read", "read_safetensors", "write"]
+
+FUNCTION = "function."  # of names of the universal function's tensors
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A pretrained autoencoder, not yet on a device.
+    """A pretrained model, not yet on a device.
 
     Attributes:
         name: for people; not part of its identity.
-        architecture: kind of its networks, one of `codec.autoencoders.networks.ARCHITECTURES`.
+        architecture: one of `codec.autoencoders.networks.ARCHITECTURES`.
         config: shape of the networks, as JSON has it.
-        mean, scale: by channel. A latent z is coded as (z - mean) * scale, in which equal error should cost about
-            equal distortion.
-        tensors: weights by name, of one of `FLOATS`; names with the prefix `FUNCTION` belong to the universal function,
-            in integers of 16 bits.
-        function: description of the universal function, or None if the model has none.
+        mean, scale: by channel; empty unless the networks are an autoencoder's. A latent z is coded as
+            (z - mean) * scale, in which equal error should cost about equal distortion.
+        tensors: weights by name, as the architecture says: integers, or of one of `FLOATS`.
+        function: description of the component "function", the universal function, or None if the model has none.
     """
 
     name: str
@@ -54,20 +62,27 @@ class Model:
 
     @property
     def networks(self) -> dict[str, Tensor]:
-        """Weights of the networks."""
-        return {name: tensor for name, tensor in self.tensors.items() if not name.startswith(FUNCTION)}
+        """Weights of floating point."""
+        return {name: tensor for name, tensor in self.tensors.items() if tensor.is_floating_point()}
+
+    def component(self, name: str) -> dict[str, Tensor]:
+        """Tensors of one component, such as "decoder", by their names without it; none if the model lacks it."""
+        return component(self.tensors, name)
 
     @cached_property
     def identity(self) -> bytes:
-        """SHA-256 of the description and of the weights' values, whatever type they are stored in.
+        """SHA-256 of the description and of the weights' values.
 
         The description counts as JSON with sorted keys and no spaces. Then follow the tensors, sorted by name: each as
-        its name in UTF-8, a zero byte, its shape as JSON, a zero byte, and its values as little-endian float32.
+        its name in UTF-8, a zero byte, its shape as JSON, a zero byte, and its values: as little-endian float32 those
+        of floating point and integers of 16 bits, as little-endian int64 other integers.
         """
         total = sha256(_json(self.description))
         for name, tensor in sorted(self.tensors.items()):
             total.update(name.encode() + b"\0" + _json(list(tensor.shape)) + b"\0")
-            total.update(tensor.float().contiguous().numpy().astype("<f4", copy=False).data)
+            as_float = tensor.is_floating_point() or tensor.dtype == torch.int16
+            values = tensor.to(torch.float32 if as_float else torch.int64).contiguous().numpy()
+            total.update(values.astype("<f4" if as_float else "<i8", copy=False).data)
         return total.digest()
 
     @property
@@ -81,22 +96,28 @@ def _json(value: object) -> bytes:
 
 
 def read(path: Path) -> Model:
-    """Read a model from a file that `write` made.
+    """Read a model from a file that `write` made; its header is checked before any tensor is read.
 
     Raises:
-        ModelFileError: the file is no model, damaged, or holds weights that are no finite numbers.
+        ModelFileError: the file is no model, damaged, or of a kind that is not known.
+        ImportError: the architecture needs an extra that is not installed.
     """
-    return describe(path, *read_safetensors(path))
+    with opened(path) as file:
+        model = _described(path, file.metadata, file.header)
+        _outline(model, str(path))
+        model = replace(model, tensors=file.read())
+    _check_values(model, str(path))
+    return model
 
 
-def describe(path: Path, metadata: dict[str, str], tensors: dict[str, Tensor]) -> Model:
-    """The model that a file holds, from what `read_safetensors` found in it; raises as `read`."""
+def _described(path: Path, metadata: dict[str, str], tensors: dict[str, Tensor]) -> Model:
+    """The model with this description and these tensors."""
     if METADATA not in metadata:
         raise ModelFileError(f"{path} is no model of this package: add it with `clric-convert models add {path}` first")
     try:
         told = json.loads(metadata[METADATA])
         numbers = {key: tuple(float(v) for v in told[key]) for key in ("mean", "scale")}
-        model = Model(
+        return Model(
             str(told["name"]),
             str(told["architecture"]),
             dict(told["config"]),
@@ -106,16 +127,46 @@ def describe(path: Path, metadata: dict[str, str], tensors: dict[str, Tensor]) -
         )
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ModelFileError(f"{path} is damaged: its description cannot be read: get the file again") from error
-    check(model, str(path))
-    return model
 
 
 def check(model: Model, source: str) -> None:
-    """Refuse numbers that no model has.
+    """Refuse tensors that do not fit the architecture, and numbers that no model has.
 
     Raises:
         ModelFileError: says what is wrong with `source`.
+        ImportError: the architecture needs an extra that is not installed.
     """
+    _outline(model, source)
+    _check_values(model, source)
+
+
+def _outline(model: Model, source: str) -> nn.Module:
+    """The networks of a model without memory; names, shapes and types of its tensors are theirs. Raises as `check`."""
+    if model.architecture not in ARCHITECTURES:
+        raise ModelFileError(f"{source} is of kind {model.architecture!r}: update pillow-clric to use it")
+    architecture = ARCHITECTURES[model.architecture]
+    try:
+        with torch.device("meta"):
+            networks = architecture.build(model.config)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelFileError(f"{source} has a configuration that makes no sense: {error}") from error
+    channels = networks.channels if isinstance(networks, Networks) else 0
+    if not len(model.mean) == len(model.scale) == channels:
+        raise ModelFileError(f"{source} needs mean and scale of {channels} channels")
+    expected = networks.state_dict()
+    for name, tensors in architecture.optional.items():
+        told, found = model.description.get(name), model.component(name)
+        try:
+            own = {} if told is None else tensors(told, channels, found)
+        except (FormatError, KeyError, TypeError, ValueError, OverflowError) as error:
+            raise ModelFileError(f"{source} is damaged: its {name} makes no sense ({error}): get it again") from error
+        expected |= {f"{name}.{rest}": tensor for rest, tensor in own.items()}
+    check_shapes(model.tensors, expected, source)
+    check_types(model.tensors, expected, source)
+    return networks
+
+
+def _check_values(model: Model, source: str) -> None:
     mean, scale = (torch.tensor(values, dtype=torch.float64).float() for values in (model.mean, model.scale))
     if not (mean.isfinite().all() and (scale > 0).all() and (scale.isfinite() & (1 / scale).isfinite()).all()):
         raise ModelFileError(f"{source} is damaged: mean and scale of its latent are no finite numbers")
@@ -124,35 +175,21 @@ def check(model: Model, source: str) -> None:
             raise ModelFileError(f"{source} is damaged: its weights {name} hold values that are no finite numbers")
 
 
-def check_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str) -> None:
-    """Refuse weights that are not those that networks have, by name and shape.
+def build(model: Model) -> nn.Module:
+    """The networks of a model on the CPU, with its weights: in float32, or integers as they are.
 
     Raises:
-        ModelFileError: says which of `source` is the first that does not fit.
+        ModelFileError: the architecture is not known, or configuration and weights do not fit it.
+        ImportError: the architecture needs an extra that is not installed.
     """
-    wanted, found = ({name: tuple(tensor.shape) for name, tensor in side.items()} for side in (expected, tensors))
-    for name in sorted(wanted.keys() | found.keys()):
-        if wanted.get(name) != found.get(name):
-            shapes = (str(side.get(name, "none")) for side in (found, wanted))
-            raise ModelFileError("{} does not fit its kind: weights {} are {}, not {}".format(source, name, *shapes))
-
-
-def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Metadata and tensors of a safetensors file.
-
-    Raises:
-        ModelFileError: it is none, or has tensors that are not of `FLOATS`.
-    """
+    networks = _outline(model, f"model {model.name}")
+    weights = {name: model.tensors[name] for name in networks.state_dict()}
+    weights = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
     try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ModelFileError(f"{path} is not a whole safetensors file ({error}): get the file again") from error
-    for name, tensor in tensors.items():
-        if tensor.dtype not in FLOATS and not (name.startswith(FUNCTION) and tensor.dtype == torch.int16):
-            raise ModelFileError(f"{path} holds weights {name} of type {tensor.dtype}, which no model has")
-    return metadata, tensors
+        networks.load_state_dict(weights, assign=True)
+    except ValueError as error:
+        raise ModelFileError(f"model {model.name} has integers that make no sense: {error}") from error
+    return networks.requires_grad_(False).eval()
 
 
 def write(model: Model, path: Path) -> None:

@@ -88,13 +88,15 @@ class _Proven(nn.Module):
     """A module whose state is integers, from which it makes what it computes with: again when they are loaded.
 
     It does so on the device to which it is moved, too, and a change of the type of floating point changes nothing.
+    On "meta" there are no numbers yet: it only says of which shapes they are.
     """
 
     def __init__(self, whole: Mapping[str, Tensor]) -> None:
         super().__init__()
         for name, numbers in whole.items():
             self.register_buffer(name, _integers(name, numbers))
-        self.prove()
+        if not any(numbers.is_meta for numbers in self.buffers()):
+            self.prove()
 
     def prove(self) -> None:
         """Make the operands of exact floating-point operations.

@@ -6,21 +6,20 @@ the stream holds. NumPy only.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.container import CorruptError, LimitError
+from codec.container import CorruptError
 from codec.entropy import selftest, tables
 from codec.entropy.coder import LIMIT, Coder, Decoder, Encoder, code_laplace
-from codec.entropy.integer_arm import MAX_CONTEXTS, WEIGHT_BITS, WEIGHT_LIMIT, IntegerARM
+from codec.entropy.integer_arm import WEIGHT_BITS, WEIGHT_LIMIT, IntegerARM
 from codec.entropy.wavefront import code_planes, waves, zero
 from codec.overfit.lambda_conditioned_weights import NUMBER_BITS, LambdaConditionedWeights
 from codec.overfit.reference_weights import PLAIN, base_weights
-from codec.overfit.spec import SPATIAL_CONTEXTS, Spec
+from codec.overfit.spec import FEATURES_BITS, FIELDS, FLAGS, LEVELS_BITS, SPATIAL_CONTEXTS, Spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,13 +27,7 @@ if TYPE_CHECKING:
 Integers = NDArray[np.int32]
 WholeWeights = dict[str, NDArray[np.int64]]
 
-# Fields of a function's shape: name, bits, smallest value. The bits bound what a reader allocates.
-_FIELDS = (("spatial", 5, 1), ("references", 4, 0), ("hidden", 6, 1), ("residuals", 2, 0))
-_FLAGS = ("separate", "linear")  # only where there are models
-_LEVELS_BITS = 4
-_FEATURES_BITS = {False: 4, True: 7}  # by whether there are models: latents have many channels
 _BASE_BITS, _EXPONENT_BITS, _SCALE_BITS = 4, 4, 6
-MAX_SAMPLES = 2**31  # features in all times the picture's pixels: bounds a reader's memory
 
 
 @dataclass(frozen=True)
@@ -242,59 +235,21 @@ def _code_head(coder: Coder, spec: Spec | None, origin: Origin, size: tuple[int,
     if origin.number == PLAIN:
         return _code_spec(coder, spec, size, models=True), origin
     spec = universal.spec(*size)
-    _check(spec)
+    spec.check()
     return spec, origin
 
 
 def _code_spec(coder: Coder, spec: Spec | None, size: tuple[int, int, int], *, models: bool) -> Spec:
-    count = coder.uniform(len(spec.features) - 1 if spec else 0, _LEVELS_BITS) + 1
+    count = coder.uniform(len(spec.features) - 1 if spec else 0, LEVELS_BITS) + 1
     told = spec.features if spec else (1,) * count
-    features = tuple(coder.uniform(n - 1, _FEATURES_BITS[models]) + 1 for n in told)
+    features = tuple(coder.uniform(n - 1, FEATURES_BITS[models]) + 1 for n in told)
     fields: dict[str, Any] = {
-        name: coder.uniform(getattr(spec, name) - least if spec else 0, bits) + least for name, bits, least in _FIELDS
+        name: coder.uniform(getattr(spec, name) - least if spec else 0, bits) + least for name, bits, least in FIELDS
     }
-    fields |= {name: models and _code_bit(coder, bool(getattr(spec, name, False))) for name in _FLAGS}
+    fields |= {name: models and _code_bit(coder, bool(getattr(spec, name, False))) for name in FLAGS}
     read = Spec(*size, features, **fields)
-    _check(read)
+    read.check()
     return read
-
-
-def _check(spec: Spec) -> None:
-    """Refuse shapes that no function has."""
-    if spec.spatial > len(SPATIAL_CONTEXTS) or spec.contexts > MAX_CONTEXTS:
-        raise CorruptError(f"the function has {spec.contexts} contexts, more than there are: the file is damaged")
-    count = sum(spec.features)
-    if count * spec.height * spec.width > MAX_SAMPLES:
-        raise LimitError(
-            f"file claims {count} features of {spec.width} x {spec.height} samples: the format has at most "
-            f"{MAX_SAMPLES} samples; do not trust this file"
-        )
-
-
-def check_universal(universal: LambdaConditionedWeights, outputs: int) -> None:
-    """Refuse weights that are no universal function with so many outputs: models come from anywhere.
-
-    Raises:
-        CorruptError, TypeError, ValueError: it is none.
-    """
-    low, high = universal.lambdas
-    spec = universal.spec(1, 1, outputs)
-    told = [(getattr(spec, name), bits, least) for name, bits, least in _FIELDS]
-    told += [(count, _FEATURES_BITS[True], 1) for count in spec.features] + [(len(spec.features), _LEVELS_BITS, 1)]
-    if not 0 < low < high < math.inf or any(n not in range(least, least + 2**bits) for n, bits, least in told):
-        raise ValueError("a number of the shape, or of the lambdas, is out of range")
-    if any(type(n) is not int for n, _, _ in told):
-        raise TypeError("a number of the shape is no whole number")
-    _check(spec)
-    tensors = {"steps": universal.steps, **universal.knots}
-    knots = len(universal.steps)
-    shapes = {name: (knots, *shape) for name, shape in {"steps": (outputs,), **spec.weight_shapes}.items()}
-    if not knots or {n: t.shape for n, t in tensors.items()} != shapes:
-        raise ValueError("the tensors do not have the shape of the function")
-    if any(t.dtype != np.int16 for t in tensors.values()):
-        raise TypeError("the tensors are no whole numbers of 16 bits")
-    if (universal.steps <= 0).any():
-        raise ValueError("a step is not positive")
 
 
 def _code_differences(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from codec.container import CorruptError
 from codec.entropy.integer_arm import WEIGHT_BITS
-from codec.overfit.spec import Spec
+from codec.overfit.spec import FEATURES_BITS, FIELDS, FLAGS, LEVELS_BITS, Spec
 
 NUMBER_BITS = 10
 LAST = (1 << NUMBER_BITS) - 1  # numbers from 1 to this one lie between the knots, evenly in log lambda
@@ -31,12 +31,19 @@ class LambdaConditionedWeights:
         knots: by name of the weight, (knots, ...), integers in units of 2**-12; the first is for the least
             lambda. None at all stand for a model that has no universal function.
         steps: quantisation steps (knots, outputs), likewise: the function's outputs are multiplied by them.
+
+    Raises:
+        ValueError: a step is not positive.
     """
 
     shape: Mapping[str, Any]
     lambdas: tuple[float, float]
     knots: Mapping[str, NDArray[np.int16]]
     steps: NDArray[np.int16]
+
+    def __post_init__(self) -> None:
+        if (self.steps <= 0).any():
+            raise ValueError("a step of its universal function is not positive")
 
     def spec(self, height: int, width: int, outputs: int) -> Spec:
         """The function's shape.
@@ -62,6 +69,38 @@ class LambdaConditionedWeights:
         """Quantisation step of each channel of the latent, (outputs,), for a number from 1 to `LAST`."""
         steps: NDArray[np.float32] = (_between(self.steps, number) * 2.0**-WEIGHT_BITS).astype(np.float32)
         return steps
+
+
+def read_description(told: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[float, float]]:
+    """Shape and lambdas, as `LambdaConditionedWeights` has them, from a model's description.
+
+    Raises:
+        KeyError, TypeError, ValueError, OverflowError: there are none, or they make no sense.
+    """
+    low, high = map(float, told["lambdas"])
+    if not 0 < low < high < math.inf:
+        raise ValueError(f"lambdas must be two rising positive numbers, not {told['lambdas']!r}")
+    return {**told["shape"], "features": tuple(told["shape"]["features"])}, (low, high)
+
+
+def tensor_shapes(told: Mapping[str, Any], outputs: int, knots: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors of a universal function by name, "steps" among them; all are int16.
+
+    Args:
+        told: its description: models come from anywhere.
+
+    Raises:
+        KeyError, TypeError, ValueError, OverflowError, FormatError: the description makes no sense.
+    """
+    spec = Spec(1, 1, outputs, **read_description(told)[0])
+    numbers = [(getattr(spec, name), bits, least) for name, bits, least in FIELDS]
+    numbers += [(count, FEATURES_BITS[True], 1) for count in spec.features] + [(len(spec.features), LEVELS_BITS, 1)]
+    if any(type(n) is not int for n, _, _ in numbers) or any(type(getattr(spec, name)) is not bool for name in FLAGS):
+        raise TypeError("a number of the shape is no whole number, or a flag is none")
+    if any(n not in range(least, least + 2**bits) for n, bits, least in numbers) or knots < 1:
+        raise ValueError("a number of the shape, or of knots, is out of range")
+    spec.check()
+    return {name: (knots, *shape) for name, shape in {"steps": (outputs,), **spec.weight_shapes}.items()}
 
 
 NONE = LambdaConditionedWeights({}, (1.0, 2.0), {}, np.zeros((0, 0), np.int16))

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 
+from codec.container import CorruptError, LimitError
+from codec.entropy.integer_arm import MAX_CONTEXTS
+
 # Causal neighbours (row, column offset), nearest first. Offsets to the right stay within 2 * |row| - 1 columns, so
 # that all positions with the same `column + 2 * row` can be coded at once (the wavefront).
 SPATIAL_CONTEXTS: tuple[tuple[int, int], ...] = (
@@ -17,6 +20,13 @@ SPATIAL_CONTEXTS: tuple[tuple[int, int], ...] = (
     (-2, 2), (-3, -1), (-3, 1), (-1, -3), (-2, 3), (0, -4), (-3, 2), (-3, -2), (-4, 0), (-2, -3), (-3, 3), (-1, -4),
 )  # fmt: skip
 MARGIN = 4  # no context lies further away than this, in rows or columns
+
+# Fields of a shape: name, bits, smallest value. The bits bound what a reader allocates.
+FIELDS = (("spatial", 5, 1), ("references", 4, 0), ("hidden", 6, 1), ("residuals", 2, 0))
+FLAGS = ("separate", "linear")  # only where there are models
+LEVELS_BITS = 4
+FEATURES_BITS = {False: 4, True: 7}  # by whether there are models: latents have many channels
+MAX_SAMPLES = 2**31  # features in all times the picture's pixels: bounds a reader's memory
 
 # Free taps of a symmetric filter of 8: Keys' cubic (a = -1/2) a quarter of a sample away.
 BICUBIC = (-0.0234375, 0.2265625, 0.8671875, -0.0703125)
@@ -59,6 +69,22 @@ class Spec:
     residuals: int = 2
     separate: bool = False
     linear: bool = False
+
+    def check(self) -> None:
+        """Refuse shapes that no function has.
+
+        Raises:
+            CorruptError: there are no such contexts.
+            LimitError: it is too large.
+        """
+        if self.spatial > len(SPATIAL_CONTEXTS) or self.contexts > MAX_CONTEXTS:
+            raise CorruptError(f"the function has {self.contexts} contexts, more than there are: the file is damaged")
+        count = sum(self.features)
+        if count * self.height * self.width > MAX_SAMPLES:
+            raise LimitError(
+                f"file claims {count} features of {self.width} x {self.height} samples: the format has at most "
+                f"{MAX_SAMPLES} samples; do not trust this file"
+            )
 
     @property
     def contexts(self) -> int:

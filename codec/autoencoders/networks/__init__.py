@@ -1,58 +1,49 @@
-"""The kinds of networks that there are, and how they are built for a model."""
+"""The kinds of models that there are, and which tensors they have."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
-from codec.autoencoders.errors import ModelFileError
-from codec.autoencoders.model import Model, check_shapes
 from codec.autoencoders.networks import kl, residual, tiny
-from codec.autoencoders.networks.base import Networks
+from codec.autoencoders.tensor_file import Tensors
+from codec.overfit import lambda_conditioned_weights
+
+TensorsOf = Callable[[Any, int, Tensors], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A kind of networks.
+    """A kind of models. A component of a model is all its tensors whose names agree up to the first dot.
 
     Attributes:
-        build: makes them from a model's `config`, with any weights; raises KeyError, TypeError or ValueError if the
-            configuration makes no sense.
-        tile: side in pixels of the tiles in which large pictures are coded: what memory allows.
-        quick: whether its decoder is small enough to be run many times for one picture, without a GPU.
+        build: makes the networks of a configuration, with any weights; raises KeyError, TypeError or ValueError if the
+            configuration makes no sense. Every model has the tensors of their `state_dict`: float32 stands for
+            any of `FLOATS` there, int64 for any of `INTEGERS`. An autoencoder's networks are `Networks`; their models
+            have a mean and a scale for each channel of the latent, too.
+        optional: components that a model may have, by name: it does if its description has an entry of that name.
+            The function makes its tensors without values (on "meta"), by their names without the component, of this
+            entry, the number of channels, and the tensors that are there; it raises as `build`, or a `FormatError`.
     """
 
-    build: Callable[[Mapping[str, Any]], Networks]
-    tile: int
-    quick: bool
+    build: Callable[[Mapping[str, Any]], nn.Module]
+    optional: Mapping[str, TensorsOf] = field(default_factory=dict)
 
 
+def _function(told: Any, channels: int, found: Tensors) -> dict[str, Tensor]:
+    """Tensors of a universal function, with as many knots as there are steps."""
+    knots = len(found["steps"]) if "steps" in found else 1
+    shapes = lambda_conditioned_weights.tensor_shapes(told, channels, knots)
+    return {name: torch.empty(shape, dtype=torch.int16, device="meta") for name, shape in shapes.items()}
+
+
+_AUTOENCODER: dict[str, TensorsOf] = {"function": _function}
 ARCHITECTURES = {
-    "base": Architecture(lambda config: residual.Residual(residual.Config(**config)), tile=1024, quick=True),
-    "tiny": Architecture(lambda config: tiny.Tiny(tiny.Config(**config)), tile=512, quick=True),
-    "kl": Architecture(kl.build, tile=512, quick=False),
+    "base": Architecture(lambda config: residual.Residual(residual.Config(**config)), _AUTOENCODER),
+    "tiny": Architecture(lambda config: tiny.Tiny(tiny.Config(**config)), _AUTOENCODER),
+    "kl": Architecture(kl.build, _AUTOENCODER),
 }
-
-
-def build(model: Model) -> Networks:
-    """The networks of a model, with its weights in float32, on the CPU.
-
-    Raises:
-        ModelFileError: the architecture is not known, or configuration and weights do not fit it.
-        ImportError: the architecture needs an extra that is not installed.
-    """
-    if model.architecture not in ARCHITECTURES:
-        raise ModelFileError(f"model {model.name} is of kind {model.architecture!r}: update pillow-clric to use it")
-    try:
-        with torch.device("meta"):  # no memory is taken before it is known to fit
-            networks = ARCHITECTURES[model.architecture].build(model.config)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelFileError(f"model {model.name} has a configuration that makes no sense: {error}") from error
-    check_shapes(model.networks, networks.state_dict(), f"model {model.name}")
-    if not len(model.mean) == len(model.scale) == networks.channels:
-        raise ModelFileError(f"model {model.name} needs mean and scale of {networks.channels} channels")
-    networks.load_state_dict({name: tensor.float() for name, tensor in model.networks.items()}, assign=True)
-    return networks.requires_grad_(False).eval()

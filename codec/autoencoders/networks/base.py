@@ -14,11 +14,16 @@ class Networks(nn.Module, ABC):
         downscale: pixels for one sample of the latent, along each axis.
         channels: of the latent.
         features: channels between the parts, at the latent's resolution.
+        tile: side in pixels of the tiles in which large pictures are coded, a multiple of `downscale`: what memory
+            allows.
+        quick: whether the decoder is small enough to be run many times for one picture, without a GPU.
     """
 
     downscale: int
     channels: int
     features: int
+    tile = 512
+    quick = True
 
     @abstractmethod
     def encode_tile(self, pictures: Tensor) -> Tensor:

@@ -59,6 +59,8 @@ def check(config: Mapping[str, Any]) -> None:
 class Kl(Networks):
     """Both networks, for pictures in 0..1; a latent is the mean of the distribution that the encoder gives."""
 
+    quick = False
+
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
         levels = len(config["block_out_channels"])

@@ -90,6 +90,7 @@ class Residual(Networks):
     """Both networks, for pictures in 0..1."""
 
     downscale = 8
+    tile = 1024
 
     def __init__(self, config: Config) -> None:
         super().__init__()

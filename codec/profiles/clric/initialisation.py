@@ -11,13 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from codec.autoencoders.errors import ModelFileError
-from codec.autoencoders.model import FUNCTION, Model
-from codec.container import CorruptError
+from codec.autoencoders.model import Model
 from codec.overfit import initialisation, synthesis
-from codec.overfit.bitstream import Origin, QuantisedWeight, QuantisedWeights, check_universal
+from codec.overfit.bitstream import Origin, QuantisedWeight, QuantisedWeights
 from codec.overfit.fit import PAPER_CANDIDATES, Schedule, fit
 from codec.overfit.function import Function, joined
-from codec.overfit.lambda_conditioned_weights import NONE, LambdaConditionedWeights
+from codec.overfit.lambda_conditioned_weights import NONE, LambdaConditionedWeights, read_description
 from codec.overfit.quantise import dequantise, quantise
 from codec.overfit.reference_weights import PLAIN
 from codec.overfit.spec import Spec
@@ -131,18 +130,12 @@ def universal_of(model: Model) -> LambdaConditionedWeights:
     """The universal function that a model brings along, or the one that stands for none.
 
     Raises:
-        ModelFileError: its description or its tensors make no sense.
+        ModelFileError: a quantisation step is not positive.
     """
     if model.function is None:
         return NONE
-    arrays = {n.removeprefix(FUNCTION): t.numpy() for n, t in model.tensors.items() if n.startswith(FUNCTION)}
+    knots = {name: tensor.numpy() for name, tensor in model.component("function").items()}
     try:
-        shape = {**model.function["shape"], "features": tuple(model.function["shape"]["features"])}
-        low, high = map(float, model.function["lambdas"])
-        universal = LambdaConditionedWeights(shape, (low, high), arrays, arrays.pop("steps"))
-        check_universal(universal, len(model.mean))
-    except (CorruptError, KeyError, TypeError, ValueError, OverflowError) as error:
-        raise ModelFileError(
-            f"model {model.name} is damaged: its universal function makes no sense: get it again"
-        ) from error
-    return universal
+        return LambdaConditionedWeights(*read_description(model.function), knots, knots.pop("steps"))
+    except ValueError as error:
+        raise ModelFileError(f"model {model.name} is damaged: {error}: get it again") from error
