@@ -95,7 +95,7 @@ class TransformTask(Task):
     """
 
     name = "transform"
-    schedule = Schedule(1.2e-3, 500)
+    schedule = Schedule(7e-4, 500)
     model: Model
 
     def __init__(

@@ -48,6 +48,11 @@ class Preset:
         """First channel of each group, and the end of the last one; of few channels, there are fewer groups."""
         return sorted({0, *(round(part * channels) for part in self.groups), channels})
 
+    def inputs(self, channels: int) -> list[int]:
+        """Channels that a step of each offset knows: of the offsets before; with phases, of its own, and where."""
+        own = channels + 1 if max(self.phases) > 1 else 0
+        return [(1 + offset) * channels + own for offset in range(len(OFFSETS))]
+
     @property
     def steps(self) -> int:
         """Steps of the order, one for what is left at last."""
@@ -167,8 +172,7 @@ class ProgressivePrior(nn.Module):
         super().__init__()
         self.preset = preset
         halvings, bounds, offsets = preset.halvings, preset.bounds(channels), len(OFFSETS)
-        own = channels + 1 if max(preset.phases) > 1 else 0  # what is known of the same offset, and where it is
-        self.steps = nn.ModuleList(Step(bounds, (1 + i) * channels + own) for i in range(offsets))
+        self.steps = nn.ModuleList(Step(bounds, inputs) for inputs in preset.inputs(channels))
         self.condition = nn.Parameter(torch.zeros(halvings, offsets, knots, HIDDEN))
         self.mean = nn.Parameter(torch.zeros(channels))  # of what is left at last, as all means in units of `unit`
         self.log_scale = nn.Parameter(torch.zeros(1 + halvings, offsets, knots, channels))

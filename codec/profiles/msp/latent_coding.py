@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from codec.autoencoders.networks.integer_prior import Conditioned, Integers
 from codec.autoencoders.networks.progressive_prior import BLOCKS, OFFSETS, phase_masks
 from codec.entropy import tables
 from codec.entropy.coder import Coder, code_laplace
-from codec.profiles.msp.integer_prior import Conditioned, Integers
 
 BAND = 1 << 13  # cells of a band, if they are of one row or more
 SURE = 2  # scale index up to which a symbol whose mean rounds to zero is zero

@@ -7,7 +7,6 @@ knots, in 1 / STEPS of the distance between two of them. All logarithms are natu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cached_property
 from itertools import pairwise
 
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from codec.autoencoders.networks.progressive_prior import (
     BLOCKS,
+    HIDDEN,
     LIMIT,
     OFFSETS,
     SCALE,
@@ -75,32 +75,20 @@ class Units:
 class IntegerStep(nn.Module):
     """Networks of one offset; activations are integers, held in floating point, channels last."""
 
-    def __init__(self, bounds: list[int], tensors: Mapping[str, Tensor], prefix: str) -> None:
+    def __init__(self, bounds: list[int], inputs: int) -> None:
         super().__init__()
-        self.bounds = bounds
+        pairs = list(pairwise(bounds))
+        self.embed = _linear(HIDDEN, inputs)
+        self.context = nn.ModuleList(IntegerBlock() for _ in range(BLOCKS))
+        self.earlier = nn.ModuleList(_linear(HIDDEN, start) for start, _ in pairs[1:])
+        self.mix = nn.ModuleList(_linear(HIDDEN, HIDDEN) for _ in pairs)
+        self.output = nn.ModuleList(_linear(2 * (end - start), HIDDEN) for start, end in pairs)
 
-        def linear(name: str) -> Linear:
-            return Linear(definition(tensors, f"{prefix}.{name}"))
-
-        def block(name: str) -> nn.ModuleDict:
-            mix = Convolution(definition(tensors, f"{prefix}.{name}.mix"), padding=1, depthwise=True)
-            layers = {part: linear(f"{name}.{part}") for part in ("mix_in", "mix_out", "hidden", "output")}
-            return nn.ModuleDict({**layers, "mix": mix})
-
-        self.embed = linear("embed")
-        self.blocks = nn.ModuleList(block(f"context.{i}") for i in range(BLOCKS))
-        self.earlier = nn.ModuleList(linear(f"earlier.{i}") for i in range(len(bounds) - 2))
-        self.mix = nn.ModuleList(linear(f"mix.{i}") for i in range(len(bounds) - 1))
-        self.output = nn.ModuleList(linear(f"output.{i}") for i in range(len(bounds) - 1))
-
-    def context(self, known: Tensor, condition: Tensor) -> Tensor:
-        """(h, w, inputs), (HIDDEN,) to (h, w, HIDDEN)."""
+    def embedded(self, known: Tensor, condition: Tensor) -> Tensor:
+        """Context of a group of channels: (h, w, inputs), (HIDDEN,) to (h, w, HIDDEN)."""
         x = _bounded(self.embed(known) + condition)
-        for layers in self.blocks:
-            assert isinstance(layers, nn.ModuleDict)
-            mixed = layers["mix"](layers["mix_in"](x).clamp(0, LIMIT).permute(2, 0, 1)[None])[0].permute(1, 2, 0)
-            x = _bounded(x + layers["mix_out"](_bounded(mixed)))
-            x = _bounded(x + layers["output"](layers["hidden"](x).clamp(0, LIMIT)))
+        for block in self.context:
+            x = block(x)
         return x
 
     def outputs(self, group: int, context: Tensor, earlier: Tensor) -> Tensor:
@@ -108,7 +96,7 @@ class IntegerStep(nn.Module):
 
         Args:
             context: (n, HIDDEN)
-            earlier: (n, bounds[group]), the groups before.
+            earlier: (n, channels of the groups before).
 
         Returns:
             (n, 2 * channels of the group), in units of 1 / MEAN and 1 / OUTPUT.
@@ -120,71 +108,112 @@ class IntegerStep(nn.Module):
         return outputs
 
 
+class IntegerBlock(nn.Module):
+    """A `Block` of the trained prior."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix_in, self.mix_out = _linear(HIDDEN, HIDDEN), _linear(HIDDEN, HIDDEN)
+        self.mix = Convolution(_undefined(HIDDEN, 1, 3, 3), padding=1, depthwise=True)
+        self.hidden, self.output = _linear(HIDDEN, HIDDEN), _linear(HIDDEN, HIDDEN)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(h, w, HIDDEN) to the same."""
+        mixed = self.mix(self.mix_in(x).clamp(0, LIMIT).permute(2, 0, 1)[None])[0].permute(1, 2, 0)
+        x = _bounded(x + self.mix_out(_bounded(mixed)))
+        return _bounded(x + self.output(self.hidden(x).clamp(0, LIMIT)))
+
+
 def _bounded(x: Tensor) -> Tensor:
     return x.clamp(-LIMIT, LIMIT)
 
 
-def definition(tensors: Mapping[str, Tensor], name: str) -> Definition:
-    """A layer's, by its name."""
-    return Definition(*(tensors[f"{name}.{field}"].to(torch.int64) for field in Definition._fields))
+def _undefined(*shape: int) -> Definition:
+    """A layer without numbers, which a state is loaded into."""
+    weight, row = (torch.empty(s, dtype=torch.int64, device="meta") for s in (shape, shape[:1]))
+    return Definition(weight, row, row, torch.empty(2, dtype=torch.int64, device="meta"))
 
 
-class IntegerPrior:
-    """Prior of a model for one preset, on a device.
+def _linear(outputs: int, inputs: int) -> Linear:
+    return Linear(_undefined(outputs, inputs))
+
+
+class IntegerPrior(nn.Module):
+    """Prior for one preset, made without numbers: it is complete once a state that `quantised` made is loaded.
 
     Args:
-        log_gain: (knots, channels), logarithms of the gains.
-        tensors: what `quantised` made.
+        channels: of the latent.
+        knots: among which there are positions.
     """
 
-    def __init__(
-        self, preset: Preset, log_gain: Tensor, tensors: Mapping[str, Tensor], device: torch.device | str = "cpu"
-    ) -> None:
-        self.preset, self.device = preset, torch.device(device)
-        self.channels = log_gain.shape[1]
-        self.bounds = preset.bounds(self.channels)
-        self.groups = [slice(a, b) for a, b in pairwise(self.bounds)]
-        self.steps = [
-            IntegerStep(self.bounds, tensors, f"steps.{i}").to(self.device).eval() for i in range(len(OFFSETS))
-        ]
-        self._log_gain, self._log_unit = _whole(log_gain), _whole(tensors["log_unit"])
-        self._condition, self._log_scale = _whole(tensors["condition"]), _whole(tensors["log_scale"])
-        self._mean = _whole(tensors["mean"])
+    log_unit: Tensor
+    condition: Tensor
+    log_scale: Tensor
+    mean: Tensor
 
-    def at(self, position: int) -> Conditioned:
-        """The prior for a position among the knots, 0..STEPS * (knots - 1)."""
-        return Conditioned(self, position)
+    def __init__(self, preset: Preset, channels: int, knots: int) -> None:
+        super().__init__()
+        self.preset, self.channels = preset, channels
+        bounds = preset.bounds(channels)
+        self.groups = [slice(a, b) for a, b in pairwise(bounds)]
+        self.steps = nn.ModuleList(IntegerStep(bounds, inputs) for inputs in preset.inputs(channels))
+        halvings, offsets = preset.halvings, len(OFFSETS)
+        shapes = {
+            "log_unit": (channels,), "mean": (channels,), "condition": (halvings, offsets, knots, HIDDEN),
+            "log_scale": (1 + halvings, offsets, knots, channels),
+        }  # fmt: skip
+        for name, shape in shapes.items():
+            self.register_buffer(name, torch.empty(shape, dtype=torch.int64, device="meta"))
+
+    def at(self, position: int, log_gain: Tensor) -> Conditioned:
+        """The prior for a position among the knots, 0..STEPS * (knots - 1).
+
+        Args:
+            log_gain: (knots, channels), logarithms of the gains.
+        """
+        return Conditioned(self, position, log_gain)
+
+
+def between(knots: Tensor, position: int) -> Integers:
+    """What lies between two knots of (..., knots, n) at a position, rounded: (..., n)."""
+    knot = min(position // STEPS, knots.shape[-2] - 2)
+    part = position - STEPS * knot
+    low, high = (knots[..., k, :].cpu().numpy().astype(np.int64) for k in (knot, knot + 1))
+    mixed: Integers = low * (STEPS - part) + high * part
+    return (mixed + STEPS // 2) // STEPS
 
 
 class Conditioned:
     """A prior for one position among the knots."""
 
-    def __init__(self, prior: IntegerPrior, position: int) -> None:
+    def __init__(self, prior: IntegerPrior, position: int, log_gain: Tensor) -> None:
         self.prior, self.position = prior, position
-        self.units = Units(self._between(prior._log_gain) + prior._log_unit)
-
-    def _between(self, knots: Integers) -> Integers:
-        """What lies between two of (..., knots, n), rounded: (..., n)."""
-        knot = min(self.position // STEPS, knots.shape[-2] - 2)
-        part = self.position - STEPS * knot
-        mixed: Integers = knots[..., knot, :] * (STEPS - part) + knots[..., knot + 1, :] * part
-        return (mixed + STEPS // 2) // STEPS
+        self.units = Units(between(log_gain, position) + _numbers(prior.log_unit))
 
     @cached_property
     def _log_scale(self) -> Integers:
-        return self._between(self.prior._log_scale)
+        return between(self.prior.log_scale, self.position)
 
     def first(self) -> tuple[Integers, Integers]:
         """Means and indices of scales (channels,) of what is left after all halvings."""
         everything = slice(None)
         scales = self.units.scales(self._log_scale[self.prior.preset.halvings, 0], everything)
-        return self.units.means(self.prior._mean, everything), scales
+        return self.units.means(_numbers(self.prior.mean), everything), scales
 
     @torch.no_grad()
     def context(self, halving: int, offset: int, known: Tensor) -> Tensor:
-        """What the distributions at an offset depend on, but for the same position: see `IntegerStep.context`."""
-        condition = torch.from_numpy(self._between(self.prior._condition[halving, offset]))
-        return self.prior.steps[offset].context(known.to(self.prior.device), condition.to(self.prior.device))
+        """What the distributions at an offset depend on, but for the same position: see `IntegerStep.embedded`."""
+        condition = torch.from_numpy(between(self.prior.condition[halving, offset], self.position))
+        return self._step(offset).embedded(known.to(self._device), condition.to(self._device))
+
+    @property
+    def _device(self) -> torch.device:
+        return self.prior.mean.device
+
+    def _step(self, offset: int) -> IntegerStep:
+        step = self.prior.steps[offset]
+        assert isinstance(step, IntegerStep)
+        return step
 
     @torch.no_grad()
     def distributions(
@@ -196,20 +225,20 @@ class Conditioned:
             context: (n, HIDDEN)
             earlier: (n, channels before the group), activations.
         """
-        before = torch.from_numpy(earlier).to(self.prior.device)
-        outputs = self.prior.steps[offset].outputs(group, context, before).cpu().numpy().astype(np.int64)
+        before = torch.from_numpy(earlier).to(self._device)
+        outputs = self._step(offset).outputs(group, context, before).cpu().numpy().astype(np.int64)
         channels = self.prior.groups[group]
         means, logarithms = np.split(outputs, 2, 1)
         logarithms = LOG // OUTPUT * logarithms + self._log_scale[halving, offset, channels]
         return self.units.means(means, channels), self.units.scales(logarithms, channels)
 
 
-def _whole(numbers: Tensor) -> Integers:
-    return numbers.to(torch.int64).numpy()
+def _numbers(buffer: Tensor) -> Integers:
+    return buffer.cpu().numpy().astype(np.int64)
 
 
 def quantised(prior: ProgressivePrior) -> dict[str, Tensor]:
-    """Integers of a trained prior, by name, for `IntegerPrior`.
+    """State of an `IntegerPrior` made from a trained one.
 
     Raises:
         ValueError: its weights are too great for sums to be exact.
