@@ -61,7 +61,7 @@ class Preset:
 
 PRESETS = {
     "baseline": Preset(3, (), (1, 1, 1)),
-    "normal": Preset(3, (0.05, 0.25), (1, 1, 1)),
+    "normal": Preset(3, (1 / 16, 5 / 16), (1, 1, 1)),
 }
 
 

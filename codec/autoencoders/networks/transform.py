@@ -47,11 +47,11 @@ class Config:
         lambdas: least and greatest of them, for distortions that are squared errors of pictures in 0..1.
     """
 
-    latent: int = 320
-    fine: int = 192
+    latent: int = 256
+    fine: int = 256
     coarse: int = 320
     encoder: tuple[int, int] = (3, 2)
-    decoder: tuple[int, int] = (3, 2)
+    decoder: tuple[int, int] = (4, 2)
     expansion: int = 2
     knots: int = 12
     lambdas: tuple[float, float] = (3e-5, 0.1)
@@ -181,11 +181,28 @@ class Decoder(nn.Module):
         for layer in (self.expand, self.up, self.unembed):
             initialise(layer)
 
-    def forward(self, latents: Tensor, knots: Tensor) -> Tensor:
-        """(batch, latent, h, w), weights of knots (batch, knots) to (batch, 3, 16 h, 16 w)."""
+    def forward(self, latents: Tensor, knots: Tensor, scale: int = 1) -> Tensor:
+        """(batch, latent, h, w), weights of knots (batch, knots) to (batch, 3, 16 h / scale, 16 w / scale).
+
+        Args:
+            scale: 1, 2, 4 or 8: the result is as if means were taken over so many rows and columns of the picture.
+        """
         x = self.coarse(self.expand(latents) * (1 + _spread(knots @ self.modulation)))
         x = self.fine(F.pixel_shuffle(self.up(x), 2))
-        return F.pixel_shuffle(self.unembed(x), PATCH)
+        if scale == 1:
+            return F.pixel_shuffle(self.unembed(x), PATCH)
+        rows = torch.cat([self.unembed.weight.flatten(1), self.unembed.get_parameter("bias")[:, None]], 1)
+        rows = self._means(rows, scale)
+        kernel = rows[:, :-1].reshape(-1, *self.unembed.weight.shape[1:])
+        x = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), kernel, rows[:, -1])
+        return F.pixel_shuffle(x, PATCH // scale)
+
+    @staticmethod
+    def _means(rows: Tensor, scale: int) -> Tensor:
+        """Means of the rows (PIXELS, n) that belong to areas of scale x scale pixels."""
+        side = PATCH // scale
+        means: Tensor = rows.unflatten(0, (3, side, scale, side, scale)).mean((2, 4)).flatten(0, 2)
+        return means
 
 
 class Transform(nn.Module):

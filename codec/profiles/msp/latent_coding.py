@@ -7,6 +7,7 @@ bands of some rows of cells, which bound the memory that is needed; and in a ban
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -15,14 +16,53 @@ from numpy.typing import NDArray
 
 from codec.autoencoders.networks.integer_prior import Conditioned, Integers
 from codec.autoencoders.networks.progressive_prior import BLOCKS, OFFSETS, phase_masks
-from codec.entropy import tables
-from codec.entropy.coder import Coder, code_laplace
+from codec.container import CorruptError
+from codec.entropy import selftest, tables
+from codec.entropy.coder import LIMIT, Coder, Decoder, Encoder, code_laplace, continuations
 
 BAND = 1 << 13  # cells of a band, if they are of one row or more
+TRADE = 0.0  # squared error of a symbol that a bit is worth; ln(2) / 6 where steps are small
 SURE = 2  # scale index up to which a symbol whose mean rounds to zero is zero
 
 Symbols = NDArray[np.int32]
 Cells = tuple[NDArray[np.intp], NDArray[np.intp]]  # rows and columns
+
+
+def encode(prior: Conditioned, latent: NDArray[np.float32]) -> tuple[bytes, Symbols]:
+    """Code a latent (height, width, channels) in symbols that are not rounded yet.
+
+    Returns:
+        The stream, and the symbols that it holds.
+
+    Raises:
+        RuntimeError: it does not read back the same.
+    """
+    coder, (height, width, _) = Encoder(), latent.shape
+    symbols = LatentCoding([coder], prior, height, width, latent).run()
+    stream = coder.finish()
+    if not np.array_equal(decode(prior, stream, height, width), symbols):
+        raise RuntimeError("what was written does not read back the same: please report this with the picture")
+    return stream, symbols
+
+
+def decode(prior: Conditioned, stream: bytes, height: int, width: int, *, truncated: bool = False) -> Symbols:
+    """Symbols (height, width, channels) of a stream.
+
+    Args:
+        truncated: it is only a beginning; what it does not decide is what is expected.
+
+    Raises:
+        CorruptError: it is no stream of such a latent.
+        RuntimeError: this machine decodes wrongly.
+    """
+    selftest.check()
+    if truncated:
+        return LatentCoding(continuations(stream), prior, height, width).run()
+    coder = Decoder(stream)
+    symbols = LatentCoding([coder], prior, height, width).run()
+    if not coder.exhausted or np.abs(symbols).max() > LIMIT:
+        raise CorruptError("the latent does not end where its section does: the file is damaged")
+    return symbols
 
 
 class LatentCoding:
@@ -31,19 +71,20 @@ class LatentCoding:
     Args:
         coders: an encoder or a decoder; or two decoders of the least and the greatest continuation of a truncated
             stream: symbols are known as long as both agree, and after that those that are expected.
-        latent: (height, width, channels), what to encode; None to decode.
+        latent: (height, width, channels), what to encode, in symbols that are not rounded yet; None to decode.
     """
 
     def __init__(
-        self, coders: Sequence[Coder], prior: Conditioned, height: int, width: int, latent: Symbols | None = None
-    ) -> None:
+        self, coders: Sequence[Coder], prior: Conditioned, height: int, width: int,
+        latent: NDArray[np.float32] | None = None,
+    ) -> None:  # fmt: skip
         self._coders, self._prior, self._latent = list(coders), prior, latent
         channels = prior.prior.channels
         self._symbols = np.zeros((height, width, channels), np.int32)
         self._activations = np.zeros((height, width, channels), np.int16)
 
     def run(self) -> Symbols:
-        """The latent (height, width, channels); what is encoded is what a decoder gets: sure zeros are zero."""
+        """The latent (height, width, channels), rounded; that of an encoder is what a decoder gets."""
         halvings = self._prior.prior.preset.halvings
         self._first(1 << halvings)
         for halving in reversed(range(halvings)):
@@ -106,7 +147,7 @@ class LatentCoding:
         self._symbols[place][row, column, channels] = symbols
         self._activations[place][row, column, channels] = self._prior.units.activations(symbols, channels)
 
-    def _run(self, told: Symbols | None, mean: Integers, scale: Integers) -> Symbols:
+    def _run(self, told: NDArray[np.float32] | None, mean: Integers, scale: Integers) -> Symbols:
         """Code symbols but for sure zeros, those of one width of tables after those of another."""
         symbols = ((mean + tables.FRACTIONS // 2) // tables.FRACTIONS).astype(np.int32)
         width = np.where((scale > SURE) | (symbols != 0), tables.half_width_index()[scale], -1)
@@ -114,7 +155,7 @@ class LatentCoding:
             chosen = width == found
             if self._coders and chosen.any():
                 expected = symbols[chosen]
-                coded = None if told is None else told[chosen]
+                coded = None if told is None else rounded(told[chosen], mean[chosen], scale[chosen])
                 symbols[chosen] = self._decided(coded, mean[chosen], scale[chosen], expected)
         return symbols
 
@@ -127,6 +168,19 @@ class LatentCoding:
         self._coders = []
         known = np.arange(len(differ)) < differ.argmax()
         return np.where(known, found[0], expected)
+
+
+def rounded(latent: NDArray[np.float32], mean: Integers, scale: Integers) -> Symbols:
+    """Symbols that make squared error + TRADE * bits least, nearly: rounded after a step towards the mean.
+
+    Under a Laplace distribution each step away from the mean costs as many bits as any other.
+    """
+    centre = mean / tables.FRACTIONS
+    step = TRADE / 2 / math.log(2) / np.exp(scale / tables.LOG_SCALE_FRACTIONS + tables.LOG_SCALE_MIN_EIGHTHS / 8)
+    distance = latent - centre
+    shrunk = np.sign(distance) * np.maximum(np.abs(distance) - step, 0)
+    symbols: Symbols = np.rint(centre + shrunk).clip(-LIMIT, LIMIT).astype(np.int32)
+    return symbols
 
 
 def _bands(rows: int, columns: int) -> Iterator[slice]:
