@@ -17,10 +17,7 @@ from torch import Tensor
 SLOPES = (-1.0, -0.1)  # of the logarithm of the size against that of lambda, between which one is believed
 GUESSES = 6  # at most
 ROUNDS = 3  # of coding again, wholly or in part, at most
-FITTING = (-0.028, 0.015)  # log size, relative to what is asked for, that is only trimmed
-AIM = -0.008  # where in there to go
 PARTS = (0.05, 0.95)  # of the way from what is too large to what is too small, between which to try
-FURTHER = 0.2  # in the logarithm of lambda, what is tried next where trimming does not suffice
 
 
 class Coded(Protocol):
@@ -40,9 +37,15 @@ class Coder(ABC, Generic[Batch]):
         bounds: least and greatest logarithm.
         response: slope of the logarithm of the size against that of lambda, until it is known.
         steers: whether `aim` does more than `encode`.
+        fitting: logarithms of sizes, relative to what is asked for, that are only trimmed.
+        aim_at: where in there to go.
+        further: in the logarithm of lambda, what is tried next where trimming does not suffice.
     """
 
     bounds: tuple[float, float]
+    fitting: tuple[float, float] = (-0.028, 0.015)
+    aim_at: float = -0.008
+    further: float = 0.2
 
     @property
     @abstractmethod
@@ -102,6 +105,7 @@ class _Search:
 
     def __init__(self, coder: Coder[Any], wanted: Tensor) -> None:
         self.bounds, self.wanted = coder.bounds, wanted
+        self.fitting, self.aim_at = coder.fitting, coder.aim_at
         self.logs, self.off = torch.zeros_like(wanted), torch.full_like(wanted, torch.inf)
         self.slope = torch.full_like(wanted, coder.response)
         self.forget()
@@ -116,7 +120,18 @@ class _Search:
     @property
     def fits(self) -> Tensor:
         """Mask (batch,) of the files that need no more than trimming."""
-        return _fit(self.off)
+        return self._fit(self.off)
+
+    def _fit(self, off: Tensor) -> Tensor:
+        """Whether files that are off so much need no more than trimming, (batch,)."""
+        return (off > self.fitting[0]) & (off < self.fitting[1])
+
+    def _amiss(self, off: Tensor) -> Tensor:
+        """Penalty (batch,) of sizes that are off so much: files too large can be trimmed, files too small stay so.
+
+        The worst that fits is better than the best that does not.
+        """
+        return torch.where(off > 0, off / 2, -off) + torch.where(self._fit(off), 0, max(map(abs, self.fitting)))
 
     def add(self, logs: Tensor, log_sizes: Tensor) -> Tensor:
         """Note a try; return a mask (batch,) of where it is better than all before."""
@@ -128,7 +143,7 @@ class _Search:
             of_logs, of_off = self.nearest[i]
             nearer = (sign * off > 0) & (sign * logs > sign * of_logs)
             self.nearest[i] = torch.where(nearer, logs, of_logs), torch.where(nearer, off, of_off)
-        better = _amiss(off) < _amiss(self.off)
+        better = self._amiss(off) < self._amiss(self.off)
         self.logs, self.off = torch.where(better, logs, self.logs), torch.where(better, off, self.off)
         return better
 
@@ -138,9 +153,9 @@ class _Search:
         They lie between the nearest tries or, if there are none on one side, as far beyond as the slope says.
         """
         (large_logs, large), (small_logs, small) = self.nearest
-        part = ((large - AIM) / (large - small)).clamp(*PARTS)
+        part = ((large - self.aim_at) / (large - small)).clamp(*PARTS)
         between = large_logs + part * (small_logs - large_logs)
-        beyond = [logs - (off - AIM) / self.slope for logs, off in self.nearest]
+        beyond = [logs - (off - self.aim_at) / self.slope for logs, off in self.nearest]
         tried = torch.where(large.isinf(), beyond[1], torch.where(small.isinf(), beyond[0], between))
         return torch.where(self.fits, self.logs, tried.clamp(*self.bounds))
 
@@ -171,7 +186,7 @@ def of_size(coder: Coder[Batch], room: Sequence[int]) -> Batch:
 
 def _fitting(coder: Coder[Batch], found: Batch, search: _Search) -> Batch:
     """Files that are small enough: trimmed, or if that does not suffice for other lambdas, up to the greatest."""
-    logs, step = search.logs, FURTHER
+    logs, step = search.logs, coder.further
     while True:
         found = coder.trim(found, search.wanted)
         over = (found.log_sizes() > search.wanted) & (logs < coder.bounds[1])
@@ -179,19 +194,6 @@ def _fitting(coder: Coder[Batch], found: Batch, search: _Search) -> Batch:
             return found
         logs = torch.where(over, logs + step, logs).clamp(*coder.bounds)
         found, step = coder.choose(over, coder.encode(logs), found), 2 * step
-
-
-def _fit(off: Tensor) -> Tensor:
-    """Whether files that are off so much need no more than trimming, (batch,)."""
-    return (off > FITTING[0]) & (off < FITTING[1])
-
-
-def _amiss(off: Tensor) -> Tensor:
-    """Penalty (batch,) of sizes that are off so much: files too large can be trimmed, files too small stay so.
-
-    The worst that fits is better than the best that does not.
-    """
-    return torch.where(off > 0, off / 2, -off) + torch.where(_fit(off), 0, max(map(abs, FITTING)))
 
 
 @torch.no_grad()

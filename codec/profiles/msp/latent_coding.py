@@ -7,7 +7,6 @@ bands of some rows of cells, which bound the memory that is needed; and in a ban
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -21,8 +20,7 @@ from codec.entropy import selftest, tables
 from codec.entropy.coder import LIMIT, Coder, Decoder, Encoder, code_laplace, continuations
 
 BAND = 1 << 13  # cells of a band, if they are of one row or more
-TRADE = 0.0  # squared error of a symbol that a bit is worth; ln(2) / 6 where steps are small
-SURE = 2  # scale index up to which a symbol whose mean rounds to zero is zero
+SURE = 0  # scale index up to which a symbol whose mean rounds to zero is zero
 
 Symbols = NDArray[np.int32]
 Cells = tuple[NDArray[np.intp], NDArray[np.intp]]  # rows and columns
@@ -155,7 +153,7 @@ class LatentCoding:
             chosen = width == found
             if self._coders and chosen.any():
                 expected = symbols[chosen]
-                coded = None if told is None else rounded(told[chosen], mean[chosen], scale[chosen])
+                coded = None if told is None else np.rint(told[chosen]).clip(-LIMIT, LIMIT).astype(np.int32)
                 symbols[chosen] = self._decided(coded, mean[chosen], scale[chosen], expected)
         return symbols
 
@@ -168,19 +166,6 @@ class LatentCoding:
         self._coders = []
         known = np.arange(len(differ)) < differ.argmax()
         return np.where(known, found[0], expected)
-
-
-def rounded(latent: NDArray[np.float32], mean: Integers, scale: Integers) -> Symbols:
-    """Symbols that make squared error + TRADE * bits least, nearly: rounded after a step towards the mean.
-
-    Under a Laplace distribution each step away from the mean costs as many bits as any other.
-    """
-    centre = mean / tables.FRACTIONS
-    step = TRADE / 2 / math.log(2) / np.exp(scale / tables.LOG_SCALE_FRACTIONS + tables.LOG_SCALE_MIN_EIGHTHS / 8)
-    distance = latent - centre
-    shrunk = np.sign(distance) * np.maximum(np.abs(distance) - step, 0)
-    symbols: Symbols = np.rint(centre + shrunk).clip(-LIMIT, LIMIT).astype(np.int32)
-    return symbols
 
 
 def _bands(rows: int, columns: int) -> Iterator[slice]:
