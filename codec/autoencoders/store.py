@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from codec.autoencoders.model import Model
 
 BASE = "base"
-BASE_PREFIX = "84dfc013dc5fec56"  # of `EMBEDDED`, which is too long to be hashed whenever models are listed
+# Of those that ship with the package, which are too long to be hashed whenever models are listed
+BASE_PREFIX, TRANSFORM_PREFIX = "84dfc013dc5fec56", "49072e1bad56ce54"
 EMBEDDED = Path(__file__).with_name("base.safetensors")
 VARIABLE = "CLRIC_MODELS"
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
@@ -54,7 +55,10 @@ class Entry:
         return _read(self, state.st_mtime_ns, state.st_size)
 
 
-_EMBEDDED = Entry(BASE, BASE_PREFIX, EMBEDDED)
+_EMBEDDED = (
+    Entry(BASE, BASE_PREFIX, EMBEDDED),
+    Entry("transform", TRANSFORM_PREFIX, EMBEDDED.with_name("transform.safetensors")),
+)
 
 
 @lru_cache(maxsize=2)
@@ -75,11 +79,11 @@ def folder() -> Path:
 
 
 def entries() -> list[Entry]:
-    """All models that are there, the embedded one first."""
+    """All models that are there, the embedded ones first."""
     place = folder()
     names = sorted(path.name for path in place.iterdir()) if place.is_dir() else []
     found = [(match[1], match[2], place / name) for name in names if (match := _FILE.fullmatch(name))]
-    return [_EMBEDDED, *(Entry(*parts) for parts in found)]
+    return [*_EMBEDDED, *(Entry(*parts) for parts in found)]
 
 
 def _named(name: str | Path) -> Entry | None:
@@ -181,7 +185,7 @@ def remove(name: str) -> Entry:
     entry = _named(name)
     if entry is None:
         raise MissingModelError(f"there is no model {name!r}: see `clric-convert models list`")
-    if entry == _EMBEDDED:
+    if entry in _EMBEDDED:
         raise ModelError(f"{name} is part of the package and cannot be removed")
     entry.path.unlink()
     return entry

@@ -83,6 +83,11 @@ class Decoder:
         return bool(self._decoder.maybe_exhausted())
 
 
+def continuations(beginning: bytes) -> list[Decoder]:
+    """Decoders of the least and the greatest stream that begin so: what both give is decided by the beginning."""
+    return [Decoder(beginning + end, lenient=True) for end in (b"", b"\xff" * 16)]
+
+
 LIMIT = (1 << 14) - 1  # of a symbol's absolute value
 _BLOCK = 1 << 12  # symbols whose tables, of up to 4 KB each, are in memory at a time
 _CATEGORIES = 1 << 17  # of all symbols whose tables are made at a time: they stay in the processor's cache

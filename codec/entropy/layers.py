@@ -33,7 +33,7 @@ OPERAND_LIMIT = 1 << 8  # of float32's matrix products
 MAX_SHIFT = 52
 _WEIGHT_LIMIT = 1 << 31  # that sums of weights can be computed in int64
 _BITS = {torch.float32: 24, torch.float64: 53}
-_QUANTISED = {torch.float32: (OPERAND_LIMIT, 2.0**24), torch.float64: ((1 << 15) - 1, 2.0**52)}  # weights and sums
+_QUANTISED = {torch.float32: (127, 2.0**24), torch.float64: ((1 << 15) - 1, 2.0**52)}  # weights and sums
 _ONE = 1 << 96  # of `exp_fixed`
 
 
@@ -331,7 +331,7 @@ def quantise(
         weight, bias: of floating point, shaped as those of the layer.
         inputs: the least and the greatest integer that the layer will be given.
         scale_in, scale_out: values that stand for 1.0 in inputs and outputs.
-        dtype: in which its sums are to be exact. In float32 weights are of 9 bits, in float64 of 16. Inputs beyond
+        dtype: in which its sums are to be exact. In float32 weights are of 8 bits, in float64 of 16. Inputs beyond
             -256..256 take float64 anyway, but for depthwise convolutions.
 
     Raises:

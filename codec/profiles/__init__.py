@@ -13,7 +13,7 @@ __all__ = ["DEFAULT", "by_id", "by_name", "names", "profiles"]
 
 DEFAULT = "clric"
 # To add a profile, write its folder and add it here.
-_FOLDERS = ("clric", "coolchic")
+_FOLDERS = ("clric", "coolchic", "msp")
 
 
 @cache

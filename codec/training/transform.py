@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from codec.autoencoders.model import check_shapes, read_safetensors
+from codec.autoencoders.networks.progressive_prior import PRESETS, ProgressivePrior
 from codec.autoencoders.networks.transform import Config, Transform, describe
 from codec.device import reduced_precision
 from codec.files import write
@@ -21,7 +21,6 @@ from codec.training.loop import Progress, Task
 from codec.training.losses import squared_error, structural_error
 from codec.training.optimizers import MuonAndAdam, Schedule
 from codec.training.prior import draw_lambdas, laplace_bits
-from codec.training.progressive_prior import SCALES, ProgressivePrior
 from codec.training.validation import Validation
 
 WIDE = 64  # rows and columns from which on a kernel is left to Muon
@@ -37,7 +36,7 @@ class Settings:
 
     Attributes:
         network: of the transform.
-        side: of the crops, a multiple of 16 * 2**SCALES.
+        side: of the crops, a multiple of 16.
         batch: crops of that side at once.
         usual: least and greatest lambda that most files have, of all that the network is for.
         structure: weight of the structural error beside the squared one.
@@ -58,7 +57,7 @@ class Model(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.transform = Transform(config)
-        self.prior = ProgressivePrior(config.latent, config.knots)
+        self.prior = ProgressivePrior(PRESETS["normal"], config.latent, config.knots)
 
     def forward(self, pictures: Tensor, lambdas: Tensor) -> tuple[Tensor, Tensor]:
         """Pictures (batch, 3, h, w) as a decoder shows them, and bits per pixel (batch,), as training sees them.
@@ -84,13 +83,8 @@ class Model(nn.Module):
 
     def bits(self, scaled: Tensor, known: Tensor, gains: Tensor, lambdas: Tensor) -> Tensor:
         """Bits (batch,) of scaled latents (batch, latent, h, w), where a decoder knows `known` of the same shape."""
-        height, width = scaled.shape[2:]
-        cell = 2**SCALES
-        if height % cell or width % cell:
-            known = F.pad(known, (0, -width % cell, 0, -height % cell), mode="replicate")
         mean, log_scale = self.prior(known, self.transform.knot_weights(lambdas))
-        mean, log_scale = mean[:, :, :height, :width] * gains, log_scale[:, :, :height, :width] + gains.log()
-        return laplace_bits(scaled, mean, log_scale).flatten(1).sum(1)
+        return laplace_bits(scaled, mean * gains, log_scale + gains.log()).flatten(1).sum(1)
 
 
 class TransformTask(Task):
@@ -101,7 +95,7 @@ class TransformTask(Task):
     """
 
     name = "transform"
-    schedule = Schedule(1.2e-3, 500)
+    schedule = Schedule(7e-4, 500)
     model: Model
 
     def __init__(

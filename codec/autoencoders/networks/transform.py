@@ -47,11 +47,11 @@ class Config:
         lambdas: least and greatest of them, for distortions that are squared errors of pictures in 0..1.
     """
 
-    latent: int = 320
-    fine: int = 192
+    latent: int = 256
+    fine: int = 256
     coarse: int = 320
     encoder: tuple[int, int] = (3, 2)
-    decoder: tuple[int, int] = (3, 2)
+    decoder: tuple[int, int] = (4, 2)
     expansion: int = 2
     knots: int = 12
     lambdas: tuple[float, float] = (3e-5, 0.1)
@@ -154,13 +154,14 @@ class Encoder(nn.Module):
         self.down = Pointwise(4 * config.fine, config.coarse)
         self.coarse = Stack(config.coarse, coarse, config.expansion)
         self.project = Pointwise(config.coarse, config.latent)
+        self.modulation = nn.Parameter(torch.zeros(config.knots, config.coarse))
         for layer in (self.embed, self.down, self.project):
             initialise(layer)
 
-    def forward(self, pictures: Tensor, modulation: Tensor) -> Tensor:
-        """(batch, 3, 16 h, 16 w), modulation (batch, coarse, 1, 1) to (batch, latent, h, w)."""
+    def forward(self, pictures: Tensor, knots: Tensor) -> Tensor:
+        """(batch, 3, 16 h, 16 w), weights of knots (batch, knots) to (batch, latent, h, w)."""
         x = self.fine(self.embed(F.pixel_unshuffle(pictures, PATCH)))
-        x = self.coarse(self.down(F.pixel_unshuffle(x, 2)) * modulation)
+        x = self.coarse(self.down(F.pixel_unshuffle(x, 2)) * (1 + _spread(knots @ self.modulation)))
         latents: Tensor = self.project(x)
         return latents
 
@@ -176,14 +177,32 @@ class Decoder(nn.Module):
         self.up = Pointwise(config.coarse, 4 * config.fine)
         self.fine = Stack(config.fine, fine, config.expansion)
         self.unembed = Spatial(config.fine, PIXELS)
+        self.modulation = nn.Parameter(torch.zeros(config.knots, config.coarse))
         for layer in (self.expand, self.up, self.unembed):
             initialise(layer)
 
-    def forward(self, latents: Tensor, modulation: Tensor) -> Tensor:
-        """(batch, latent, h, w), modulation (batch, coarse, 1, 1) to (batch, 3, 16 h, 16 w)."""
-        x = self.coarse(self.expand(latents) * modulation)
+    def forward(self, latents: Tensor, knots: Tensor, scale: int = 1) -> Tensor:
+        """(batch, latent, h, w), weights of knots (batch, knots) to (batch, 3, 16 h / scale, 16 w / scale).
+
+        Args:
+            scale: 1, 2, 4 or 8: the result is as if means were taken over so many rows and columns of the picture.
+        """
+        x = self.coarse(self.expand(latents) * (1 + _spread(knots @ self.modulation)))
         x = self.fine(F.pixel_shuffle(self.up(x), 2))
-        return F.pixel_shuffle(self.unembed(x), PATCH)
+        if scale == 1:
+            return F.pixel_shuffle(self.unembed(x), PATCH)
+        rows = torch.cat([self.unembed.weight.flatten(1), self.unembed.get_parameter("bias")[:, None]], 1)
+        rows = self._means(rows, scale)
+        kernel = rows[:, :-1].reshape(-1, *self.unembed.weight.shape[1:])
+        x = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), kernel, rows[:, -1])
+        return F.pixel_shuffle(x, PATCH // scale)
+
+    @staticmethod
+    def _means(rows: Tensor, scale: int) -> Tensor:
+        """Means of the rows (PIXELS, n) that belong to areas of scale x scale pixels."""
+        side = PATCH // scale
+        means: Tensor = rows.unflatten(0, (3, side, scale, side, scale)).mean((2, 4)).flatten(0, 2)
+        return means
 
 
 class Transform(nn.Module):
@@ -196,8 +215,6 @@ class Transform(nn.Module):
         low, high = (math.log(bound) for bound in config.lambdas)
         knots = torch.linspace(low, high, config.knots)
         self.log_gain = nn.Parameter((-math.log(STEP) - knots / 2)[:, None].repeat(1, config.latent))
-        self.encoder_modulation = nn.Parameter(torch.zeros(config.knots, config.coarse))
-        self.decoder_modulation = nn.Parameter(torch.zeros(config.knots, config.coarse))
 
     def knot_weights(self, lambdas: Tensor) -> Tensor:
         """Weight of each knot at each lambda: (batch,) to (batch, knots)."""
@@ -220,8 +237,7 @@ class Transform(nn.Module):
         height, width = pictures.shape[2:]
         if height % DOWNSCALE or width % DOWNSCALE:
             pictures = F.pad(pictures, (0, -width % DOWNSCALE, 0, -height % DOWNSCALE), mode="replicate")
-        modulation = 1 + _spread(self.knot_weights(lambdas) @ self.encoder_modulation)
-        latents: Tensor = self.encoder(2 * pictures - 1, modulation)
+        latents: Tensor = self.encoder(2 * pictures - 1, self.knot_weights(lambdas))
         return latents.float()
 
     def decode(self, latents: Tensor, lambdas: Tensor, height: int, width: int) -> Tensor:
@@ -231,8 +247,7 @@ class Transform(nn.Module):
             latents: (batch, latent, ceil(height / 16), ceil(width / 16)), after their gains were divided out.
             lambdas: (batch,)
         """
-        modulation = 1 + _spread(self.knot_weights(lambdas) @ self.decoder_modulation)
-        pictures: Tensor = self.decoder(latents, modulation)
+        pictures: Tensor = self.decoder(latents, self.knot_weights(lambdas))
         return pictures[:, :, :height, :width].float() / 2 + 0.5
 
     @torch.no_grad()

@@ -1,0 +1,121 @@
+"""A learned transform at work: pictures of any size to latents and back, at any quality."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from codec.autoencoders import model as files
+from codec.autoencoders.errors import ModelFileError
+from codec.autoencoders.model import Model
+from codec.autoencoders.networks.integer_prior import LOG, STEPS, Conditioned, between
+from codec.autoencoders.networks.msp import Msp
+from codec.autoencoders.networks.transform import DOWNSCALE
+from codec.autoencoders.tiles import tiled
+from codec.device import computing, reduced_precision, to_device
+
+TILE, OVERLAP = 1024 // DOWNSCALE, 128 // DOWNSCALE  # samples of the latent: how far the networks see, twice
+
+
+class LearnedTransform:
+    """A model of kind `msp` on a device. Networks compute in bfloat16 where that is faster.
+
+    A position is a quality, from 0 (the best) to `positions`.
+
+    Attributes:
+        model: whose networks these are.
+        device: on which they compute.
+        presets: names of the orders in which latents can be coded.
+        positions: the last one.
+    """
+
+    def __init__(self, model: Model, device: torch.device) -> None:
+        networks = files.build(model)
+        if not isinstance(networks, Msp):
+            raise ModelFileError(
+                f"model {model.name} is of kind {model.architecture!r}, and profile msp needs one of kind 'msp'"
+            )
+        self.model, self.device = model, device
+        self._encoder, self._decoder = (to_device(part, device) for part in (networks.encoder, networks.decoder))
+        self._log_gain, self._priors = networks.gains.log, networks.prior.to(device)
+        self.presets = tuple(networks.prior)
+        self._bounds = tuple(math.log(bound) for bound in networks.config.lambdas)
+        self._knots, self.channels = networks.config.knots, networks.config.latent
+        self.positions = STEPS * (self._knots - 1)
+
+    def position(self, log_lambda: float) -> int:
+        """The position nearest to a lambda, distortion in squared errors of samples in 0..1 for a bit per pixel."""
+        low, high = self._bounds
+        return round(min(max((log_lambda - low) / (high - low), 0.0), 1.0) * self.positions)
+
+    def log_lambda(self, position: int) -> float:
+        """Logarithm of lambda at a position."""
+        low, high = self._bounds
+        return low + (high - low) * position / self.positions
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the latent of a picture of this size."""
+        return -(-height // DOWNSCALE), -(-width // DOWNSCALE)
+
+    def prior(self, preset: str, position: int) -> Conditioned:
+        """Distributions for a preset at a position."""
+        prior: Conditioned = self._priors[preset].at(position, self._log_gain)  # type: ignore[operator]
+        return prior
+
+    @torch.no_grad()
+    def encode(self, pictures: Tensor, position: int) -> Tensor:
+        """Latents in symbols, not yet rounded: (batch, channels, *size(height, width)), float32.
+
+        Args:
+            pictures: (batch, 3, height, width) in 0..1; edges are repeated outwards.
+        """
+        height, width = pictures.shape[2:]
+        padded = F.pad(pictures, (0, -width % DOWNSCALE, 0, -height % DOWNSCALE), mode="replicate")
+        knots = self._knot_weights(position, len(pictures))
+        with reduced_precision(self.device):
+            latents = _tiled(lambda x: self._encoder(2 * x - 1, knots), padded, self.channels, (DOWNSCALE, 1))
+        return latents.float() * self._gains(position)
+
+    def decode(self, symbols: Tensor, position: int, height: int, width: int, scale: int = 1) -> Tensor:
+        """Pictures (batch, 3, height / scale, width / scale), sides rounded up, float32, not clamped.
+
+        Args:
+            symbols: (batch, channels, *size(height, width)); the result is differentiable in them.
+            scale: 1, 2, 4 or 8, by how much the picture is made smaller.
+        """
+        latents = symbols.to(self.device, torch.float32) / self._gains(position)
+        knots = self._knot_weights(position, len(symbols))
+        with reduced_precision(self.device):
+            made = _tiled(lambda x: self._decoder(x, knots, scale), latents, 3, (1, DOWNSCALE // scale))
+        return made[:, :, : -(-height // scale), : -(-width // scale)].float() / 2 + 0.5
+
+    def _gains(self, position: int) -> Tensor:
+        gains = np.exp(between(self._log_gain, position) / LOG)
+        return torch.from_numpy(gains).to(self.device, torch.float32)[:, None, None]
+
+    def _knot_weights(self, position: int, count: int) -> Tensor:
+        knots = torch.arange(self._knots, device=self.device)
+        return F.relu(1 - (position / STEPS - knots).abs()).expand(count, -1)
+
+
+def _tiled(function: Callable[[Tensor], Tensor], source: Tensor, channels: int, scales: tuple[int, int]) -> Tensor:
+    return tiled(function, source, channels, scales, TILE, OVERLAP)
+
+
+@lru_cache(maxsize=2)
+def on_device(model: Model, device: torch.device) -> LearnedTransform:
+    """The transform of a model on a device; those of the last calls are kept, as making one takes a while."""
+    with computing(device):  # or whatever the first caller set would stay for all others
+        return LearnedTransform(model, device)
+
+
+def to_symbols(latents: Tensor) -> NDArray[np.float32]:
+    """A latent (1, channels, height, width) as its coding takes it: (height, width, channels)."""
+    return np.ascontiguousarray(latents[0].permute(1, 2, 0).cpu().numpy())

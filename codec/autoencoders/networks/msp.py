@@ -1,0 +1,52 @@
+"""Models of the learned transform with priors in integers: all that profile `msp` needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from codec.autoencoders.networks.integer_prior import IntegerPrior
+from codec.autoencoders.networks.progressive_prior import PRESETS
+from codec.autoencoders.networks.transform import Config, Decoder, Encoder
+
+
+class Gains(nn.Module):
+    """Logarithms of the gains, by knot and channel, (knots, channels), in 1 / `integer_prior.LOG`."""
+
+    log: Tensor
+
+    def __init__(self, knots: int, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("log", torch.empty(knots, channels, dtype=torch.int64, device="meta"))
+
+
+class Msp(nn.Module):
+    """Encoder and decoder in floating point; gains and a prior for each preset in integers.
+
+    Args:
+        config: of the transform.
+        presets: names among `PRESETS`.
+    """
+
+    def __init__(self, config: Config, presets: list[str]) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder, self.decoder = Encoder(config), Decoder(config)
+        self.gains = Gains(config.knots, config.latent)
+        self.prior = nn.ModuleDict({name: IntegerPrior(PRESETS[name], config.latent, config.knots) for name in presets})
+
+
+def build(config: Mapping[str, Any]) -> Msp:
+    """The networks of a model's configuration, without numbers.
+
+    Raises:
+        KeyError, TypeError, ValueError: it makes no sense.
+    """
+    presets = list(config["presets"])
+    unknown = [name for name in presets if name not in PRESETS]
+    if unknown or not presets:
+        raise ValueError(f"its presets must be of {', '.join(PRESETS)}, not {presets}")
+    return Msp(Config(**config["transform"]), presets)

@@ -1,0 +1,256 @@
+"""Multi-scale progressive prior of a latent of many channels: by it a transform learns, and files are coded.
+
+The latent's grid is halved again and again. What is left at last has distributions of its own; then each halving's
+missing positions follow, the middles of four known ones first, given all that is known; and within a step the channels
+in groups, from the strongest on. There is no hyperprior (Zhang et al., "Leveraging progressive model and overfitting
+for efficient learned image compression", 2022).
+
+Activations are what integers of 9 bits hold, rounded with the gradient of the identity. So `codec.profiles.msp` can
+evaluate the same networks in integers, where results are the same on any machine; this one computes in floating point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from codec.autoencoders.networks.transform import Pointwise, Spatial, initialise
+
+OFFSETS = ((1, 1), (0, 1), (1, 0))  # of the positions that are missing in cells of 2 x 2, in their order
+SCALE = 32  # of activations: the integer that stands for 1.0
+LIMIT = 256  # of those integers' absolute values
+HIDDEN = 192
+BLOCKS = 2
+SPREAD = 1.5  # deviations of a channel that stand for 1.0 are this less
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Order in which a latent is coded.
+
+    Attributes:
+        halvings: of the grid, until the positions that are left have distributions of their own.
+        groups: parts of the channels where all groups but the first begin.
+        phases: parts that the cells of a halving are coded in, finest halving first, for each offset.
+    """
+
+    halvings: int
+    groups: tuple[float, ...]
+    phases: tuple[int, ...]
+
+    def bounds(self, channels: int) -> list[int]:
+        """First channel of each group, and the end of the last one; of few channels, there are fewer groups."""
+        return sorted({0, *(round(part * channels) for part in self.groups), channels})
+
+    def inputs(self, channels: int) -> list[int]:
+        """Channels that a step of each offset knows: of the offsets before; with phases, of its own, and where."""
+        own = channels + 1 if max(self.phases) > 1 else 0
+        return [(1 + offset) * channels + own for offset in range(len(OFFSETS))]
+
+    @property
+    def steps(self) -> int:
+        """Steps of the order, one for what is left at last."""
+        return 1 + len(OFFSETS) * sum(self.phases) * (1 + len(self.groups))
+
+
+PRESETS = {
+    "baseline": Preset(3, (), (1, 1, 1)),
+    "normal": Preset(3, (1 / 16, 5 / 16), (1, 1, 1)),
+}
+
+
+class Bounded(torch.autograd.Function):
+    """Activations that integers hold; the gradient passes where they are within the bounds."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, low: int) -> Tensor:
+        scaled = x.float() * SCALE
+        ctx.save_for_backward((scaled > low) & (scaled < LIMIT))
+        return scaled.round_().clamp_(low, LIMIT).div_(SCALE)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (within,) = ctx.saved_tensors
+        return gradient * within, None
+
+
+def bounded(x: Tensor, low: int = -LIMIT) -> Tensor:
+    """Activations rounded to multiples of 1 / SCALE, within low / SCALE..LIMIT / SCALE, in float32."""
+    result: Tensor = Bounded.apply(x, low)  # type: ignore[no-untyped-call]
+    return result
+
+
+class Block(nn.Module):
+    """Spatial mixing by a depthwise convolution, then a layer at each position; both are added to the input."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.mix_in, self.mix_out = Pointwise(channels, channels), Pointwise(channels, channels)
+        self.mix = Spatial(channels, channels, groups=channels)
+        self.hidden, self.output = Pointwise(channels, channels), Pointwise(channels, channels)
+        for layer in (self.mix_in, self.mix, self.hidden):
+            initialise(layer)
+        for layer in (self.mix_out, self.output):  # a block starts as the identity
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, h, w) to the same."""
+        x = bounded(x + self.mix_out(bounded(self.mix(bounded(self.mix_in(x), 0)))))
+        return bounded(x + self.output(bounded(self.hidden(x), 0)))
+
+
+class Step(nn.Module):
+    """Distributions of one position of each cell.
+
+    Args:
+        bounds: of the groups of channels.
+        inputs: channels of all that is known.
+    """
+
+    def __init__(self, bounds: list[int], inputs: int) -> None:
+        super().__init__()
+        self.bounds = bounds
+        self.embed = Pointwise(inputs, HIDDEN)
+        self.context = nn.Sequential(*(Block(HIDDEN) for _ in range(BLOCKS)))
+        self.earlier = nn.ModuleList(Pointwise(start, HIDDEN) for start in bounds[1:-1])
+        self.mix = nn.ModuleList(Pointwise(HIDDEN, HIDDEN) for _ in bounds[1:])
+        output = [Pointwise(HIDDEN, 2 * (b - a)) for a, b in pairwise(bounds)]
+        self.output = nn.ModuleList(output)
+        for layer in (self.embed, *self.earlier, *self.mix, *output):
+            initialise(layer)
+        with torch.no_grad():
+            for layer in output:
+                layer.weight.mul_(0.1)
+
+    def forward(self, known: Tensor, current: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-scale of `current`, without its bias.
+
+        Args:
+            known: (batch, inputs, h, w)
+            current: (batch, channels, h, w); a group's distributions depend on earlier groups only.
+            condition: (batch, HIDDEN, 1, 1), of lambda and halving.
+        """
+        context = self.context(bounded(self.embed(known) + condition))
+        means, scales = [], []
+        for i, (start, mix, output) in enumerate(zip(self.bounds, self.mix, self.output, strict=False)):
+            x = mix(context)
+            if i:
+                x = x + self.earlier[i - 1](current[:, :start])
+            mean, scale = output(bounded(context + bounded(x, 0))).chunk(2, 1)
+            means.append(mean)
+            scales.append(scale)
+        return torch.cat(means, 1).float(), torch.cat(scales, 1).float()
+
+
+class Distributions(NamedTuple):
+    """Of each element of a grid (batch, channels, h, w): mean, in units of the latent, and logarithm of the scale."""
+
+    mean: Tensor
+    log_scale: Tensor
+
+
+class ProgressivePrior(nn.Module):
+    """Distributions of latents (batch, channels, h, w).
+
+    The networks of a step are the same at all halvings, but for what they add.
+
+    Args:
+        channels: of the latent.
+        knots: lambdas for which there are distributions, as `Transform.knot_weights` weighs them.
+    """
+
+    unit: Tensor
+
+    def __init__(self, preset: Preset, channels: int, knots: int) -> None:
+        super().__init__()
+        self.preset = preset
+        halvings, bounds, offsets = preset.halvings, preset.bounds(channels), len(OFFSETS)
+        self.steps = nn.ModuleList(Step(bounds, inputs) for inputs in preset.inputs(channels))
+        self.condition = nn.Parameter(torch.zeros(halvings, offsets, knots, HIDDEN))
+        self.mean = nn.Parameter(torch.zeros(channels))  # of what is left at last, as all means in units of `unit`
+        self.log_scale = nn.Parameter(torch.zeros(1 + halvings, offsets, knots, channels))
+        self.register_buffer("unit", torch.ones(channels))
+
+    @property
+    def cell(self) -> int:
+        """Positions along each side of the area of which one is left at last."""
+        return 1 << self.preset.halvings
+
+    @torch.no_grad()
+    def start(self, variances: Tensor) -> None:
+        """Take distributions as wide as each channel's variance (channels,) suggests, and units of about that."""
+        deviation = variances.clamp_min(1e-5).sqrt()
+        self.unit.copy_(deviation.clamp_min(0.05) / SPREAD)
+        self.log_scale.copy_(deviation.div(2).log() - self.unit.log())
+
+    def forward(self, latents: Tensor, knots: Tensor) -> Distributions:
+        """Distributions of each element of a latent.
+
+        Args:
+            latents: as a decoder knows them: rounded, with their gains divided out.
+            knots: (batch, knots), how much each counts.
+        """
+        height, width = latents.shape[2:]
+        if height % self.cell or width % self.cell:
+            latents = F.pad(latents, (0, -width % self.cell, 0, -height % self.cell), mode="replicate")
+        unit = self.unit[:, None, None]
+        grid = bounded(latents / unit)
+        grids = [grid[:, :, :: 2**halving, :: 2**halving] for halving in range(1 + self.preset.halvings)]
+        log_scale = _spread(knots @ self.log_scale[-1, 0]).expand_as(grids[-1])
+        found = Distributions(self.mean[:, None, None].expand_as(grids[-1]), log_scale)
+        for halving in reversed(range(self.preset.halvings)):
+            found = self._refine(halving, grids[halving], knots, found)
+        return Distributions(*((t[:, :, :height, :width]) for t in (found.mean * unit, found.log_scale + unit.log())))
+
+    def _refine(self, halving: int, grid: Tensor, knots: Tensor, coarse: Distributions) -> Distributions:
+        """Distributions of a grid, from those of every second of its positions along each axis."""
+        known = [grid[:, :, ::2, ::2]]
+        cells = {(0, 0): coarse}
+        for i, (step, (row, column)) in enumerate(zip(self.steps, OFFSETS, strict=True)):
+            condition = _spread(knots @ self.condition[halving, i])
+            current = grid[:, :, row::2, column::2]
+            found = self._phased(step, torch.cat(known, 1), current, condition, self.preset.phases[halving])
+            bias = _spread(knots @ self.log_scale[halving, i])
+            cells[row, column] = Distributions(found.mean, found.log_scale + bias)
+            known.append(current)
+        order = [cells[row, column] for row in (0, 1) for column in (0, 1)]
+        return Distributions(
+            *(F.pixel_shuffle(torch.stack(four, 2).flatten(1, 2), 2) for four in zip(*order, strict=True))
+        )
+
+    def _phased(self, step: nn.Module, known: Tensor, current: Tensor, condition: Tensor, phases: int) -> Distributions:
+        """Distributions of one offset, whose cells are coded in so many phases."""
+        if max(self.preset.phases) == 1:
+            return Distributions(*step(known, current, condition))
+        height, width = current.shape[2:]
+        before, mean, log_scale = torch.zeros_like(current[:, :1]), torch.zeros_like(current), torch.zeros_like(current)
+        for mask in phase_masks(phases, height, width, current.device):
+            found = step(torch.cat([known, current * before, before], 1), current, condition)
+            mean, log_scale = mean + found[0] * mask, log_scale + found[1] * mask
+            before = before + mask
+        return Distributions(mean, log_scale)
+
+
+def _joined(cells: tuple[Tensor, ...]) -> Tensor:
+    """Four grids (batch, channels, h, w), by position in their cells, to one (batch, channels, 2 h, 2 w)."""
+    return F.pixel_shuffle(torch.stack(cells, 2).flatten(1, 2), 2)
+
+
+def phase_masks(phases: int, height: int, width: int, device: torch.device) -> Iterator[Tensor]:
+    """Cells (height, width) of each phase, 0.0 or 1.0: all, those of a checkerboard, or those of a quarter."""
+    row, column = torch.arange(height, device=device)[:, None] % 2, torch.arange(width, device=device) % 2
+    order = {1: torch.zeros(1, 1), 2: (row + column) % 2, 4: 2 * (row ^ column) + (row & (1 - column))}[phases]
+    for phase in range(phases):
+        yield (order == phase).float().expand(height, width)
+
+
+def _spread(values: Tensor) -> Tensor:
+    """(batch, channels) to (batch, channels, 1, 1)."""
+    return values[:, :, None, None]

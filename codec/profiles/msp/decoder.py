@@ -1,0 +1,34 @@
+"""Decoder of pictures whose latent is coded under the progressive prior."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from codec.autoencoders import store
+from codec.autoencoders.learned_transform import on_device
+from codec.container import Container, CorruptError, Section
+from codec.device import computing
+from codec.profiles.base import Decoder
+from codec.profiles.msp import bitstream, latent_coding
+from codec.tensors import to_pixels
+
+
+class MspDecoder(Decoder):
+    """Decoder with the model of this identity."""
+
+    def __init__(self, model: bytes, device: torch.device) -> None:
+        self.transform = on_device(store.find(model), device)
+
+    def decode(self, container: Container, scale: int = 1) -> NDArray[np.uint8]:
+        transform, header = self.transform, container.header
+        head, stream = bitstream.read_head(container.sections.get(Section.GRIDS, b""))
+        if head.position > transform.positions or head.preset not in transform.presets:
+            raise CorruptError("file has a quality or a preset that its model does not know: it is damaged")
+        with computing(transform.device), torch.no_grad():
+            prior, size = transform.prior(head.preset, head.position), transform.size(header.height, header.width)
+            symbols = latent_coding.decode(prior, stream, *size, truncated=container.truncated)
+            latents = torch.from_numpy(symbols).permute(2, 0, 1)[None]
+            picture = transform.decode(latents, head.position, header.height, header.width, scale)[0].cpu()
+        return to_pixels(picture.numpy() if header.channels == 3 else picture.mean(0, keepdim=True).numpy())

@@ -1,0 +1,190 @@
+"""Coding of a latent under the integer prior, in one order for both directions.
+
+First comes what is left when the grid has been halved as often as the preset says; then each halving, coarsest first;
+in it the three offsets of the positions that are missing in cells of 2 x 2; of each offset the phases; of each phase
+bands of some rows of cells, which bound the memory that is needed; and in a band the groups of channels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from codec.autoencoders.networks.integer_prior import Conditioned, Integers
+from codec.autoencoders.networks.progressive_prior import BLOCKS, OFFSETS, phase_masks
+from codec.container import CorruptError
+from codec.entropy import selftest, tables
+from codec.entropy.coder import LIMIT, Coder, Decoder, Encoder, code_laplace, continuations
+
+BAND = 1 << 13  # cells of a band, if they are of one row or more
+TRADE = 0.0  # squared error of a symbol that a bit is worth; ln(2) / 6 where steps are small
+SURE = 2  # scale index up to which a symbol whose mean rounds to zero is zero
+
+Symbols = NDArray[np.int32]
+Cells = tuple[NDArray[np.intp], NDArray[np.intp]]  # rows and columns
+
+
+def encode(prior: Conditioned, latent: NDArray[np.float32]) -> tuple[bytes, Symbols]:
+    """Code a latent (height, width, channels) in symbols that are not rounded yet.
+
+    Returns:
+        The stream, and the symbols that it holds.
+
+    Raises:
+        RuntimeError: it does not read back the same.
+    """
+    coder, (height, width, _) = Encoder(), latent.shape
+    symbols = LatentCoding([coder], prior, height, width, latent).run()
+    stream = coder.finish()
+    if not np.array_equal(decode(prior, stream, height, width), symbols):
+        raise RuntimeError("what was written does not read back the same: please report this with the picture")
+    return stream, symbols
+
+
+def decode(prior: Conditioned, stream: bytes, height: int, width: int, *, truncated: bool = False) -> Symbols:
+    """Symbols (height, width, channels) of a stream.
+
+    Args:
+        truncated: it is only a beginning; what it does not decide is what is expected.
+
+    Raises:
+        CorruptError: it is no stream of such a latent.
+        RuntimeError: this machine decodes wrongly.
+    """
+    selftest.check()
+    if truncated:
+        return LatentCoding(continuations(stream), prior, height, width).run()
+    coder = Decoder(stream)
+    symbols = LatentCoding([coder], prior, height, width).run()
+    if not coder.exhausted or np.abs(symbols).max() > LIMIT:
+        raise CorruptError("the latent does not end where its section does: the file is damaged")
+    return symbols
+
+
+class LatentCoding:
+    """Coding of one latent, once.
+
+    Args:
+        coders: an encoder or a decoder; or two decoders of the least and the greatest continuation of a truncated
+            stream: symbols are known as long as both agree, and after that those that are expected.
+        latent: (height, width, channels), what to encode, in symbols that are not rounded yet; None to decode.
+    """
+
+    def __init__(
+        self, coders: Sequence[Coder], prior: Conditioned, height: int, width: int,
+        latent: NDArray[np.float32] | None = None,
+    ) -> None:  # fmt: skip
+        self._coders, self._prior, self._latent = list(coders), prior, latent
+        channels = prior.prior.channels
+        self._symbols = np.zeros((height, width, channels), np.int32)
+        self._activations = np.zeros((height, width, channels), np.int16)
+
+    def run(self) -> Symbols:
+        """The latent (height, width, channels), rounded; that of an encoder is what a decoder gets."""
+        halvings = self._prior.prior.preset.halvings
+        self._first(1 << halvings)
+        for halving in reversed(range(halvings)):
+            self._refine(halving)
+        return self._symbols
+
+    def _first(self, stride: int) -> None:
+        """Code what is left after all halvings."""
+        place = np.s_[::stride, ::stride]
+        rows, columns, channels = self._symbols[place].shape
+        mean, scale = (np.broadcast_to(x, (rows * columns, channels)) for x in self._prior.first())
+        row, column = np.nonzero(np.ones((rows, columns)))
+        self._code(place, (row, column), slice(None), mean, scale)
+
+    def _refine(self, halving: int) -> None:
+        """Code the positions that are missing at a halving."""
+        stride = 1 << halving
+        first = self._activations[:: 2 * stride, :: 2 * stride]
+        known = [first]
+        for offset, (row, column) in enumerate(OFFSETS):
+            place = np.s_[row * stride :: 2 * stride, column * stride :: 2 * stride]
+            current = self._activations[place]
+            rows, columns = current.shape[:2]
+            if current.size:
+                for phase in self._phases(halving, rows, columns):
+                    for band in _bands(rows, columns):
+                        self._code_band(halving, offset, place, band, known, phase)
+            complete = first.copy()  # where the picture ends in a cell, its first position stands for those that lack
+            complete[:rows, :columns] = current
+            known.append(complete)
+
+    def _phases(self, halving: int, rows: int, columns: int) -> Iterator[NDArray[np.bool_]]:
+        phases = self._prior.prior.preset.phases[halving]
+        for mask in phase_masks(phases, rows, columns, torch.device("cpu")):
+            yield mask.numpy().astype(bool)
+
+    def _code_band(
+        self, halving: int, offset: int, place: tuple[slice, slice], band: slice, known: list[NDArray[np.int16]],
+        phase: NDArray[np.bool_],
+    ) -> None:  # fmt: skip
+        halo = slice(max(0, band.start - BLOCKS), band.stop + BLOCKS)
+        inputs = torch.from_numpy(np.concatenate([grid[halo] for grid in known], -1).astype(np.float32))
+        context = self._prior.context(halving, offset, inputs)[band.start - halo.start :]
+        row, column = np.nonzero(phase[band])
+        context = context[torch.from_numpy(row), torch.from_numpy(column)]
+        cells = row + band.start, column
+        for group, channels in enumerate(self._prior.prior.groups):
+            earlier = self._activations[place][cells][:, : channels.start].astype(np.float32)
+            mean, scale = self._prior.distributions(halving, offset, group, context, earlier)
+            self._code(place, cells, channels, mean, scale)
+
+    def _code(
+        self, place: tuple[slice, slice], cells: Cells, channels: slice,
+        mean: Integers, scale: Integers,
+    ) -> None:  # fmt: skip
+        """Code some channels of some cells, given their distributions (cells, channels)."""
+        row, column = cells
+        told = None if self._latent is None else self._latent[place][row, column, channels]
+        symbols = self._run(told, mean, scale)
+        self._symbols[place][row, column, channels] = symbols
+        self._activations[place][row, column, channels] = self._prior.units.activations(symbols, channels)
+
+    def _run(self, told: NDArray[np.float32] | None, mean: Integers, scale: Integers) -> Symbols:
+        """Code symbols but for sure zeros, those of one width of tables after those of another."""
+        symbols = ((mean + tables.FRACTIONS // 2) // tables.FRACTIONS).astype(np.int32)
+        width = np.where((scale > SURE) | (symbols != 0), tables.half_width_index()[scale], -1)
+        for found in range(len(tables.HALF_WIDTHS)):
+            chosen = width == found
+            if self._coders and chosen.any():
+                expected = symbols[chosen]
+                coded = None if told is None else rounded(told[chosen], mean[chosen], scale[chosen])
+                symbols[chosen] = self._decided(coded, mean[chosen], scale[chosen], expected)
+        return symbols
+
+    def _decided(self, told: Symbols | None, mean: Integers, scale: Integers, expected: Symbols) -> Symbols:
+        """Code symbols; from the first on in which decoders differ, there are expected ones."""
+        found = [code_laplace(coder, told, mean, scale) for coder in self._coders]
+        differ = found[0] != found[-1]
+        if not differ.any():
+            return found[0]
+        self._coders = []
+        known = np.arange(len(differ)) < differ.argmax()
+        return np.where(known, found[0], expected)
+
+
+def rounded(latent: NDArray[np.float32], mean: Integers, scale: Integers) -> Symbols:
+    """Symbols that make squared error + TRADE * bits least, nearly: rounded after a step towards the mean.
+
+    Under a Laplace distribution each step away from the mean costs as many bits as any other.
+    """
+    centre = mean / tables.FRACTIONS
+    step = TRADE / 2 / math.log(2) / np.exp(scale / tables.LOG_SCALE_FRACTIONS + tables.LOG_SCALE_MIN_EIGHTHS / 8)
+    distance = latent - centre
+    shrunk = np.sign(distance) * np.maximum(np.abs(distance) - step, 0)
+    symbols: Symbols = np.rint(centre + shrunk).clip(-LIMIT, LIMIT).astype(np.int32)
+    return symbols
+
+
+def _bands(rows: int, columns: int) -> Iterator[slice]:
+    """Rows of cells that are coded together."""
+    step = max(1, BAND // columns)
+    for start in range(0, rows, step):
+        yield slice(start, min(rows, start + step))
