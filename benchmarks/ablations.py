@@ -1,6 +1,6 @@
 """Compare configurations of the learned transform, each trained from the beginning for the same processor time.
 
-    python benchmarks/ablations.py DATA --folder ablations --core-hours 1 --only base,fine256 --json ablations.json
+    python benchmarks/ablations.py DATA --folder ablations --core-hours 1 --only baseline,fine256 --json ablations.json
 
 DATA is the folder that `python -m codec.training transform` trains with. Each has a folder of its own, from which an
 interrupted one goes on. Their figures are of the averaged weights, at a learning rate that stays.
@@ -23,18 +23,18 @@ from codec.training.optimizers import Schedule
 from codec.training.transform import Settings, TransformTask
 from codec.training.validation import JUDGES, compare, photos_and_validation
 
-BASE = Settings()
+BASELINE = Settings()
 VARIANTS = {
-    "base": BASE,
-    "fine160": replace(BASE, network=Config(fine=160)),
-    "fine256": replace(BASE, network=Config(fine=256)),
-    "blocks4": replace(BASE, network=Config(decoder=(4, 2))),
-    "latent192": replace(BASE, network=Config(latent=192)),
-    "expansion3": replace(BASE, network=Config(expansion=3)),
-    "no-structure": replace(BASE, structure=0.0),
-    "adam": replace(BASE, muon=False),
-    "batch16": replace(BASE, batch=16),
-    "double-rate": BASE,
+    "baseline": BASELINE,
+    "fine160": replace(BASELINE, network=Config(fine=160)),
+    "fine256": replace(BASELINE, network=Config(fine=256)),
+    "blocks4": replace(BASELINE, network=Config(decoder=(4, 2))),
+    "latent192": replace(BASELINE, network=Config(latent=192)),
+    "expansion3": replace(BASELINE, network=Config(expansion=3)),
+    "no-structure": replace(BASELINE, structure=0.0),
+    "adam": replace(BASELINE, muon=False),
+    "batch16": replace(BASELINE, batch=16),
+    "double-rate": BASELINE,
 }
 RATES = {"adam": 6e-4, "double-rate": 2.4e-3}  # learning rates other than the usual
 
@@ -60,9 +60,9 @@ def row(name: str, folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def against_base(found: dict[str, Any], base: dict[str, Any], metric: str) -> str:
-    """BD-rate against the base's configuration."""
-    change = compare(found["points"], base["points"], metric)
+def against_baseline(found: dict[str, Any], baseline: dict[str, Any], metric: str) -> str:
+    """BD-rate against the baseline."""
+    change = compare(found["points"], baseline["points"], metric)
     return "-" if change is None else f"{change:+.1f} %"
 
 
@@ -81,13 +81,13 @@ def main(data: Path, folder: Path, core_hours: float, only: str, output: Path | 
         train(name, data, folder, core_hours)
         click.echo(f"{name}: {time.monotonic() - start:.0f} s")
     rows = [row(name, folder) for name in names]
-    base = next((r for r in rows if r["name"] == "base"), None)
+    baseline = next((r for r in rows if r["name"] == "baseline"), None)
     header = ["variant", "decoder, kMAC/px", "iterations", *(f"{m} against AVIF" for m in JUDGES)]
-    header += [f"{m} against base" for m in JUDGES] if base else []
+    header += [f"{m} against baseline" for m in JUDGES] if baseline else []
     cells = [header]
     for r in rows:
         line = [r["name"], str(r["decoder_kmacs"]), str(r["iterations"]), *(f"{r['bd_rate'][m]} %" for m in JUDGES)]
-        cells.append(line + ([against_base(r, base, m) for m in JUDGES] if base else []))
+        cells.append(line + ([against_baseline(r, baseline, m) for m in JUDGES] if baseline else []))
     click.echo(table(cells))
     if output:
         write(output, {"machine": machine(1), "core_hours": core_hours, "rows": rows})

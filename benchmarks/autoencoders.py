@@ -37,9 +37,9 @@ def measure(autoencoder: Autoencoder, image: Image.Image, weights: Path) -> tupl
     made = autoencoder.decode(latents, *size).cpu()
     end = time.perf_counter()
     noisy = autoencoder.decode(latents + torch.rand_like(latents) - 0.5, *size).cpu()
-    whole, autoencoder.tile = autoencoder.tile, TILE
+    usual, autoencoder.tile = autoencoder.tile, TILE
     tiled = autoencoder.decode(autoencoder.encode(pictures), *size).cpu()
-    autoencoder.tile = whole
+    autoencoder.tile = usual
     versions = {"": to_image(made), "_noise": to_image(noisy)}
     figures = {f"psnr{which}": psnr(image, version) for which, version in versions.items()}
     figures |= {f"lpips{which}": lpips(weights, image, v) for which, v in versions.items()}

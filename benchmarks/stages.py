@@ -42,7 +42,7 @@ ENCODE = {
 DECODE = {
     "codec.unpack": "header, checksum",
     "codec.overfit.bitstream._code_differences": "weights",
-    "codec.overfit.bitstream.read_planes": "grids: wavefront",
+    "codec.overfit.bitstream.read": "grids: wavefront",
     "codec.entropy.integer_arm.IntegerARM.__call__": "grids: probability model",
     "codec.entropy.wavefront.code_laplace": "grids: symbols",
     "codec.overfit.synthesis.synthesise": "synthesis",

@@ -58,18 +58,18 @@ def thumbnail(data: bytes) -> Image.Image:
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--json", "out", metavar="OUT", type=click.Path(path_type=Path), required=True, help="File of results.")
 def main(path: Path, megapixels: float, profile: str, quality: float, threads: int, out: Path) -> None:
-    """Measure small versions of PHOTO, made as large as asked for: processor time and PSNR against the whole."""
+    """Measure small versions of PHOTO, made as large as asked for: processor time and PSNR against the full size."""
     torch.set_num_threads(threads)
     data = pillow_clric.encode(enlarged(photo(path), megapixels), profile=profile, quality=quality, effort=1)
     thumbnail(data)  # so that what a process does once is in no time
     start = time.process_time()
-    whole = pillow_clric.decode(data)
+    full = pillow_clric.decode(data)
     seconds = time.process_time() - start
-    results: dict[str, Any] = {"machine": machine(threads), "size": whole.size, "bytes": len(data), "profile": profile}
+    results: dict[str, Any] = {"machine": machine(threads), "size": full.size, "bytes": len(data), "profile": profile}
     results["whole_s"], results["points"] = seconds, []
-    small = whole.copy()
+    small = full.copy()
     small.thumbnail((THUMBNAIL, THUMBNAIL))
-    cases = [(f"1/{scale}", partial(small_version, data, scale), whole.reduce(scale)) for scale in SCALES]
+    cases = [(f"1/{scale}", partial(small_version, data, scale), full.reduce(scale)) for scale in SCALES]
     for name, make, wanted in [*cases, (f"thumbnail, {THUMBNAIL}", partial(thumbnail, data), small)]:
         start = time.process_time()
         made = make()

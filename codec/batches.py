@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from codec.container import MAX_SECTION, Header, Section, pack
@@ -78,21 +78,42 @@ def buckets(shapes: Sequence[tuple[str, int, int]], capacity: int) -> list[list[
         capacity: pixels of a batch, in which all pictures are as high as the highest and as wide as the widest; a
             single picture may have more.
     """
-    found: list[list[int]] = []
+    found: list[_Bucket] = []
+    unfilled: dict[str, list[_Bucket]] = {}
     for i in sorted(range(len(shapes)), key=lambda i: (-shapes[i][1] * shapes[i][2], shapes[i], i)):
-        for bucket in found:
-            if _suits([shapes[j] for j in (*bucket, i)], capacity):
-                bucket.append(i)
-                break
-        else:
-            found.append([i])
-    return found
+        mode, height, width = shapes[i]
+        area = height * width
+        # All to come are no larger: a bucket that would be too empty with this one, even if it fitted in, stays so.
+        near = [b for b in unfilled.get(mode, []) if b.suits(b.height, b.width, area, capacity)]
+        suiting = (b for b in near if b.suits(max(b.height, height), max(b.width, width), area, capacity))
+        bucket = next(suiting, None)
+        if bucket is None:
+            bucket = _Bucket()
+            found.append(bucket)
+            near.append(bucket)
+        bucket.add(i, height, width)
+        unfilled[mode] = near
+    return [bucket.places for bucket in found]
 
 
-def _suits(shapes: list[tuple[str, int, int]], capacity: int) -> bool:
-    whole = len(shapes) * max(h for _, h, _ in shapes) * max(w for _, _, w in shapes)
-    used = sum(h * w for _, h, w in shapes)
-    return len({mode for mode, *_ in shapes}) == 1 and FULL * whole <= used and whole <= capacity
+@dataclass
+class _Bucket:
+    """Pictures to fit together: their places, their common shape, and the sum of their areas."""
+
+    places: list[int] = field(default_factory=list)
+    height: int = 0
+    width: int = 0
+    area: int = 0
+
+    def add(self, place: int, height: int, width: int) -> None:
+        self.places.append(place)
+        self.height, self.width = max(self.height, height), max(self.width, width)
+        self.area += height * width
+
+    def suits(self, height: int, width: int, area: int, capacity: int) -> bool:
+        """Whether another picture of this area may be added, if the common shape is of these sides then."""
+        common = (len(self.places) + 1) * height * width
+        return common <= capacity and FULL * common <= self.area + area
 
 
 def _fitted(

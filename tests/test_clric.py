@@ -95,7 +95,7 @@ def test_steps_grow_with_lambda() -> None:
 
 
 @pytest.mark.usefixtures("full_precision")
-def test_appearance_is_that_of_the_picture() -> None:
+def test_distortion_is_that_of_the_picture() -> None:
     """The mean absolute difference, which the perceptual distance only adds to."""
     picture = to_tensor(photo(72, 100))
     latents = base().encode(picture)
@@ -108,7 +108,7 @@ def test_appearance_is_that_of_the_picture() -> None:
 
 @pytest.mark.usefixtures("full_precision")
 @pytest.mark.parametrize(("size", "parts"), [((280, 339), 4), ((56, 339), 2)])
-def test_tiles_of_appearance_make_up_the_picture(
+def test_tiles_of_distortion_make_up_the_picture(
     size: tuple[int, int], parts: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They cover it once, and each is what the autoencoder shows there when it sees all of the latent."""
@@ -151,7 +151,7 @@ def disturbed(picture: Tensor) -> Tensor:
 
 @pytest.mark.usefixtures("full_precision")
 @pytest.mark.parametrize(("tile", "parts"), [(512, 1), (32, 6)])
-def test_gradient_of_appearance(tile: int, parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradient_of_distortion(tile: int, parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distortion, "TILE", tile)
     monkeypatch.setattr(distortion, "OVERLAP", 16)
     picture = to_tensor(photo(64, 48))
@@ -218,7 +218,7 @@ def test_estimated_bits_are_real() -> None:
     data = encode(photo(256, 256), 90, 1)
     sections, universal = unpack(data).sections, starts.universal_of(base().model)
     spec, weights, grids = bitstream.read(sections[Section.WEIGHTS], sections[Section.GRIDS], 32, 32, 16, universal)
-    levels = [torch.from_numpy(g).float()[None] for g in grids]
+    levels = [torch.from_numpy(np.stack(g)).float()[None] for g in grids]
     estimate = float(arm.rate(levels, dequantise(spec, weights, CPU), spec).sum()) / 8
     assert abs(len(sections[Section.GRIDS]) - estimate) < 0.01 * estimate + 8
 

@@ -312,10 +312,8 @@ def bound(exponent: int) -> int:
 def test_the_nearest_base_is_chosen(outputs: int) -> None:
     """Functions that have hardly moved from their bases cost next to nothing; the plain base is one of them."""
     spec = reference_weights.trained_spec(9, 14, outputs)
-    assert reference_weights.bases_for(spec) == list(range(reference_weights.COUNT))
-    origins = [
-        as_tensors(reference_weights.base_weights(number, spec), CPU) for number in range(reference_weights.COUNT)
-    ]
+    assert reference_weights.numbers(spec) == list(range(reference_weights.COUNT))
+    origins = [as_tensors(reference_weights.weights(number, spec), CPU) for number in range(reference_weights.COUNT)]
     weights = {name: torch.cat([origin[name] for origin in origins]) + 1e-5 for name in spec.weight_shapes}
     grids = [torch.zeros(reference_weights.COUNT, n, *size) for n, size in zip(spec.features, spec.sizes, strict=True)]
     target = torch.rand(reference_weights.COUNT, outputs, 9, 14, generator=torch.Generator().manual_seed(0))
@@ -330,7 +328,7 @@ def test_fits_start_from_the_bases_of_the_nearest_lambdas() -> None:
     target, lambdas = torch.rand(3, 1, 9, 14), torch.tensor((0.1, 0.0015, 0.0001))
     start = initialisation.trained(target, lambdas)
     for i, number in enumerate((1, 3, 5)):
-        base = as_tensors(reference_weights.base_weights(number, start.spec), CPU)
+        base = as_tensors(reference_weights.weights(number, start.spec), CPU)
         assert all(torch.equal(start.weights[name][i], w[0]) for name, w in base.items())
 
 
@@ -427,7 +425,7 @@ def test_round_trip(drawn: tuple[Spec, QuantisedWeights, list[NDArray[np.int32]]
         np.testing.assert_array_equal(grid, read_grid)
     planes = [grids[p.level][p.feature].tolist() for p in spec.planes]
     assert planes == other.grids
-    levels = [torch.from_numpy(g).double()[None] for g in read_grids]
+    levels = [torch.from_numpy(np.stack(g)).double()[None] for g in read_grids]
     values = {name: torch.from_numpy(w / 2**WEIGHT_BITS)[None] for name, w in read_weights.whole(spec).items()}
     for name, w in dequantise(spec, read_weights, CPU).items():
         torch.testing.assert_close(w.double(), values[name], rtol=2.0**-24, atol=0)
@@ -460,7 +458,7 @@ def test_bases(base: int, outputs: int) -> None:
     differences, grids = nothing(spec)
     generator = np.random.default_rng(base)
     grids = [np.rint(generator.laplace(0, 1, g.shape)).astype(np.int32) for g in grids]
-    origin = reference_weights.base_weights(base, spec)
+    origin = reference_weights.weights(base, spec)
     for step in (None, 5):
         if step is not None:
             for name, shape in spec.weight_shapes.items():
@@ -567,19 +565,20 @@ def test_reading_refuses_universal_functions(
 def test_bases_are_not_changed_by_what_is_made_of_them() -> None:
     """They are kept in memory, once read."""
     spec = reference_weights.trained_spec(4, 4, 3)
-    before = {name: w.copy() for name, w in reference_weights.base_weights(3, spec).items()}
+    before = {name: w.copy() for name, w in reference_weights.weights(3, spec).items()}
     whole = QuantisedWeights(Origin(3), nothing(spec)[0]).whole(spec)
-    tensors = as_tensors(reference_weights.base_weights(3, spec), CPU)
+    tensors = as_tensors(reference_weights.weights(3, spec), CPU)
     for name in before:
         whole[name] += 1
         tensors[name] += 1
-        np.testing.assert_array_equal(reference_weights.base_weights(3, spec)[name], before[name])
+        np.testing.assert_array_equal(reference_weights.weights(3, spec)[name], before[name])
 
 
 @cache
 def coded_photo() -> tuple[Spec, QuantisedWeights, list[NDArray[np.int32]], dict[Section, bytes]]:
     sections = unpack(codec.encode(photo(256, 256), profile="coolchic", effort=1, device="cpu")).sections
-    return *bitstream.read(sections[Section.WEIGHTS], sections[Section.GRIDS], 256, 256, 3), sections
+    spec, weights, grids = bitstream.read(sections[Section.WEIGHTS], sections[Section.GRIDS], 256, 256, 3)
+    return spec, weights, [np.stack(features) for features in grids], sections
 
 
 def test_estimated_bits_are_real() -> None:
@@ -639,7 +638,7 @@ def test_truncated_grids_of_one_level_are_decided_wave_by_wave() -> None:
     sections = bitstream.write(spec, QuantisedWeights(Origin(reference_weights.PLAIN, NONE), differences), whole)
     check_truncated(spec, sections[0], whole, sections[1], NONE)
     half = bitstream.read(sections[0], sections[1][: len(sections[1]) // 2], 40, 30, 2, NONE, truncated=True)[2]
-    top, bottom = half[0][:, :10], half[0][:, -10:]
+    top, bottom = ([plane[rows] for plane in half[0]] for rows in (slice(10), slice(-10, None)))
     assert [plane.any() for plane in (*top, *bottom)] == [True, True, False, False]
 
 
@@ -705,9 +704,7 @@ def test_planes_that_are_not_coded_take_no_memory(truncated: bool) -> None:
     height, width = 1024, 2048
     data = pack(Header(width, height, "RGB", 0), dict(zip((Section.WEIGHTS, Section.GRIDS), sections, strict=True)))
     assert len(data) < 64
-    assert (
-        peak_of(lambda: bitstream.read_planes(*sections, height, width, 3, truncated=truncated)) < 12 * height * width
-    )
+    assert peak_of(lambda: bitstream.read(*sections, height, width, 3, truncated=truncated)) < 12 * height * width
     assert peak_of(lambda: codec.decode(data, device="cpu")) < 24 * height * width
     assert not codec.decode(data, device="cpu").any()
 
@@ -716,9 +713,9 @@ def test_references_to_coarse_planes_take_no_memory() -> None:
     spec = Spec(512, 512, 3, (*(1,) * 9, 15), spatial=1, references=15, hidden=1, residuals=0)
     grids = [np.ones((n, *size), np.int32) for n, size in zip(spec.features, spec.sizes, strict=True)]
     sections = written(spec, grids)
-    found: list[NDArray[np.int32]] = []
-    assert peak_of(lambda: found.extend(bitstream.read_planes(*sections, 512, 512, 3)[2])) < 24 * 512**2 + 2**22
-    assert all((plane == 1).all() for plane in found)
+    found: list[list[NDArray[np.int32]]] = []
+    assert peak_of(lambda: found.extend(bitstream.read(*sections, 512, 512, 3)[2])) < 24 * 512**2 + 2**22
+    assert all((plane == 1).all() for grid in found for plane in grid)
 
 
 def test_features_that_are_zero_add_nothing() -> None:
@@ -769,8 +766,8 @@ def refused(
         (reference_weights.COUNT, SHAPED, UnsupportedError, reader.UnknownError, "please update"),
         (15, SHAPED, UnsupportedError, reader.UnknownError, "please update"),
         (15, OTHER, UnsupportedError, reader.UnknownError, "please update"),
-        (1, OTHER, CorruptError, reader.DamagedError, "shape of its base 1"),
-        (5, Spec(4, 4, 1, (2,)), CorruptError, reader.DamagedError, "shape of its base 5"),
+        (1, OTHER, CorruptError, reader.DamagedError, "shape of its reference weights 1"),
+        (5, Spec(4, 4, 1, (2,)), CorruptError, reader.DamagedError, "shape of its reference weights 5"),
     ],
 )
 def test_reading_refuses_bases(
@@ -779,19 +776,18 @@ def test_reading_refuses_bases(
     differences, grids = nothing(spec)
     with pytest.raises(error, match=what):
         bitstream.write(spec, QuantisedWeights(Origin(base), differences), grids)
+    plain = reference_weights.weights(reference_weights.PLAIN, spec)
     with pytest.MonkeyPatch.context() as patch:  # a writer without its own checks
-        patch.setattr(
-            bitstream, "base_weights", lambda _, spec: reference_weights.base_weights(reference_weights.PLAIN, spec)
-        )
+        patch.setattr(reference_weights, "weights", lambda *_: plain)
         sections = bitstream.write(spec, QuantisedWeights(Origin(base), differences), grids)
     refused(sections, spec, error, other, what)
 
 
 def test_shapes_of_bases() -> None:
     """The shapes of tensors count: how the contexts divide into spatial ones and references is free."""
-    assert reference_weights.bases_for(OTHER) == [reference_weights.PLAIN]
+    assert reference_weights.numbers(OTHER) == [reference_weights.PLAIN]
     spec = Spec(4, 4, 3, (1,) * 7, spatial=16, references=0, hidden=16, residuals=2)
-    assert reference_weights.bases_for(spec) == list(range(reference_weights.COUNT))
+    assert reference_weights.numbers(spec) == list(range(reference_weights.COUNT))
     sections = bitstream.write(spec, QuantisedWeights(Origin(2), nothing(spec)[0]), nothing(spec)[1])
     assert bitstream.read(*sections, 4, 4, 3)[1].origin.number == reader.Function(*sections, 4, 4, 3).number == 2
 
@@ -812,7 +808,7 @@ def test_reading_refuses_steps_out_of_bounds(name: str) -> None:
 def test_weights_of_the_model_are_bounded_with_their_base(base: int, exponent: int, sign: int) -> None:
     """Not the difference but the sum of base and difference has the bound."""
     name, unit = "arm.hidden2", 1 << WEIGHT_BITS - exponent
-    origin = sign * reference_weights.base_weights(base, SHAPED)[name].reshape(-1)
+    origin = sign * reference_weights.weights(base, SHAPED)[name].reshape(-1)
     place = int(origin.argmin()) if exponent == 4 else int(origin.argmax())
     most = (WEIGHT_LIMIT - 1 - int(origin[place])) // unit
     for number, fits in ((most, True), (most + 1, False)):

@@ -102,6 +102,40 @@ def test_buckets(shapes: list[tuple[str, int, int]], capacity: int) -> None:
         assert len(bucket) == 1 or whole <= capacity
         assert len(set(modes)) == 1
         assert whole * batches.FULL <= sum(h * w for h, w in zip(heights, widths, strict=True))
+    assert found == first_fit(shapes, capacity)
+
+
+def first_fit(shapes: list[tuple[str, int, int]], capacity: int) -> list[list[int]]:
+    """Buckets in the plainest way: each picture, largest first, goes into the first that it suits."""
+
+    def suits(bucket: list[int]) -> bool:
+        modes, heights, widths = zip(*(shapes[i] for i in bucket), strict=True)
+        common, used = len(bucket) * max(heights) * max(widths), sum(shapes[i][1] * shapes[i][2] for i in bucket)
+        return len(set(modes)) == 1 and batches.FULL * common <= used and common <= capacity
+
+    found: list[list[int]] = []
+    for i in sorted(range(len(shapes)), key=lambda i: (-shapes[i][1] * shapes[i][2], shapes[i], i)):
+        bucket = next((bucket for bucket in found if suits([*bucket, i])), None)
+        if bucket is None:
+            found.append([i])
+        else:
+            bucket.append(i)
+    return found
+
+
+def test_buckets_of_many_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is compared with a few of the buckets only, or thousands of thumbnails would take seconds."""
+    compared, suits = [0], batches._Bucket.suits
+
+    def counting(*arguments: Any) -> bool:
+        compared[0] += 1
+        return suits(*arguments)
+
+    monkeypatch.setattr(batches._Bucket, "suits", counting)
+    sides = np.random.default_rng(0).integers(20, 400, (3000, 2)).tolist()
+    found = batches.buckets([("RGB", height, width) for height, width in sides], 2**30)
+    assert len(found) > 200
+    assert compared[0] < 30 * 3000
 
 
 NO_MEMORY = [

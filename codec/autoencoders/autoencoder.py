@@ -70,7 +70,7 @@ class Autoencoder:
         padded = _extend(pictures.to(self.device, torch.float32), *size)
         with self._precision():
             features = self._tiled(self._networks.encode_tile, padded, self._networks.features, (self.downscale, 1))
-            latents = self._networks.encode_whole(features).float()
+            latents = self._networks.encode_global(features).float()
         return (latents[:, :, :rows, :columns] - self._mean) * self._scale
 
     def decode(self, latents: Tensor, height: int, width: int) -> Tensor:
@@ -82,7 +82,7 @@ class Autoencoder:
         raw = latents.to(self.device, torch.float32) / self._scale + self._mean
         raw = _extend(raw, *(max(n, self._least) for n in raw.shape[2:]))
         with self._precision():
-            features = self._networks.decode_whole(raw)
+            features = self._networks.decode_global(raw)
             made = self._tiled(self._networks.decode_tile, features, 3, (1, self.downscale))
         return made[:, :, :height, :width].float()
 

@@ -114,8 +114,8 @@ class _Piece:
         """Gradients in the samples that `around` gave, from those in what `finer` made of them."""
         if times == 1:
             return gradients
-        whole = F.pad(gradients, (0, -self.width % times, self.rows.start % times, -self.rows.stop % times))
-        summed: Tensor = whole.unflatten(2, (-1, times)).unflatten(1, (-1, times)).sum((2, 4))
+        padded = F.pad(gradients, (0, -self.width % times, self.rows.start % times, -self.rows.stop % times))
+        summed: Tensor = padded.unflatten(2, (-1, times)).unflatten(1, (-1, times)).sum((2, 4))
         return summed
 
 

@@ -6,7 +6,9 @@ the stream holds. NumPy only.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,17 +19,19 @@ from codec.entropy import selftest, tables
 from codec.entropy.coder import LIMIT, Coder, Decoder, Encoder, code_laplace
 from codec.entropy.integer_arm import WEIGHT_BITS, WEIGHT_LIMIT, IntegerARM
 from codec.entropy.wavefront import code_planes, waves, zero
+from codec.overfit import reference_weights
 from codec.overfit.lambda_conditioned_weights import NUMBER_BITS, LambdaConditionedWeights
-from codec.overfit.reference_weights import PLAIN, base_weights
+from codec.overfit.reference_weights import PLAIN
 from codec.overfit.spec import FEATURES_BITS, FIELDS, FLAGS, LEVELS_BITS, SPATIAL_CONTEXTS, Spec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
 Integers = NDArray[np.int32]
+Grids = Sequence[Integers] | Sequence[Sequence[Integers]]
 WholeWeights = dict[str, NDArray[np.int64]]
 
-_BASE_BITS, _EXPONENT_BITS, _SCALE_BITS = 4, 4, 6
+_REFERENCE_BITS, _EXPONENT_BITS, _SCALE_BITS = 4, 4, 6
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class Origin:
             UnsupportedError, CorruptError: there is nothing of this number for this shape.
         """
         if self.universal is None or self.number == PLAIN:
-            return base_weights(self.number, spec)
+            return reference_weights.weights(self.number, spec)
         return self.universal.weights(self.number)
 
 
@@ -75,7 +79,7 @@ class QuantisedWeights:
     differences: dict[str, QuantisedWeight]
 
     def whole(self, spec: Spec) -> WholeWeights:
-        """The weights themselves, in units of 2**-12."""
+        """The weights themselves as whole numbers, in units of 2**-12."""
         return {
             name: origin
             + (self.differences[name].integers.astype(np.int64) << WEIGHT_BITS - self.differences[name].exponent)
@@ -83,12 +87,12 @@ class QuantisedWeights:
         }
 
 
-def write(spec: Spec, weights: QuantisedWeights, grids: Sequence[Integers]) -> tuple[bytes, bytes]:
+def write(spec: Spec, weights: QuantisedWeights, grids: Grids) -> tuple[bytes, bytes]:
     """Bodies of the sections for weights and for grids.
 
     Args:
         weights: within what the integer network holds, as `quantise` makes them.
-        grids: by level, finest first, (features, height, width), within -LIMIT..LIMIT.
+        grids: by level, finest first, of each feature a plane (height, width), within -LIMIT..LIMIT.
     """
     header, body = Encoder(), Encoder()
     _code_head(header, spec, weights.origin, (spec.height, spec.width, spec.outputs))
@@ -110,29 +114,11 @@ def read(
     universal: LambdaConditionedWeights | None = None,
     *,
     truncated: bool = False,
-) -> tuple[Spec, QuantisedWeights, list[Integers]]:
-    """Read what `write` was given back from the sections; arguments and errors are those of `read_planes`."""
-    size = height, width, outputs
-    spec, weights, planes = read_planes(weights_section, grids_section, *size, universal, truncated=truncated)
-    levels: list[list[Integers]] = [[] for _ in spec.features]
-    for plane, values in zip(spec.planes, planes, strict=True):
-        levels[plane.level].append(values)
-    return spec, weights, [np.stack(features) for features in levels]
+) -> tuple[Spec, QuantisedWeights, list[list[Integers]]]:
+    """Read what `write` was given back from the sections: a function's shape, its weights, and its grids by level.
 
-
-def read_planes(
-    weights_section: bytes,
-    grids_section: bytes,
-    height: int,
-    width: int,
-    outputs: int,
-    universal: LambdaConditionedWeights | None = None,
-    *,
-    truncated: bool = False,
-) -> tuple[Spec, QuantisedWeights, list[Integers]]:
-    """Read a function's shape, its weights, and its planes in coding order.
-
-    Planes that are not coded take no memory, as a file of a few bytes can name hundreds.
+    A grid is a list of planes (height, width). Those that are not coded take no memory, as a file of a few bytes can
+    name hundreds.
 
     Args:
         universal: lambda-conditioned weights of the file's model, in profiles that have models.
@@ -145,11 +131,13 @@ def read_planes(
     """
     selftest.check()
     spec, weights, empty = read_weights(weights_section, height, width, outputs, universal)
-    from_section = _read_beginning if truncated else _read_whole
-    return spec, weights, from_section(grids_section, spec, weights.whole(spec), empty)
+    from_section = _read_beginning if truncated else _read_complete
+    planes = iter(from_section(grids_section, spec, weights.whole(spec), empty))
+    coarse_first = [list(islice(planes, count)) for count in reversed(spec.features)]
+    return spec, weights, coarse_first[::-1]
 
 
-def verify(sections: tuple[bytes, bytes], spec: Spec, weights: QuantisedWeights, grids: Sequence[Integers]) -> None:
+def verify(sections: tuple[bytes, bytes], spec: Spec, weights: QuantisedWeights, grids: Grids) -> None:
     """Read back what was written; anything else than the same would be a file that shows another picture.
 
     Raises:
@@ -157,7 +145,8 @@ def verify(sections: tuple[bytes, bytes], spec: Spec, weights: QuantisedWeights,
     """
     size = spec.height, spec.width, spec.outputs
     read_spec, read_weights, read_grids = read(*sections, *size, weights.origin.universal)
-    same = read_spec == spec and all(np.array_equal(a, b) for a, b in zip(grids, read_grids, strict=True))
+    places = [(plane.level, plane.feature) for plane in spec.planes]
+    same = read_spec == spec and all(np.array_equal(grids[i][j], read_grids[i][j]) for i, j in places)
     whole, read_whole = weights.whole(spec), read_weights.whole(spec)
     same &= all(np.array_equal(whole[name], read_whole[name]) for name in whole)
     if not same:
@@ -177,7 +166,7 @@ def read_weights(
     return spec, weights, empty
 
 
-def _read_whole(section: bytes, spec: Spec, whole: WholeWeights, empty: list[bool]) -> list[Integers]:
+def _read_complete(section: bytes, spec: Spec, whole: WholeWeights, empty: list[bool]) -> list[Integers]:
     body = Decoder(section)
     planes = [_in_range(plane) for group in _decode_planes(body, spec, whole, empty) for plane in group]
     if not body.exhausted:
@@ -228,7 +217,7 @@ def _code_head(coder: Coder, spec: Spec | None, origin: Origin, size: tuple[int,
     universal = origin.universal
     if universal is None:
         spec = _code_spec(coder, spec, size, models=False)
-        origin = Origin(coder.uniform(origin.number, _BASE_BITS))
+        origin = Origin(coder.uniform(origin.number, _REFERENCE_BITS))
         origin.weights(spec)  # an unknown one is refused before what depends on it
         return spec, origin
     origin = Origin(coder.uniform(origin.number, NUMBER_BITS), universal)

@@ -44,7 +44,7 @@ class Fitted:
 
     @cached_property
     def _parts(self) -> list[tuple[Spec, QuantisedWeights, list[Integers]]]:
-        return [pipeline.whole(self.function.alone(i), weights) for i, weights in enumerate(self.weights)]
+        return [pipeline.to_write(self.function.alone(i), weights) for i, weights in enumerate(self.weights)]
 
     @cached_property
     def _bodies(self) -> list[tuple[bytes, bytes]]:
@@ -127,13 +127,13 @@ class Fits(Coder[Fitted]):
     def fitted(self, logs: Tensor, steer: Steer | None = None) -> Fitted:
         """Run the complete fit; `steer` is that of `codec.overfit.fit.Fit.run`."""
 
-    def changed(self, function: Function, before: Tensor, after: Tensor) -> tuple[Function, Tensor]:
-        """A function for other lambdas, and these (batch,) in the units of the fit."""
+    def turn(self, function: Function, before: Tensor, after: Tensor) -> tuple[Function, Tensor]:
+        """Turn the fit to other lambdas: return its function for these, and these (batch,) in the units of the fit."""
         return function, self._lambdas(after)
 
     def again(self, before: Tensor, after: Tensor) -> Fitted:
         """The fit from where it was steered last, which left `before`, but for other lambdas."""
-        return self._coded(self._fit.again(lambda function: self.changed(function, before, after)))
+        return self._coded(self._fit.again(lambda function: self.turn(function, before, after)))
 
     @abstractmethod
     def _lambdas(self, logs: Tensor) -> Tensor:
@@ -169,7 +169,7 @@ class _Steering:
         response = first + (last - first) * part / STEERED
         self.logs = (before - PROMPT * sure * too_large / response).clamp(*self.fits.bounds)
         self.mean = self.mean + (self.logs - before) * response / first
-        return self.fits.changed(function, before, self.logs)
+        return self.fits.turn(function, before, self.logs)
 
 
 def _as_it_is(function: Function, lambdas: Tensor, _: float) -> tuple[Function, Tensor]:

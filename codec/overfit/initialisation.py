@@ -13,11 +13,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from codec.overfit import reference_weights
 from codec.overfit.analysis import Analysis
 from codec.overfit.bitstream import Origin
 from codec.overfit.function import Function, Weights
 from codec.overfit.quantise import as_tensors
-from codec.overfit.reference_weights import LAMBDAS, OUTPUTS, PLAIN, base_weights, trained_spec
+from codec.overfit.reference_weights import LAMBDAS, OUTPUTS, PLAIN, trained_spec
 from codec.overfit.spec import Spec
 
 # Shape of the function that `principal` makes, but for what depends on the latent.
@@ -62,7 +63,7 @@ def principal(latent: Tensor, step: float) -> Function:
     used = components.round().any(1).nonzero()
     count = int(used.max()) + 1 if len(used) else 1
     spec = Spec(height, width, channels, (count,), **PRINCIPAL)
-    weights = as_tensors(base_weights(PLAIN, spec), latent.device)
+    weights = as_tensors(reference_weights.weights(PLAIN, spec), latent.device)
     weights["synthesis.linear"] = axes[None, :, :count] * step
     weights["synthesis.output_bias"] = mean[:, :, 0, 0]
     spread = components[:count].abs().mean(1).clamp(min=1e-2).log()  # of a Laplace distribution, its scale
@@ -72,7 +73,7 @@ def principal(latent: Tensor, step: float) -> Function:
 
 def random(spec: Spec, generator: torch.Generator) -> Function:
     """A function that knows nothing: random weights, and grids that are zero."""
-    weights = as_tensors(base_weights(PLAIN, spec), generator.device)
+    weights = as_tensors(reference_weights.weights(PLAIN, spec), generator.device)
     for name in ("arm.hidden1", "arm.hidden2", "arm.output", "synthesis.hidden", "synthesis.output"):
         shape = weights[name].shape
         drawn = torch.randn(shape, generator=generator, device=generator.device)
@@ -83,8 +84,8 @@ def random(spec: Spec, generator: torch.Generator) -> Function:
 
 def functions(spec: Spec, which: Tensor) -> Weights:
     """Trained reference weights, (batch, ...) each; which (batch,) counts from 0."""
-    bases = [as_tensors(base_weights(1 + i, spec), which.device) for i in range(len(LAMBDAS))]
-    return {name: torch.cat([base[name] for base in bases])[which] for name in spec.weight_shapes}
+    trained = [as_tensors(reference_weights.weights(1 + i, spec), which.device) for i in range(len(LAMBDAS))]
+    return {name: torch.cat([each[name] for each in trained])[which] for name in spec.weight_shapes}
 
 
 @cache

@@ -31,19 +31,12 @@ class LambdaConditionedWeights:
         knots: by name of the weight, (knots, ...), integers in units of 2**-12; the first is for the least
             lambda. None at all stand for a model that has no universal function.
         steps: quantisation steps (knots, outputs), likewise: the function's outputs are multiplied by them.
-
-    Raises:
-        ValueError: a step is not positive.
     """
 
     shape: Mapping[str, Any]
     lambdas: tuple[float, float]
     knots: Mapping[str, NDArray[np.int16]]
     steps: NDArray[np.int16]
-
-    def __post_init__(self) -> None:
-        if (self.steps <= 0).any():
-            raise ValueError("a step of its universal function is not positive")
 
     def spec(self, height: int, width: int, outputs: int) -> Spec:
         """The function's shape.

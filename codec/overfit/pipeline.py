@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from codec.overfit.lambda_conditioned_weights import LambdaConditionedWeights
 
 
-def whole(function: Function, weights: QuantisedWeights) -> tuple[Spec, QuantisedWeights, list[bitstream.Integers]]:
+def to_write(function: Function, weights: QuantisedWeights) -> tuple[Spec, QuantisedWeights, list[bitstream.Integers]]:
     """Arguments of `bitstream.write` for one function."""
     return function.spec, weights, [g[0].cpu().numpy().astype(np.int32) for g in function.grids]
 
@@ -37,9 +37,9 @@ def decode(
     Returns:
         The output (1, outputs, height, width) on the device, and the weights it was made with.
     """
-    spec, quantised, planes = bitstream.read_planes(weights, grids, *size, universal, truncated=truncated)
+    spec, quantised, coded = bitstream.read(weights, grids, *size, universal, truncated=truncated)
     with computing(device):
-        present, columns, integers = _without_zeros(spec, planes)
+        present, columns, integers = _without_zeros(spec, coded)
         held = dequantise(spec, quantised, device)
         for name in ("synthesis.hidden", "synthesis.linear"):
             if name in held:
@@ -48,28 +48,26 @@ def decode(
         return synthesis.synthesise(levels, held, present), quantised
 
 
-def _without_zeros(spec: Spec, planes: list[bitstream.Integers]) -> tuple[Spec, list[int], list[bitstream.Integers]]:
+def _without_zeros(
+    spec: Spec, grids: list[list[bitstream.Integers]]
+) -> tuple[Spec, list[int], list[bitstream.Integers]]:
     """A function without features that are zero, which add nothing, but could take more memory than there is.
 
     Args:
-        planes: in coding order.
+        grids: by level and feature.
 
     Returns:
         Its shape, which of the features it has, finest first, and its grids; levels above the coarsest that is not zero
         are left out, and if all are zero there is one feature.
     """
-    kept: list[list[int]] = [[] for _ in spec.features]
-    for i, (plane, samples) in enumerate(zip(spec.planes, planes, strict=True)):
-        if samples.any():
-            kept[plane.level].append(i)
+    kept = [[i for i, plane in enumerate(features) if plane.any()] for features in grids]
     if not any(kept):
-        kept[0] = [len(planes) - 1]
+        kept[0] = [0]
     while not kept[-1]:
         kept.pop()
-    starts = [sum(spec.features[:level]) for level in range(len(kept))]
-    columns = [starts[level] + spec.planes[i].feature for level, of_level in enumerate(kept) for i in of_level]
-    grids = [
-        np.array([planes[i] for i in of_level], np.int32).reshape(len(of_level), *spec.sizes[level])
-        for level, of_level in enumerate(kept)
+    columns = [sum(spec.features[:level]) + i for level, features in enumerate(kept) for i in features]
+    present = [
+        np.stack([grids[level][i] for i in features]) if features else np.zeros((0, *spec.sizes[level]), np.int32)
+        for level, features in enumerate(kept)
     ]
-    return replace(spec, features=tuple(map(len, kept))), columns, grids
+    return replace(spec, features=tuple(map(len, kept))), columns, present

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from codec.entropy.coder import LIMIT
 from codec.entropy.integer_arm import WEIGHT_BITS, WEIGHT_LIMIT
+from codec.overfit import reference_weights
 from codec.overfit.bitstream import Origin, QuantisedWeight, QuantisedWeights, weight_bits
 from codec.overfit.fit import distortion, drift, rate
 from codec.overfit.function import Function, Weights, choose
-from codec.overfit.reference_weights import bases_for
 from codec.overfit.spec import Spec
 
 MAX_ROUNDS = 24  # in the last, a bit of the weights costs 10,000 times what it is worth
@@ -64,7 +64,7 @@ class _Search:
         self.function, self.target, self.lambdas = function, target, lambdas
         positions = torch.as_tensor(function.positions, device=lambdas.device).clamp(min=FEWEST_SAMPLES)
         self.per_bit = lambdas * price / positions
-        self.bases, self.origins = _origins(function, origin)
+        self.origins, self.of_origins = _origins(function, origin)
         self.weights = dict(function.weights)  # quantised one after the other
         self.exponents = {name: torch.zeros_like(lambdas) for name in self.weights}
         self.bits = {name: torch.zeros_like(lambdas) for name in self.weights}
@@ -73,7 +73,7 @@ class _Search:
     def run(self) -> Tensor:
         """Choose all steps; bits (batch,) of all weights then."""
         for name in self.weights:
-            if torch.equal(self.weights[name], self.origins[name]):
+            if torch.equal(self.weights[name], self.of_origins[name]):
                 continue
             best = torch.full_like(self.lambdas, torch.inf)
             hopeless = False
@@ -81,7 +81,7 @@ class _Search:
                 if hopeless and exponent:  # the coarsest step is always tried: it often leaves nothing to code
                     continue
                 integers = self._integers(name, exponent)
-                tried = self.origins[name] + integers * 2.0**-exponent
+                tried = self.of_origins[name] + integers * 2.0**-exponent
                 bits = self.lambdas.new_tensor([weight_bits(_numpy(each))[0] for each in integers])
                 found = self._cost(name, tried, bits)
                 hopeless = bool((found > 1.01 * best).all())
@@ -98,12 +98,12 @@ class _Search:
         for name in self.weights:
             exponent = int(self.exponents[name][index])
             differences[name] = QuantisedWeight(_numpy(self._integers(name, exponent)[index]), exponent)
-        return QuantisedWeights(self.bases[index], differences)
+        return QuantisedWeights(self.origins[index], differences)
 
     def _integers(self, name: str, exponent: int) -> Tensor:
         """Differences of a tensor to its origin as multiples of a step, such that they can be coded."""
         bound = min(LIMIT, (WEIGHT_LIMIT // 2 - 1) >> (WEIGHT_BITS - exponent))
-        difference = self.function.weights[name] - self.origins[name]
+        difference = self.function.weights[name] - self.of_origins[name]
         integers: Tensor = (difference * 2**exponent).round().clamp_(-bound, bound)
         return integers
 
@@ -118,7 +118,7 @@ class _Search:
 def _origins(function: Function, origin: Origin | None) -> tuple[list[Origin], Weights]:
     """Origin of the weights of each function of a batch, and the weights (batch, ...) of these origins."""
     spec, device = function.spec, function.grids[0].device
-    choices = [Origin(number) for number in bases_for(spec)] if origin is None else [origin]
+    choices = [Origin(number) for number in reference_weights.numbers(spec)] if origin is None else [origin]
     weights = [as_tensors(choice.weights(spec), device) for choice in choices]
     nearest = torch.stack([drift(function.weights, each) for each in weights]).argmin(0).tolist()
     chosen = {name: torch.cat([weights[i][name] for i in nearest]) for name in function.weights}

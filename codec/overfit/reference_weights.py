@@ -25,7 +25,7 @@ OUTPUTS = 3  # of the trained functions
 FILE = Path(__file__).with_name("functions.safetensors")
 SHA256 = "6e97f7105c0ecd145e230ec54f7f567e0080afc582e3c5a163f1247b8630c4aa"
 
-BaseWeights = dict[str, NDArray[np.int64]]
+ReferenceWeights = dict[str, NDArray[np.int64]]
 
 
 def trained_spec(height: int, width: int, outputs: int) -> Spec:
@@ -33,7 +33,7 @@ def trained_spec(height: int, width: int, outputs: int) -> Spec:
     return Spec(height, width, outputs, features=(1,) * 7, spatial=14, references=2, hidden=16, residuals=2)
 
 
-def base_weights(number: int, spec: Spec) -> BaseWeights:
+def weights(number: int, spec: Spec) -> ReferenceWeights:
     """The reference weights of a number, integers in units of 2**-12, shaped as `Spec.weight_shapes`.
 
     Raises:
@@ -43,31 +43,33 @@ def base_weights(number: int, spec: Spec) -> BaseWeights:
     if number == PLAIN:
         return _plain(spec)
     if number >= COUNT:
-        raise UnsupportedError(f"base function {number} is not known to this version: please update pillow-clric")
-    weights = _trained(number, spec.outputs)
-    if not _fit(weights, spec):
-        raise CorruptError(f"the function does not have the shape of its base {number}: the file is damaged")
-    return weights
+        raise UnsupportedError(f"reference weights {number} are not known to this version: please update pillow-clric")
+    trained = _trained(number, spec.outputs)
+    if not _fit(trained, spec):
+        raise CorruptError(
+            f"the function does not have the shape of its reference weights {number}: the file is damaged"
+        )
+    return trained
 
 
-def bases_for(spec: Spec) -> list[int]:
+def numbers(spec: Spec) -> list[int]:
     """The numbers of all reference weights that have this shape."""
     return list(range(COUNT)) if _fit(_trained(1, spec.outputs), spec) else [PLAIN]
 
 
-def _fit(weights: BaseWeights, spec: Spec) -> bool:
+def _fit(weights: ReferenceWeights, spec: Spec) -> bool:
     """Whether they are the weights of a function of this shape."""
     return {name: w.shape for name, w in weights.items()} == spec.weight_shapes
 
 
-def _plain(spec: Spec) -> BaseWeights:
+def _plain(spec: Spec) -> ReferenceWeights:
     weights = {name: np.zeros(shape, np.int64) for name, shape in spec.weight_shapes.items()}
     weights["upsampling.taps"] += np.array([round(tap * 2**WEIGHT_BITS) for tap in BICUBIC])
     return weights
 
 
 @cache
-def _trained(number: int, outputs: int) -> BaseWeights:
+def _trained(number: int, outputs: int) -> ReferenceWeights:
     """One of the trained functions; with other than three outputs, each shows what it would of a grey picture."""
     weights = {name: w[number - 1].astype(np.int64) for name, w in _stored().items()}
     if outputs == OUTPUTS:

@@ -143,17 +143,17 @@ def _inputs(
 ) -> list[Tensor]:
     """Inputs of `_Rows`: everything below full resolution is made here, at once."""
 
-    def whole(features: Tensor, level: int) -> Tensor:
+    def extended(features: Tensor, level: int) -> Tensor:
         return features if region is None else region.extended(features, level)
 
     inputs = [grids[0]]
     if len(grids) > 1:
         taps = weights["upsampling.taps"]
-        features = whole(grids[-1], len(grids) - 1)
+        features = extended(grids[-1], len(grids) - 1)
         for level in range(len(grids) - 2, 0, -1):
             doubled = _double(_extend(features, REACH), taps[:, level])
             height, width = grids[level].shape[2:]
-            features = whole(torch.cat([grids[level], doubled[:, :, :height, :width]], 1), level)
+            features = extended(torch.cat([grids[level], doubled[:, :, :height, :width]], 1), level)
         inputs += [_extend(features, REACH), taps[:, 0]]
     return inputs + [weights[name] for name in spec.weight_shapes if name.startswith("synthesis.")]
 
@@ -183,8 +183,8 @@ class _SquaredError(torch.autograd.Function):
             total += errors.detach()
             if gradients is not None:
                 of_parts = torch.autograd.grad(errors, parts, torch.ones_like(errors))
-                for whole, part in zip(rows.cut(gradients), of_parts, strict=True):
-                    whole += part
+                for gradient, part in zip(rows.cut(gradients), of_parts, strict=True):
+                    gradient += part
         if gradients is not None:
             ctx.save_for_backward(*gradients)
         return total

@@ -51,18 +51,24 @@ class Kind(ABC):
 
 
 @dataclass(frozen=True)
-class Number(Kind):
-    """Numbers of a range."""
+class Range(Kind):
+    """Base of numbers of a range."""
 
     low: float
     high: float
+
+    def accepts(self, value: Any) -> bool:
+        return bool(self.low <= value <= self.high)  # also refuses NaN
+
+
+@dataclass(frozen=True)
+class Number(Range):
+    """Numbers of a range."""
+
     types = (Real,)
 
     def __str__(self) -> str:
         return f"a number from {self.low:g} to {self.high:g}"
-
-    def accepts(self, value: Any) -> bool:
-        return bool(self.low <= value <= self.high)  # also refuses NaN
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,7 @@ class Amount(Kind):
 
 
 @dataclass(frozen=True)
-class Whole(Kind):
+class Whole(Range):
     """Integers of a range."""
 
     low: int
@@ -94,9 +100,6 @@ class Whole(Kind):
     def __str__(self) -> str:
         high = self.high if self.high < 2**32 else f"2**{self.high.bit_length()} - 1"
         return f"a whole number from {self.low} to {high}"
-
-    def accepts(self, value: Any) -> bool:
-        return bool(self.low <= value <= self.high)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from codec.profiles.options import Amount, Choice, Function, Kind, Number, Text, Whole
+from codec.profiles.options import Amount, Choice, Function, Kind, Number, Range, Text, Whole
 from pillow_clric._options import Documented, options
 
 _SHORT = {"quality": "-q", "effort": "-e"}
@@ -73,4 +73,4 @@ def _type(kind: Kind) -> click.ParamType[Any]:
 def _metavar(kind: Kind) -> str:
     if isinstance(kind, Amount):
         return "SIZE" if kind.whole else "BPP"
-    return "N" if isinstance(kind, (Number, Whole, Choice)) else "NAME"
+    return "N" if isinstance(kind, (Range, Choice)) else "NAME"

@@ -45,9 +45,9 @@ def function(data: bytes) -> None:
         weights, grids, size, universal = function_of(data)
         for truncated in (False, True):
             with suppress(FormatError):
-                spec, _, planes = bitstream.read(weights, grids, *size, universal, truncated=truncated)
-                assert [g.shape[1:] for g in planes] == list(spec.sizes)
-                assert all(np.abs(g).max() < 2**14 for g in planes)
+                spec, _, read = bitstream.read(weights, grids, *size, universal, truncated=truncated)
+                assert [np.stack(g).shape[1:] for g in read] == list(spec.sizes)
+                assert all(np.abs(plane).max() < 2**14 for grid in read for plane in grid)
 
 
 def function_of(data: bytes) -> tuple[bytes, bytes, tuple[int, int, int], LambdaConditionedWeights | None]:

@@ -29,11 +29,11 @@ class Networks(nn.Module, ABC):
     def encode_tile(self, pictures: Tensor) -> Tensor:
         """(batch, 3, downscale * h, downscale * w) in 0..1 to features (batch, features, h, w)."""
 
-    def encode_whole(self, features: Tensor) -> Tensor:
+    def encode_global(self, features: Tensor) -> Tensor:
         """Features to latents (batch, channels, h, w)."""
         return features
 
-    def decode_whole(self, latents: Tensor) -> Tensor:
+    def decode_global(self, latents: Tensor) -> Tensor:
         """Latents to features."""
         return latents
 

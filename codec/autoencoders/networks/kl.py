@@ -65,9 +65,9 @@ class Kl(Networks):
         super().__init__()
         levels = len(config["block_out_channels"])
         types = {"down_block_types": ("DownEncoderBlock2D",) * levels, "up_block_types": ("UpDecoderBlock2D",) * levels}
-        whole_model = diffusers().AutoencoderKL(**types, **config)
-        self.encoder, self.decoder = whole_model.encoder, whole_model.decoder
-        self.quant_conv, self.post_quant_conv = whole_model.quant_conv, whole_model.post_quant_conv
+        both = diffusers().AutoencoderKL(**types, **config)
+        self.encoder, self.decoder = both.encoder, both.decoder
+        self.quant_conv, self.post_quant_conv = both.quant_conv, both.post_quant_conv
         self.channels = self.features = config["latent_channels"]
         self.downscale = 2 ** (levels - 1)
 

@@ -90,11 +90,11 @@ class Tiny(Networks):
         features: Tensor = self.encoder[:11](pictures)
         return features
 
-    def encode_whole(self, features: Tensor) -> Tensor:
+    def encode_global(self, features: Tensor) -> Tensor:
         latents: Tensor = self.encoder[11:](features)
         return latents
 
-    def decode_whole(self, latents: Tensor) -> Tensor:
+    def decode_global(self, latents: Tensor) -> Tensor:
         features: Tensor = self.decoder[:6](latents)
         return features
 

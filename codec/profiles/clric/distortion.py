@@ -112,12 +112,12 @@ def _part(row: _Cut, column: _Cut) -> Part:
 
 class _Distance(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, latents: Tensor, appearance: PerceptualDistortion, with_gradient: bool) -> Tensor:
+    def forward(ctx: Any, latents: Tensor, distortion: PerceptualDistortion, with_gradient: bool) -> Tensor:
         total, gradient = latents.new_zeros(len(latents)), torch.zeros_like(latents)
-        for part in appearance.parts:
+        for part in distortion.parts:
             tile = latents[:, :, *part.latent].detach().requires_grad_(with_gradient)
             with torch.set_grad_enabled(with_gradient):
-                distance = appearance.of_part(part, tile)
+                distance = distortion.of_part(part, tile)
             total += distance.detach()
             if with_gradient:
                 gradient[:, :, *part.latent] += torch.autograd.grad(distance, tile, torch.ones_like(distance))[0]

@@ -98,11 +98,11 @@ class Iterations:
 
     Attributes:
         latent: by the error of the latent alone, which come first, for models without a universal function.
-        appearance: by the perceptual distortion.
+        distortion: by the perceptual distortion.
     """
 
     latent: int
-    appearance: int
+    distortion: int
 
     def total(self, *, own_weights: bool, rounds: int) -> int:
         """Number of iterations in all, if the last part is annealed again in some rounds."""
@@ -114,29 +114,29 @@ class Iterations:
         return Schedule(0, self.latent, self.latent // 5)
 
     def second(self, *, own_weights: bool) -> Schedule:
-        """Schedule by appearance, of weights only if they are own ones: differences to universal ones cost too much."""
-        schedule = Schedule(0, self.appearance, 0, weight_rate=0.0, **GENTLE)
+        """Schedule by the perceptual distortion; of weights only if they are own ones, as differences cost too much."""
+        schedule = Schedule(0, self.distortion, 0, weight_rate=0.0, **GENTLE)
         if not own_weights:
             return schedule
-        return replace(schedule, settle=self.appearance // 4, weight_rate=WEIGHT_RATE, settle_rate=WEIGHT_RATE)
+        return replace(schedule, settle=self.distortion // 4, weight_rate=WEIGHT_RATE, settle_rate=WEIGHT_RATE)
 
 
 class LatentFit(Fit):
     """A fit of functions of latents to what pictures look like.
 
     Attributes:
-        start: how it began, or would have for the lambdas that it was steered to.
+        start: how it began, or would have for the lambdas that it is turned to.
     """
 
     def __init__(
-        self, start: Initialisation, lambdas: Tensor, appearance: PerceptualDistortion, schedule: Schedule,
+        self, start: Initialisation, lambdas: Tensor, perceptual: PerceptualDistortion, schedule: Schedule,
         generator: torch.Generator, progress: Callable[[int], None],
     ) -> None:  # fmt: skip
-        super().__init__(appearance.picture, lambdas, [start.function], schedule, generator, progress, self._distortion)
-        self.start, self.appearance = start, appearance
+        super().__init__(perceptual.picture, lambdas, [start.function], schedule, generator, progress, self._distortion)
+        self.start, self.perceptual = start, perceptual
 
     def _distortion(self, function: Function, _: Tensor) -> Tensor:
-        return self.appearance.distortion(latents_of(function, self.start.step))
+        return self.perceptual.distortion(latents_of(function, self.start.step))
 
 
 class LatentFits(Fits):
@@ -158,7 +158,7 @@ class LatentFits(Fits):
     ) -> None:  # fmt: skip
         device, self.count = autoencoder.device, len(pictures)
         self.autoencoder, self.iterations, self.bounds, self.progress = autoencoder, iterations, bounds, progress
-        self.responses = -0.5, -0.35 if iterations.appearance else -0.5
+        self.responses = -0.5, -0.35 if iterations.distortion else -0.5
         self.generator = torch.Generator(device).manual_seed(seed)
         self.picture, self.visible = to_tensor(pictures, device).expand(-1, 3, -1, -1), region_of(pictures, device)
         self.latent = autoencoder.encode(self.picture)
@@ -178,10 +178,10 @@ class LatentFits(Fits):
     def fitted(self, logs: Tensor, steer: Steer | None = None) -> Fitted:
         start = self._begun(logs)
         rounded = Fitted(start.function.rounded(), start.weights)
-        if not self.iterations.appearance:
+        if not self.iterations.distortion:
             return rounded
         lambdas, schedule = self._lambdas(logs), self.iterations.second(own_weights=self.own_weights)
-        self._fit = LatentFit(start, lambdas, self._appearance, schedule, self.generator, self.progress)
+        self._fit = LatentFit(start, lambdas, self._perceptual, schedule, self.generator, self.progress)
         found = self._coded(self._fit.run(steer))
         if steer:
             return found
@@ -190,14 +190,14 @@ class LatentFits(Fits):
         return chosen(costs[0] < costs[1], found, rounded)
 
     def again(self, before: Tensor, after: Tensor) -> Fitted:
-        return super().again(before, after) if self.iterations.appearance else self.fitted(after)
+        return super().again(before, after) if self.iterations.distortion else self.fitted(after)
 
     def slopes(self, found: Fitted) -> list[Tensor]:
         grids = [g.detach().requires_grad_() for g in found.function.grids]
         function = replace(found.function, grids=grids)
         step = steps_of([weights.origin for weights in found.weights], self.latent.device)
-        if self.iterations.appearance:
-            total = self._appearance.distortion(latents_of(function, step))
+        if self.iterations.distortion:
+            total = self._perceptual.distortion(latents_of(function, step))
         else:  # to look at the picture would take longer than all else
             total = fit.distortion(function, self.latent / step)
         return list(torch.autograd.grad(total.sum(), grids))
@@ -211,7 +211,7 @@ class LatentFits(Fits):
         return logs.exp().to(self.pixels.device, torch.float32) * positions / self.pixels
 
     @cached_property
-    def _appearance(self) -> PerceptualDistortion:
+    def _perceptual(self) -> PerceptualDistortion:
         return PerceptualDistortion(self.autoencoder, self.picture, self.visible)
 
 
@@ -223,11 +223,12 @@ class UniversalFits(LatentFits):
     def estimate(self, logs: Tensor) -> Tensor:
         return self.bits(self._begun(logs).function).cpu().double()
 
-    def changed(self, function: Function, before: Tensor, after: Tensor) -> tuple[Function, Tensor]:
-        """The same latents, in other steps."""
-        old, self._fit.start = self._begun(before).step, self._begun(after)
-        grids = [g * (old / self._fit.start.step) for g in function.grids]
-        return replace(function, weights=self._fit.start.function.weights, grids=grids), self._lambdas(after)
+    def turn(self, function: Function, before: Tensor, after: Tensor) -> tuple[Function, Tensor]:
+        """The same latents in other steps, those of another start, which is the fit's from now on."""
+        old, new = self._begun(before), self._begun(after)
+        self._fit.start = new
+        grids = [g * (old.step / new.step) for g in function.grids]
+        return replace(function, weights=new.function.weights, grids=grids), self._lambdas(after)
 
     def _begun(self, logs: Tensor) -> Initialisation:
         return initialisation.from_universal(self._universal, self.latent, logs.exp().tolist(), self.region)

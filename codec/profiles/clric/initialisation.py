@@ -135,7 +135,7 @@ def universal_of(model: Model) -> LambdaConditionedWeights:
     if model.function is None:
         return NONE
     knots = {name: tensor.numpy() for name, tensor in model.component("function").items()}
-    try:
-        return LambdaConditionedWeights(*read_description(model.function), knots, knots.pop("steps"))
-    except ValueError as error:
-        raise ModelFileError(f"model {model.name} is damaged: {error}: get it again") from error
+    universal = LambdaConditionedWeights(*read_description(model.function), knots, knots.pop("steps"))
+    if (universal.steps <= 0).any():
+        raise ModelFileError(f"model {model.name} is damaged: a step of its function is not positive: get it again")
+    return universal

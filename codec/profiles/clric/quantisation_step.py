@@ -72,10 +72,10 @@ class StepTrials:
         """Try all steps on the middle of a picture (1, 3, height, width)."""
         top, left = ((n - min(n, TRIAL)) // 2 for n in picture.shape[2:])
         part = picture[:, :, top : top + TRIAL, left : left + TRIAL]
-        latent, appearance = autoencoder.encode(part), PerceptualDistortion(autoencoder, part)
+        latent, distortion = autoencoder.encode(part), PerceptualDistortion(autoencoder, part)
         sensitivity = Sensitivity.through(autoencoder, latent, *part.shape[2:])
         with torch.no_grad():
-            return cls(sensitivity, [_trial(latent, sensitivity, step, appearance) for step in TRIED])
+            return cls(sensitivity, [_trial(latent, sensitivity, step, distortion) for step in TRIED])
 
     def step(self, lam: float) -> float:
         """The step that lambda asks for; between those tried, cost is taken for a parabola in their logarithm."""
@@ -92,13 +92,13 @@ class StepTrials:
 
 
 def _trial(
-    latent: Tensor, sensitivity: Sensitivity, step: float, appearance: PerceptualDistortion
+    latent: Tensor, sensitivity: Sensitivity, step: float, distortion: PerceptualDistortion
 ) -> tuple[float, float]:
     """Distortion, and estimated bits per pixel, if a picture's weighted latent is quantised with this step."""
     function = sensitivity.undone(initialisation.principal(sensitivity.of(latent), step)).rounded()
     made = synthesis.synthesise(function.grids, function.weights, function.spec)
-    bits = sum(_entropy(plane) for plane in function.grids[0][0]) / appearance.picture[0, 0].numel()
-    return appearance.distortion(made).item(), bits
+    bits = sum(_entropy(plane) for plane in function.grids[0][0]) / distortion.picture[0, 0].numel()
+    return distortion.distortion(made).item(), bits
 
 
 def _entropy(plane: Tensor) -> float:

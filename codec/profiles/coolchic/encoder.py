@@ -44,7 +44,7 @@ GUESS = 0.4, 0.1, 0.14
 # While fits anneal, relative to the end: at first, for a lambda of 1 and one iteration, and what the logarithms of both
 # add; how fast that is over; by how much files grow meanwhile.
 SHRINKAGE, DECAY, GROWTH = (4.5, 0.384, -0.48), 5.1, 0.09
-ONE_BASE = 1.0  # range of log lambda fitted from the same reference weights: to the next ones sizes leap
+ONE_REFERENCE = 1.0  # range of log lambda fitted from the same reference weights: to the next ones sizes leap
 SUPPLE = 150  # iterations, from which on their last part still changes sizes
 WEIGHTS_BUDGET = 860  # bytes that a function's weights may take
 WEIGHTS_BUDGET_PIXELS = 768 * 512  # for a picture of up to so many pixels; for larger ones, more in proportion
@@ -97,7 +97,7 @@ class PictureFits(Fits):
         self.spec = trained_spec(height, width, outputs)
         self.region = region_of(pictures, device, levels=len(self.spec.features))
         self.generator, self.seed = torch.Generator(device), seed
-        self.base = torch.full((self.count,), torch.inf, device="cpu")  # logarithms of the base's lambdas
+        self.reference = torch.full((self.count,), torch.inf, device="cpu")  # logarithms of lambdas
         pixels = max(p.shape[0] * p.shape[1] for p in pictures)
         self.budget = WEIGHTS_BUDGET * max(pixels, WEIGHTS_BUDGET_PIXELS) // WEIGHTS_BUDGET_PIXELS
 
@@ -129,9 +129,9 @@ class PictureFits(Fits):
 
     def fitted(self, logs: Tensor, steer: Steer | None = None) -> Fitted:
         self.generator.manual_seed(self.seed)  # so that sizes of several fits differ by lambda rather than by chance
-        if (logs - self.base).abs().max() > ONE_BASE:
-            self.base = logs
-        lambdas, starts = self._lambdas(logs), self._starts(self._lambdas(self.base))
+        if (logs - self.reference).abs().max() > ONE_REFERENCE:
+            self.reference = logs
+        lambdas, starts = self._lambdas(logs), self._starts(self._lambdas(self.reference))
         self._fit = Fit(self.target, lambdas, starts, self.schedule, self.generator, self.progress)
         return self._coded(self._fit.run(steer))
 
