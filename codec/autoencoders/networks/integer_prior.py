@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from codec.autoencoders.networks.progressive_prior import (
     BLOCKS,
-    HIDDEN,
     LIMIT,
     OFFSETS,
     SCALE,
@@ -75,17 +74,17 @@ class Units:
 class IntegerStep(nn.Module):
     """Networks of one offset; activations are integers, held in floating point, channels last."""
 
-    def __init__(self, bounds: list[int], inputs: int) -> None:
+    def __init__(self, bounds: list[int], inputs: int, hidden: int) -> None:
         super().__init__()
         pairs = list(pairwise(bounds))
-        self.embed = _linear(HIDDEN, inputs)
-        self.context = nn.ModuleList(IntegerBlock() for _ in range(BLOCKS))
-        self.earlier = nn.ModuleList(_linear(HIDDEN, start) for start, _ in pairs[1:])
-        self.mix = nn.ModuleList(_linear(HIDDEN, HIDDEN) for _ in pairs)
-        self.output = nn.ModuleList(_linear(2 * (end - start), HIDDEN) for start, end in pairs)
+        self.embed = _linear(hidden, inputs)
+        self.context = nn.ModuleList(IntegerBlock(hidden) for _ in range(BLOCKS))
+        self.earlier = nn.ModuleList(_linear(hidden, start) for start, _ in pairs[1:])
+        self.mix = nn.ModuleList(_linear(hidden, hidden) for _ in pairs)
+        self.output = nn.ModuleList(_linear(2 * (end - start), hidden) for start, end in pairs)
 
     def embedded(self, known: Tensor, condition: Tensor) -> Tensor:
-        """Context of a group of channels: (h, w, inputs), (HIDDEN,) to (h, w, HIDDEN)."""
+        """Context of a group of channels: (h, w, inputs), (hidden,) to (h, w, hidden)."""
         x = _bounded(self.embed(known) + condition)
         for block in self.context:
             x = block(x)
@@ -95,7 +94,7 @@ class IntegerStep(nn.Module):
         """Means, then logarithms of scales, of a group of channels at some positions.
 
         Args:
-            context: (n, HIDDEN)
+            context: (n, hidden)
             earlier: (n, channels of the groups before).
 
         Returns:
@@ -111,14 +110,14 @@ class IntegerStep(nn.Module):
 class IntegerBlock(nn.Module):
     """A `Block` of the trained prior."""
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.mix_in, self.mix_out = _linear(HIDDEN, HIDDEN), _linear(HIDDEN, HIDDEN)
-        self.mix = Convolution(_undefined(HIDDEN, 1, 3, 3), padding=1, depthwise=True)
-        self.hidden, self.output = _linear(HIDDEN, HIDDEN), _linear(HIDDEN, HIDDEN)
+        self.mix_in, self.mix_out = _linear(channels, channels), _linear(channels, channels)
+        self.mix = Convolution(_undefined(channels, 1, 3, 3), padding=1, depthwise=True)
+        self.hidden, self.output = _linear(channels, channels), _linear(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(h, w, HIDDEN) to the same."""
+        """(h, w, channels) to the same."""
         mixed = self.mix(self.mix_in(x).clamp(0, LIMIT).permute(2, 0, 1)[None])[0].permute(1, 2, 0)
         x = _bounded(x + self.mix_out(_bounded(mixed)))
         return _bounded(x + self.output(self.hidden(x).clamp(0, LIMIT)))
@@ -144,6 +143,7 @@ class IntegerPrior(nn.Module):
     Args:
         channels: of the latent.
         knots: among which there are positions.
+        hidden: channels of the networks.
     """
 
     log_unit: Tensor
@@ -151,15 +151,15 @@ class IntegerPrior(nn.Module):
     log_scale: Tensor
     mean: Tensor
 
-    def __init__(self, preset: Preset, channels: int, knots: int) -> None:
+    def __init__(self, preset: Preset, channels: int, knots: int, hidden: int) -> None:
         super().__init__()
         self.preset, self.channels = preset, channels
         bounds = preset.bounds(channels)
         self.groups = [slice(a, b) for a, b in pairwise(bounds)]
-        self.steps = nn.ModuleList(IntegerStep(bounds, inputs) for inputs in preset.inputs(channels))
+        self.steps = nn.ModuleList(IntegerStep(bounds, inputs, hidden) for inputs in preset.inputs(channels))
         halvings, offsets = preset.halvings, len(OFFSETS)
         shapes = {
-            "log_unit": (channels,), "mean": (channels,), "condition": (halvings, offsets, knots, HIDDEN),
+            "log_unit": (channels,), "mean": (channels,), "condition": (halvings, offsets, knots, hidden),
             "log_scale": (1 + halvings, offsets, knots, channels),
         }  # fmt: skip
         for name, shape in shapes.items():
@@ -222,7 +222,7 @@ class Conditioned:
         """Means of symbols in 1 / FRACTIONS, and indices of their scales, (n, channels of the group) both.
 
         Args:
-            context: (n, HIDDEN)
+            context: (n, hidden)
             earlier: (n, channels before the group), activations.
         """
         before = torch.from_numpy(earlier).to(self._device)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from codec.autoencoders.networks.integer_prior import IntegerPrior
+from codec.autoencoders.networks.limits import MAX_WIDTH, whole
 from codec.autoencoders.networks.progressive_prior import PRESETS
 from codec.autoencoders.networks.transform import Config, Decoder, Encoder
 
@@ -29,14 +30,17 @@ class Msp(nn.Module):
     Args:
         config: of the transform.
         presets: names among `PRESETS`.
+        hidden: channels of the priors' networks.
     """
 
-    def __init__(self, config: Config, presets: list[str]) -> None:
+    def __init__(self, config: Config, presets: list[str], hidden: int) -> None:
         super().__init__()
         self.config = config
         self.encoder, self.decoder = Encoder(config), Decoder(config)
         self.gains = Gains(config.knots, config.latent)
-        self.prior = nn.ModuleDict({name: IntegerPrior(PRESETS[name], config.latent, config.knots) for name in presets})
+        self.prior = nn.ModuleDict(
+            {name: IntegerPrior(PRESETS[name], config.latent, config.knots, hidden) for name in presets}
+        )
 
 
 def build(config: Mapping[str, Any]) -> Msp:
@@ -49,4 +53,4 @@ def build(config: Mapping[str, Any]) -> Msp:
     unknown = [name for name in presets if name not in PRESETS]
     if unknown or not presets:
         raise ValueError(f"its presets must be of {', '.join(PRESETS)}, not {presets}")
-    return Msp(Config(**config["transform"]), presets)
+    return Msp(Config(**config["transform"]), presets, whole("hidden", config["hidden"], 1, MAX_WIDTH))

@@ -62,6 +62,7 @@ class Preset:
 PRESETS = {
     "baseline": Preset(3, (), (1, 1, 1)),
     "normal": Preset(3, (1 / 16, 5 / 16), (1, 1, 1)),
+    "extra": Preset(3, (1 / 64, 1 / 16, 3 / 16, 1 / 2), (4, 2, 2)),
 }
 
 
@@ -114,14 +115,14 @@ class Step(nn.Module):
         inputs: channels of all that is known.
     """
 
-    def __init__(self, bounds: list[int], inputs: int) -> None:
+    def __init__(self, bounds: list[int], inputs: int, hidden: int) -> None:
         super().__init__()
         self.bounds = bounds
-        self.embed = Pointwise(inputs, HIDDEN)
-        self.context = nn.Sequential(*(Block(HIDDEN) for _ in range(BLOCKS)))
-        self.earlier = nn.ModuleList(Pointwise(start, HIDDEN) for start in bounds[1:-1])
-        self.mix = nn.ModuleList(Pointwise(HIDDEN, HIDDEN) for _ in bounds[1:])
-        output = [Pointwise(HIDDEN, 2 * (b - a)) for a, b in pairwise(bounds)]
+        self.embed = Pointwise(inputs, hidden)
+        self.context = nn.Sequential(*(Block(hidden) for _ in range(BLOCKS)))
+        self.earlier = nn.ModuleList(Pointwise(start, hidden) for start in bounds[1:-1])
+        self.mix = nn.ModuleList(Pointwise(hidden, hidden) for _ in bounds[1:])
+        output = [Pointwise(hidden, 2 * (b - a)) for a, b in pairwise(bounds)]
         self.output = nn.ModuleList(output)
         for layer in (self.embed, *self.earlier, *self.mix, *output):
             initialise(layer)
@@ -135,7 +136,7 @@ class Step(nn.Module):
         Args:
             known: (batch, inputs, h, w)
             current: (batch, channels, h, w); a group's distributions depend on earlier groups only.
-            condition: (batch, HIDDEN, 1, 1), of lambda and halving.
+            condition: (batch, hidden, 1, 1), of lambda and halving.
         """
         context = self.context(bounded(self.embed(known) + condition))
         means, scales = [], []
@@ -164,16 +165,17 @@ class ProgressivePrior(nn.Module):
     Args:
         channels: of the latent.
         knots: lambdas for which there are distributions, as `Transform.knot_weights` weighs them.
+        hidden: channels of the networks.
     """
 
     unit: Tensor
 
-    def __init__(self, preset: Preset, channels: int, knots: int) -> None:
+    def __init__(self, preset: Preset, channels: int, knots: int, hidden: int = HIDDEN) -> None:
         super().__init__()
         self.preset = preset
         halvings, bounds, offsets = preset.halvings, preset.bounds(channels), len(OFFSETS)
-        self.steps = nn.ModuleList(Step(bounds, inputs) for inputs in preset.inputs(channels))
-        self.condition = nn.Parameter(torch.zeros(halvings, offsets, knots, HIDDEN))
+        self.steps = nn.ModuleList(Step(bounds, inputs, hidden) for inputs in preset.inputs(channels))
+        self.condition = nn.Parameter(torch.zeros(halvings, offsets, knots, hidden))
         self.mean = nn.Parameter(torch.zeros(channels))  # of what is left at last, as all means in units of `unit`
         self.log_scale = nn.Parameter(torch.zeros(1 + halvings, offsets, knots, channels))
         self.register_buffer("unit", torch.ones(channels))
