@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 
 import numpy as np
@@ -568,7 +568,7 @@ class Latent:
         weight, bias, shift, (low, high) = (
             self.tensors[f"{name}.{part}"] for part in ("weight", "bias", "shift", "inputs")
         )
-        return self.shifted(np.clip(x, low, high) @ weight.T + bias, shift)
+        return self.shifted(np.matmul(np.clip(x, low, high), weight.T) + bias, shift)
 
     @staticmethod
     def shifted(sums: Whole, shift: Whole) -> Whole:
@@ -610,7 +610,7 @@ class Latent:
     ) -> None:
         """Read some channels at some places."""
         elements = [(y, x, k) for y, x in places for k in channels]
-        told = list(zip(elements, sum(means, []), sum(scales, []), strict=True))
+        told = list(zip(elements, chain(*means), chain(*scales), strict=True))
         for width in (7, 15, 31, 63, 127, 255):
             of_width = [(e, m, i) for e, m, i in told if half_width(i) == width and (i or (m + 8) // 16)]
             if of_width:
