@@ -568,7 +568,8 @@ class Latent:
         weight, bias, shift, (low, high) = (
             self.tensors[f"{name}.{part}"] for part in ("weight", "bias", "shift", "inputs")
         )
-        return self.shifted(np.matmul(np.clip(x, low, high), weight.T) + bias, shift)
+        sums: Whole = np.clip(x, low, high) @ weight.T + bias
+        return self.shifted(sums, shift)
 
     @staticmethod
     def shifted(sums: Whole, shift: Whole) -> Whole:
@@ -588,7 +589,7 @@ class Latent:
         return self.shifted(sums + bias, shift)
 
     def context(self, halving: int, offset: int, inputs: Whole) -> Whole:
-        x = (self.layer(f"steps.{offset}.embed", inputs) + self.condition[halving, offset]).clip(-256, 256)
+        x: Whole = (self.layer(f"steps.{offset}.embed", inputs) + self.condition[halving, offset]).clip(-256, 256)
         for block in (0, 1):
             name = f"steps.{offset}.context.{block}."
             mixed = self.spatial(name + "mix", self.layer(name + "mix_in", x).clip(0, 256)).clip(-256, 256)

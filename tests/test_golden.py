@@ -39,7 +39,10 @@ from codec.overfit.lambda_conditioned_weights import LambdaConditionedWeights
 from codec.profiles.clric.initialisation import step_of, universal_of
 from codec.profiles.msp import bitstream as latent_bitstream
 
-pytestmark = pytest.mark.filterwarnings("ignore:TF32 acceleration")  # torch's, when oneDNN is switched off
+pytestmark = [
+    pytest.mark.usefixtures("golden_models"),
+    pytest.mark.filterwarnings("ignore:TF32 acceleration"),  # torch's, when oneDNN is switched off
+]
 
 FOLDER = Path(__file__).parent / "golden"
 ALL = sorted(path.stem for path in FOLDER.glob("*.clric"))
@@ -113,12 +116,6 @@ def golden(name: str) -> tuple[bytes, dict[str, str], NDArray[np.uint8]]:
         picture = np.asarray(image)
     hashes: dict[str, str] = json.loads((FOLDER / f"{name}.json").read_text())
     return (FOLDER / f"{name}.clric").read_bytes(), hashes, picture
-
-
-@pytest.fixture(autouse=True)
-def models(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The model of the latents is in the store, for programs that are started, too."""
-    monkeypatch.setenv(store.VARIABLE, str(FOLDER))
 
 
 @pytest.fixture(params=[1, 2], ids=["1 thread", "2 threads"])
