@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from codec.autoencoders.model import check_shapes, read_safetensors
-from codec.autoencoders.networks.progressive_prior import PRESETS, ProgressivePrior
+from codec.autoencoders.networks.progressive_prior import PRESETS, ProgressivePrior, laplace_bits
 from codec.autoencoders.networks.transform import Config, Transform, describe
 from codec.device import reduced_precision
 from codec.files import write
@@ -20,7 +20,7 @@ from codec.training.data import Photos, as_pictures, crops
 from codec.training.loop import Progress, Task
 from codec.training.losses import squared_error, structural_error
 from codec.training.optimizers import MuonAndAdam, Schedule
-from codec.training.prior import draw_lambdas, laplace_bits
+from codec.training.prior import draw_lambdas
 from codec.training.validation import Validation
 
 WIDE = 64  # rows and columns from which on a kernel is left to Muon
@@ -128,7 +128,7 @@ class TransformTask(Task):
 
     def loss(self, batch: Tensor, iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
         pictures = as_pictures(batch)
-        lambdas = self.lambdas(len(pictures), batch.device)
+        lambdas = draw_mixed(len(pictures), batch.device, self.settings)
         with reduced_precision(batch.device):
             made, bits = self.model(pictures, lambdas)
         error = squared_error(made, pictures)
@@ -138,12 +138,6 @@ class TransformTask(Task):
         # By the root of lambda, as distortion and rate of a good codec grow with it: all rates count alike.
         loss = 10 * ((distortion + lambdas * bits) / lambdas.sqrt()).mean()
         return loss, {"squared_error": error.detach().mean(), "bpp": bits.detach().mean()}
-
-    def lambdas(self, count: int, device: torch.device) -> Tensor:
-        """(count,), uniform in their logarithm: most in the usual range, which decides how good files are."""
-        usual = draw_lambdas(count, device, self.settings.usual)
-        rare = draw_lambdas(count, device, self.settings.network.lambdas)
-        return torch.where(torch.rand(count, device=device) < USUALLY, usual, rare)
 
     def validate(self, model: nn.Module, progress: Progress, folder: Path) -> dict[str, Any]:
         if self.validation is None:
@@ -162,6 +156,13 @@ class TransformTask(Task):
     def _start(self) -> None:
         pictures = as_pictures(crops(self.photos, self.settings.side, 256, 0))
         self.model.prior.start(self.model.transform.start_as_klt(pictures))
+
+
+def draw_mixed(count: int, device: torch.device, settings: Settings) -> Tensor:
+    """Random lambdas (count,), uniform in their logarithm: most in the usual range, which decides how good files are."""
+    usual = draw_lambdas(count, device, settings.usual)
+    rare = draw_lambdas(count, device, settings.network.lambdas)
+    return torch.where(torch.rand(count, device=device) < USUALLY, usual, rare)
 
 
 def export(config: Config, weights: Mapping[str, Tensor], path: Path) -> None:
