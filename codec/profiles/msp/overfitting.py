@@ -36,7 +36,7 @@ def overfit(
     """
     height, width = picture.shape[2:]
     trade = math.exp(transform.log_lambda(position)) / (height * width)
-    # The cost's curvature is about that of a sum of squares, so its gradient is about as many times a step to its least.
+    # The cost is about a sum of squares, so its gradient is about a step to its least, but for a factor.
     rate = RATE * WORTH / 2 / trade
     best, least = latents.round(), math.inf
     free = transform.log_scales(preset, best, position) > NARROW
