@@ -109,7 +109,8 @@ class LearnedTransform:
     def log_scales(self, preset: str, symbols: Tensor, position: int) -> Tensor:
         """Logarithms of the scales of symbols (1, channels, ...)."""
         gains, knots = self._gains(position), self._knot_weights(position, len(symbols))
-        return self._float_prior(preset)(symbols / gains, knots).log_scale + gains.log()
+        scales: Tensor = self._float_prior(preset)(symbols / gains, knots).log_scale
+        return scales + gains.log()
 
     def _float_prior(self, preset: str) -> ProgressivePrior:
         if preset not in self._float_priors:

@@ -53,7 +53,8 @@ class PriorTask(Task):
     def __init__(self, settings: Settings, photos: Photos, weights: Path, presets: Sequence[str]) -> None:
         self.settings, self.photos, self.presets = settings, photos, list(presets)
         self.config: Mapping[str, Any] = {
-            "network": asdict(settings.network), "presets": self.presets, "weights": sha256(weights.read_bytes()).hexdigest(),
+            "network": asdict(settings.network), "presets": self.presets,
+            "weights": sha256(weights.read_bytes()).hexdigest(),
         }  # fmt: skip
         torch.manual_seed(0)
         trained = TransformModel(settings.network)

@@ -159,7 +159,7 @@ class TransformTask(Task):
 
 
 def draw_mixed(count: int, device: torch.device, settings: Settings) -> Tensor:
-    """Random lambdas (count,), uniform in their logarithm: most in the usual range, which decides how good files are."""
+    """Random lambdas (count,), uniform in their logarithm: most of the usual ones, which decide how good files are."""
     usual = draw_lambdas(count, device, settings.usual)
     rare = draw_lambdas(count, device, settings.network.lambdas)
     return torch.where(torch.rand(count, device=device) < USUALLY, usual, rare)

@@ -83,7 +83,7 @@ class LatentCoder(Coder[Coded]):
     """
 
     response = -0.5
-    fitting, aim_at, further = (-0.008, 0.0), -0.003, 0.02
+    fitting, aim_at, further = (-0.008, 1e-9), -0.003, 0.02
 
     def __init__(
         self, transform: LearnedTransform, picture: Tensor, preset: str, iterations: int,
