@@ -421,6 +421,206 @@ def double(x: Floats, taps: Floats, axis: int) -> Floats:
     return np.moveaxis(np.stack([left, right], -1).reshape(*x.shape[:2], -1), -1, axis)
 
 
+# The latent of profile msp
+
+OFFSETS = ((1, 1), (0, 1), (1, 0))
+BAND = 8192
+
+
+@dataclass
+class Preset:
+    """Order of coding; where groups begin, in 1/64 of the channels, and phases of the halvings from the finest on."""
+
+    name: str
+    groups: list[int]
+    phases: list[int]
+
+    @property
+    def phased(self) -> bool:
+        return max(self.phases) > 1
+
+
+PRESETS = (
+    Preset("baseline", [], [1, 1, 1]),
+    Preset("normal", [4, 20], [1, 1, 1]),
+    Preset("extra", [1, 4, 12, 32], [4, 2, 2]),
+)
+
+
+def model_tensors(path: Path) -> dict[str, Whole]:
+    """All tensors of whole numbers in a model's file."""
+    data = path.read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    types = {"I8": "<i1", "I16": "<i2", "I32": "<i4"}
+    found = {}
+    for name, entry in json.loads(data[8:start]).items():
+        if name != "__metadata__" and entry["dtype"] in types:
+            first, last = (start + offset for offset in entry["data_offsets"])
+            found[name] = np.frombuffer(data[first:last], types[entry["dtype"]]).astype(np.int64)
+            found[name] = found[name].reshape(entry["shape"])
+    return found
+
+
+def whole_exponential(x: int, factor: int) -> int:
+    return factor * exponential(x, 1024) // ONE
+
+
+class Latent:
+    """The latent of a section, (height, width, channels), given the tensors of the model."""
+
+    def __init__(self, section: bytes, tensors: dict[str, Whole], height: int, width: int) -> None:
+        if len(section) < 3:
+            raise DamagedError
+        number, self.position = section[0], int.from_bytes(section[1:3], "little")
+        if number >= len(PRESETS):
+            raise UnknownError
+        self.preset = PRESETS[number]
+        prefix = f"prior.{self.preset.name}."
+        self.tensors = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+        knots, self.channels = tensors["gains.log"].shape
+        if not self.tensors or self.position > 256 * (knots - 1):
+            raise DamagedError
+        bounds = {0, self.channels} | {self.half_even(part * self.channels, 64) for part in self.preset.groups}
+        self.bounds = sorted(bounds)
+        self.unit = [
+            int(g + u) for g, u in zip(self.between(tensors["gains.log"]), self.tensors["log_unit"], strict=True)
+        ]
+        self.into = np.array([whole_exponential(-u, 2**21) for u in self.unit])
+        self.out_of = np.array([whole_exponential(u, 2**19) for u in self.unit])
+        self.log_scale = self.between(self.tensors["log_scale"])
+        self.condition = self.between(self.tensors["condition"])
+        self.symbols = np.zeros((height, width, self.channels), np.int64)
+        self.activations = np.zeros_like(self.symbols)
+        self.stream = Stream(section[3:])
+        self.read()
+        self.stream.end()
+        if np.abs(self.symbols).max() > 16383:
+            raise DamagedError
+
+    @staticmethod
+    def half_even(p: int, q: int) -> int:
+        """p / q, rounded; a half to the even number."""
+        whole, rest = divmod(p, q)
+        return whole + (2 * rest > q or (2 * rest == q and whole % 2))
+
+    def between(self, t: Whole) -> Whole:
+        """(..., knots, n) to (..., n)."""
+        k = min(self.position // 256, t.shape[-2] - 2)
+        r = self.position - 256 * k
+        mixed: Whole = (t[..., k, :] * (256 - r) + t[..., k + 1, :] * r + 128) // 256
+        return mixed
+
+    def read(self) -> None:
+        every = range(self.channels)
+        cells = [(y, x) for y in range(0, len(self.symbols), 8) for x in range(0, self.symbols.shape[1], 8)]
+        mean, scale = self.distribution(self.tensors["mean"], self.log_scale[3, 0], every)
+        self.code(cells, every, [mean] * len(cells), [scale] * len(cells))
+        for halving in (2, 1, 0):
+            self.refine(halving)
+
+    def refine(self, halving: int) -> None:
+        d = 2**halving
+        first = self.activations[:: 2 * d, :: 2 * d]
+        known = [first]
+        for offset, (dy, dx) in enumerate(OFFSETS):
+            current = self.activations[dy * d :: 2 * d, dx * d :: 2 * d]
+            rows, columns = current.shape[:2]
+            before = np.zeros((*first.shape[:2], 1), np.int64)
+            for phase in range(self.preset.phases[halving]):
+                own = np.zeros_like(first)
+                own[:rows, :columns] = current * before[:rows, :columns]
+                inputs = [*known, own, 32 * before] if self.preset.phased else known
+                context = self.context(halving, offset, np.concatenate(inputs, 2))
+                step = max(1, BAND // max(1, columns))
+                for top in range(0, rows, step):
+                    band = range(top, min(rows, top + step))
+                    cells = [(y, x) for y in band for x in range(columns) if self.phase(halving, y, x) == phase]
+                    self.band(halving, offset, cells, context)
+                for y, x in np.ndindex(rows, columns):
+                    before[y, x] |= self.phase(halving, y, x) == phase
+            complete = first.copy()
+            complete[:rows, :columns] = current
+            known.append(complete)
+
+    def phase(self, halving: int, y: int, x: int) -> int:
+        y, x = y % 2, x % 2
+        return {1: 0, 2: (y + x) % 2, 4: 2 * ((y + x) % 2) + y}[self.preset.phases[halving]]
+
+    def band(self, halving: int, offset: int, cells: list[tuple[int, int]], context: Whole) -> None:
+        (dy, dx), d = OFFSETS[offset], 2**halving
+        places = [((2 * y + dy) * d, (2 * x + dx) * d) for y, x in cells]
+        for group, (start, stop) in enumerate(zip(self.bounds, self.bounds[1:], strict=False)):
+            channels, means, scales = range(start, stop), [], []
+            for (y, x), (row, column) in zip(cells, places, strict=True):
+                c = context[y, x]
+                u = self.layer(f"steps.{offset}.mix.{group}", c)
+                if group:
+                    u = u + self.layer(f"steps.{offset}.earlier.{group - 1}", self.activations[row, column, :start])
+                outputs = self.layer(f"steps.{offset}.output.{group}", c + np.clip(u, 0, 256)).clip(-(2**20), 2**20)
+                logarithms = 8 * outputs[stop - start :] + self.log_scale[halving, offset, start:stop]
+                mean, scale = self.distribution(outputs[: stop - start], logarithms, channels)
+                means.append(mean)
+                scales.append(scale)
+            self.code(places, channels, means, scales)
+
+    def layer(self, name: str, x: Whole) -> Whole:
+        """A linear layer along the last axis."""
+        weight, bias, shift, (low, high) = (
+            self.tensors[f"{name}.{part}"] for part in ("weight", "bias", "shift", "inputs")
+        )
+        return self.shifted(np.clip(x, low, high) @ weight.T + bias, shift)
+
+    @staticmethod
+    def shifted(sums: Whole, shift: Whole) -> Whole:
+        shifted: Whole = (sums + (2**shift // 2)) >> shift
+        return shifted
+
+    def spatial(self, name: str, x: Whole) -> Whole:
+        """A depthwise convolution of 3 x 3."""
+        weight, bias, shift, (low, high) = (
+            self.tensors[f"{name}.{part}"] for part in ("weight", "bias", "shift", "inputs")
+        )
+        height, width = x.shape[:2]
+        x = np.pad(np.clip(x, low, high), ((1, 1), (1, 1), (0, 0)), "edge")
+        sums = np.zeros((height, width, len(weight)), np.int64)
+        for dr, dc in np.ndindex(3, 3):
+            sums += x[dr : dr + height, dc : dc + width] * weight[:, 0, dr, dc]
+        return self.shifted(sums + bias, shift)
+
+    def context(self, halving: int, offset: int, inputs: Whole) -> Whole:
+        x = (self.layer(f"steps.{offset}.embed", inputs) + self.condition[halving, offset]).clip(-256, 256)
+        for block in (0, 1):
+            name = f"steps.{offset}.context.{block}."
+            mixed = self.spatial(name + "mix", self.layer(name + "mix_in", x).clip(0, 256)).clip(-256, 256)
+            x = (x + self.layer(name + "mix_out", mixed)).clip(-256, 256)
+            x = (x + self.layer(name + "output", self.layer(name + "hidden", x).clip(0, 256))).clip(-256, 256)
+        return x
+
+    def distribution(self, means: Whole, logarithms: Whole, channels: range) -> tuple[list[int], list[int]]:
+        """Means in 1/16 and scales of the symbols of some channels, from numbers in units of the channels."""
+        mean, scale = [], []
+        for number, logarithm, k in zip(means.tolist(), logarithms.tolist(), channels, strict=True):
+            m = (number * int(self.out_of[k]) + 2**23) >> 24
+            mean.append(min(max(m, -16 * 16383), 16 * 16383))
+            scale.append(min(max((logarithm + self.unit[k] + 64) // 128 + 24, 0), 63))
+        return mean, scale
+
+    def code(
+        self, places: list[tuple[int, int]], channels: range, means: list[list[int]], scales: list[list[int]]
+    ) -> None:
+        """Read some channels at some places."""
+        elements = [(y, x, k) for y, x in places for k in channels]
+        told = list(zip(elements, sum(means, []), sum(scales, []), strict=True))
+        for width in (7, 15, 31, 63, 127, 255):
+            of_width = [(e, m, i) for e, m, i in told if half_width(i) == width and (i or (m + 8) // 16)]
+            if of_width:
+                found = self.stream.run([m for _, m, _ in of_width], [i for _, _, i in of_width])
+                for (element, _, _), symbol in zip(of_width, found, strict=True):
+                    self.symbols[element] = symbol
+                    scaled = (symbol * int(self.into[element[2]]) + 2**15) >> 16
+                    self.activations[element] = min(max(scaled, -256), 256)
+
+
 # Alpha
 
 

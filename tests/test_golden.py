@@ -28,17 +28,24 @@ from PIL import Image
 
 import codec
 from codec import Container, Section, unpack
-from codec.autoencoders import perceptual_loss, store
+from codec.autoencoders import learned_transform, perceptual_loss, store
 from codec.autoencoders.autoencoder import Autoencoder
+from codec.autoencoders.networks.integer_prior import STEPS
+from codec.autoencoders.networks.progressive_prior import PRESETS
 from codec.container import MODES
 from codec.overfit import bitstream, initialisation, pipeline, reference_weights
 from codec.overfit.lambda_conditioned_weights import LambdaConditionedWeights
 from codec.profiles.clric.initialisation import step_of, universal_of
+from codec.profiles.msp import bitstream as latent_bitstream
+from codec.profiles.msp import latent_coding
 
 pytestmark = pytest.mark.filterwarnings("ignore:TF32 acceleration")  # torch's, when oneDNN is switched off
 
 FOLDER = Path(__file__).parent / "golden"
-NAMES = sorted(path.stem for path in FOLDER.glob("*.clric"))
+ALL = sorted(path.stem for path in FOLDER.glob("*.clric"))
+NAMES = [name for name in ALL if not name.startswith("msp")]  # of functions
+LATENTS = [name for name in ALL if name.startswith("msp")]
+TINY = FOLDER / "tiny@9195d9ae19705784.safetensors"  # the model of the latents
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 FORMAT_MD, MODELS_MD = (FOLDER.parents[1] / "docs" / name for name in ("FORMAT.md", "MODELS.md"))
 
@@ -96,12 +103,32 @@ def fingerprint(found: Symbols) -> dict[str, str]:
     return {name: digest.hexdigest() for name, digest in hashes.items()}
 
 
+def latent_of(data: bytes) -> NDArray[np.int32]:
+    """Symbols (height, width, channels) of a file of profile msp."""
+    container = unpack(data)
+    transform = learned_transform.on_device(store.find(container.header.model), torch.device("cpu"))
+    head, stream = latent_bitstream.read_head(container.sections[Section.GRIDS])
+    size = transform.size(container.header.height, container.header.width)
+    return latent_coding.decode(transform.prior(head.preset, head.position), stream, *size)
+
+
+def latent_fingerprint(data: bytes) -> dict[str, str]:
+    """Hash of a latent's symbols, as int32 in little-endian order."""
+    return {"latent": hashlib.sha256(latent_of(data).astype("<i4").tobytes()).hexdigest()}
+
+
 def golden(name: str) -> tuple[bytes, dict[str, str], NDArray[np.uint8]]:
     """A file, the hashes of its symbols, and its picture."""
     with Image.open(FOLDER / f"{name}.png") as image:
         picture = np.asarray(image)
     hashes: dict[str, str] = json.loads((FOLDER / f"{name}.json").read_text())
     return (FOLDER / f"{name}.clric").read_bytes(), hashes, picture
+
+
+@pytest.fixture(autouse=True)
+def models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model of the latents is in the store, for programs that are started, too."""
+    monkeypatch.setenv(store.VARIABLE, str(FOLDER))
 
 
 @pytest.fixture(params=[1, 2], ids=["1 thread", "2 threads"])
@@ -129,6 +156,9 @@ def default_dtype(request: pytest.FixtureRequest) -> Iterator[None]:
 def test_there_are_golden_files() -> None:
     contents = [golden(name)[0] for name in NAMES]
     assert {unpack(data).header.mode for data in contents} == set(MODES)
+    heads = [latent_bitstream.read_head(unpack(golden(name)[0]).sections[Section.GRIDS])[0] for name in LATENTS]
+    assert {head.preset for head in heads} == set(PRESETS)
+    assert any(head.position % STEPS for head in heads)
     for profile in (0, 1):
         of_profile = [data for data in contents if unpack(data).header.profile == profile]
         assert len(of_profile) >= 4
@@ -163,10 +193,10 @@ def test_no_file_depends_on_what_encoders_use(name: str, tmp_path: Path, monkeyp
 
 @pytest.mark.usefixtures("threads", "onednn", "default_dtype")
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALL)
 def test_golden_files(name: str, device: str) -> None:
     data, hashes, picture = golden(name)
-    assert fingerprint(symbols(data)) == hashes
+    assert (latent_fingerprint(data) if name in LATENTS else fingerprint(symbols(data))) == hashes
     decoded = codec.decode(data, device=device)
     assert (decoded.shape, decoded.dtype) == (picture.shape, picture.dtype)
     assert np.abs(decoded.astype(float) - picture).mean() <= 1
@@ -199,6 +229,14 @@ def test_another_reader(name: str) -> None:
         assert np.array_equal(alpha, picture[:, :, -1])
         pixels = np.dstack([pixels, alpha])
     assert np.abs(pixels.reshape(picture.shape) - picture).mean() <= 1
+
+
+@pytest.mark.parametrize("name", LATENTS)
+def test_another_reader_of_latents(name: str) -> None:
+    container = unpack(golden(name)[0])
+    size = (-(-side // 16) for side in (container.header.height, container.header.width))
+    other = reader.Latent(container.sections[Section.GRIDS], reader.model_tensors(TINY), *size)
+    assert np.array_equal(other.symbols, latent_of(golden(name)[0]))
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("clric")])
@@ -238,3 +276,20 @@ def test_other_processors(core: str) -> None:
     for name in NAMES:
         planes = b"".join(bytes.fromhex(plane) for plane in found[name])
         assert hashlib.sha256(planes).hexdigest() == golden(name)[1]["planes"]
+
+
+LATENT_SCRIPT = """
+import json
+from test_golden import LATENTS, golden, latent_fingerprint
+
+print(json.dumps({name: latent_fingerprint(golden(name)[0]) for name in LATENTS}))
+"""
+
+
+def test_latents_on_other_processors() -> None:
+    """Nor do those of latents depend on the instructions that torch and its libraries take."""
+    oldest = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"}
+    environment = {**os.environ, **oldest, "PYTHONPATH": os.pathsep.join([*sys.path, str(FOLDER.parent)])}
+    command = [sys.executable, "-c", LATENT_SCRIPT]
+    found = json.loads(subprocess.run(command, env=environment, check=True, capture_output=True).stdout)
+    assert found == {name: golden(name)[1] for name in LATENTS}

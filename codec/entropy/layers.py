@@ -84,7 +84,7 @@ def exact_dtype(bound: int, *, rounded: bool = False) -> torch.dtype:
     )
 
 
-class _Proven(nn.Module):
+class Proven(nn.Module):
     """A module whose state is integers, from which it makes what it computes with: again when they are loaded.
 
     It does so on the device to which it is moved, too, and a change of the type of floating point changes nothing.
@@ -136,7 +136,7 @@ def _half(shift: int) -> int:
     return (1 << shift) >> 1
 
 
-class Layer(_Proven):
+class Layer(Proven):
     """Base of linear layers and convolutions.
 
     Attributes:
@@ -250,7 +250,7 @@ class Convolution(Layer):
         return sums
 
 
-class Table(_Proven):
+class Table(Proven):
     """Any function of one integer.
 
     Args:

@@ -6,24 +6,36 @@ Only for a new version of the format: files that were written once must decode t
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
-from test_golden import FOLDER, fingerprint, function_of, symbols
+from test_golden import FOLDER, TINY, fingerprint, function_of, latent_fingerprint, symbols
 
 import codec
-from codec import Header, Section, pack, unpack
+from codec import Header, Section, alpha, pack, unpack
+from codec.autoencoders import model as files
 from codec.autoencoders import store
+from codec.autoencoders.learned_transform import LearnedTransform, on_device, to_symbols
+from codec.autoencoders.model import Model
+from codec.autoencoders.networks.integer_prior import LOG, quantised
+from codec.autoencoders.networks.progressive_prior import PRESETS, ProgressivePrior
+from codec.autoencoders.networks.transform import Config, Transform
+from codec.entropy.layers import narrowed
 from codec.overfit import bitstream
 from codec.overfit.bitstream import Origin, QuantisedWeight, QuantisedWeights
 from codec.overfit.reference_weights import PLAIN
 from codec.overfit.spec import BICUBIC, Spec
 from codec.profiles.clric.initialisation import universal_of
+from codec.profiles.msp import bitstream as latent_bitstream
+from codec.profiles.msp import latent_coding
+from codec.tensors import to_tensor
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 
@@ -91,12 +103,80 @@ def encoded(name: str, box: tuple[int, int, int, int], mode: str, **options: Any
     return lambda: codec.encode(crop(name, box, mode), **options, device="cpu")
 
 
+def disc(height: int, width: int) -> NDArray[np.uint8]:
+    """Alpha of a soft disc."""
+    y, x = np.mgrid[:height, :width]
+    return np.clip(40 * (20 - np.hypot(y - 18, x - 22)), 0, 255).astype(np.uint8)
+
+
 def with_alpha(name: str, box: tuple[int, int, int, int], mode: str, **options: Any) -> Callable[[], bytes]:
     """A photo behind a soft disc."""
     colours = crop(name, box, mode)
-    y, x = np.mgrid[: colours.shape[0], : colours.shape[1]]
-    disc = np.clip(40 * (20 - np.hypot(y - 18, x - 22)), 0, 255).astype(np.uint8)
-    return lambda: codec.encode(np.dstack([colours, disc]), **options, device="cpu")
+    return lambda: codec.encode(np.dstack([colours, disc(*colours.shape[:2])]), **options, device="cpu")
+
+
+def tiny_model() -> Model:
+    """A transform of a few channels that is a KLT of photos, with priors of random weights."""
+    torch.manual_seed(0)
+    config = {
+        "latent": 10, "fine": 4, "coarse": 12, "encoder": [1, 1], "decoder": [1, 1], "expansion": 1, "knots": 3,
+        "lambdas": [3e-5, 0.1],
+    }  # fmt: skip
+    hidden = 8
+    transform = Transform(Config(**config))  # type: ignore[arg-type]
+    photos = [crop(name, (96, 96, 352, 352), "RGB") for name in ("coffee.png", "astronaut.png")]
+    variances = transform.start_as_klt(to_tensor(photos, torch.device("cpu")))
+    floats = {name: tensor.detach().half() for name, tensor in transform.state_dict().items() if name != "log_gain"}
+    integers = {"gains.log": (transform.log_gain.detach() * LOG).round().long()}
+    for name, preset in PRESETS.items():
+        prior = ProgressivePrior(preset, config["latent"], config["knots"], hidden)  # type: ignore[arg-type]
+        prior.start(variances)
+        for key, parameter in prior.named_parameters():
+            parameter.data += torch.randn_like(parameter) * (0.3 if parameter.dim() > 1 else 0.1)
+            if ".output." in key and "context" not in key:
+                parameter.data *= 0.3
+        integers |= {f"prior.{name}.{key}": numbers for key, numbers in quantised(prior).items()}
+    told = {"transform": config, "presets": list(PRESETS), "hidden": hidden}
+    return Model("tiny", "msp", told, (), (), floats | narrowed(integers))
+
+
+def transform_of() -> LearnedTransform:
+    return on_device(store.load(TINY), torch.device("cpu"))
+
+
+def latent_coded(preset: str, pixels: NDArray[np.uint8], position: int) -> bytes:
+    """A picture coded as the encoder would, in any order."""
+    transform, channels = transform_of(), pixels.shape[2] if pixels.ndim == 3 else 1
+    colours = pixels[:, :, : channels - 1] if channels in (2, 4) else pixels
+    picture = to_tensor([colours], transform.device).expand(-1, 3, -1, -1)
+    latent = to_symbols(transform.encode(picture, position))
+    return latent_file(preset, pixels.shape, position, latent, pixels[:, :, -1] if channels in (2, 4) else None)
+
+
+def latent_file(
+    preset: str, shape: tuple[int, ...], position: int, latent: NDArray[np.float32],
+    channel: NDArray[np.uint8] | None = None,
+) -> bytes:  # fmt: skip
+    """A file of a latent (height, width, channels), before it is rounded."""
+    transform = transform_of()
+    stream, _ = latent_coding.encode(transform.prior(preset, position), latent)
+    mode = {(): "L", (2,): "LA", (3,): "RGB", (4,): "RGBA"}[shape[2:]]
+    header = Header(shape[1], shape[0], mode, profile=2, model=transform.model.prefix)
+    body = latent_bitstream.write(latent_bitstream.Head(preset, position), stream)
+    sections = {Section.GRIDS: body} if channel is None else {Section.ALPHA: alpha.encode(channel), Section.GRIDS: body}
+    return pack(header, sections)
+
+
+def msp_alpha() -> bytes:
+    colours = crop("astronaut.png", FACE, "RGB")
+    return latent_coded("extra", np.dstack([colours, disc(*colours.shape[:2])]), 320)
+
+
+def msp_unusual() -> bytes:
+    """A latent as no picture has one, with numbers as large as they can be."""
+    latent = np.random.default_rng(0).laplace(0, 3, (9, 14, transform_of().channels)).astype(np.float32)
+    latent[2, 3], latent[8, 13, ::2], latent[5:7, :, 4] = 16383, -16383, 0
+    return latent_file("extra", (141, 211, 3), 511, latent)
 
 
 FACE, CUP, COLUMN = (180, 60, 244, 108), (360, 150, 417, 183), (300, 50, 301, 200)
@@ -111,15 +191,23 @@ FILES: dict[str, Callable[[], bytes]] = {
     "clric-alpha": with_alpha("astronaut.png", FACE, "RGB", effort=2),
     "clric-differences": clric_differences,
     "clric-unusual": clric_unusual,
+    "msp-photo": lambda: latent_coded("normal", crop("astronaut.png", FACE, "RGB"), 200),
+    "msp-grey": lambda: latent_coded("baseline", crop("coffee.png", CUP, "L"), 257),
+    "msp-alpha": msp_alpha,
+    "msp-tall": lambda: latent_coded("normal", crop("rocket.jpg", COLUMN, "RGB"), 0),
+    "msp-unusual": msp_unusual,
 }
 
 
 def main() -> None:
+    if not TINY.exists():
+        files.write(tiny_model(), TINY)
+    os.environ[store.VARIABLE] = str(FOLDER)
     for name in sys.argv[1:] or FILES:
         data = FILES[name]()
         (FOLDER / f"{name}.clric").write_bytes(data)
         Image.fromarray(codec.decode(data, device="cpu")).save(FOLDER / f"{name}.png")
-        hashes = fingerprint(symbols(data))
+        hashes = latent_fingerprint(data) if name.startswith("msp") else fingerprint(symbols(data))
         (FOLDER / f"{name}.json").write_text(json.dumps(hashes, indent=4) + "\n")
 
 

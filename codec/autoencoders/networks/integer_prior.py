@@ -24,7 +24,7 @@ from codec.autoencoders.networks.progressive_prior import (
     ProgressivePrior,
 )
 from codec.entropy.coder import LIMIT as SYMBOL_LIMIT
-from codec.entropy.layers import Convolution, Definition, Layer, Linear, quantise
+from codec.entropy.layers import Convolution, Definition, Layer, Linear, Proven, quantise
 from codec.entropy.tables import FRACTIONS, LOG_SCALE_FRACTIONS, LOG_SCALE_MIN_EIGHTHS, SCALES, exp_fixed
 
 Integers = NDArray[np.int64]
@@ -34,6 +34,8 @@ LOG = 1024
 OUTPUT = 128  # of the networks' outputs: what stands for 1.0 in logarithms of scales
 MEAN = 512  # and in means
 IN_SHIFT, OUT_SHIFT = 16, 24  # fractional bits of factors from symbols to activations, from outputs to means
+LOG_LIMIT = 8 * LOG  # of logarithms of gains and of units
+OUTPUT_LIMIT = 1 << 20  # of the networks' outputs
 _ONE_BITS = 96  # of `exp_fixed`
 
 
@@ -113,7 +115,7 @@ class IntegerBlock(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.mix_in, self.mix_out = _linear(channels, channels), _linear(channels, channels)
-        self.mix = Convolution(_undefined(channels, 1, 3, 3), padding=1, depthwise=True)
+        self.mix = Convolution(_layer(channels, 1, 3, 3), padding=1, depthwise=True)
         self.hidden, self.output = _linear(channels, channels), _linear(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -127,17 +129,30 @@ def _bounded(x: Tensor) -> Tensor:
     return x.clamp(-LIMIT, LIMIT)
 
 
-def _undefined(*shape: int) -> Definition:
-    """A layer without numbers, which a state is loaded into."""
-    weight, row = (torch.empty(s, dtype=torch.int64, device="meta") for s in (shape, shape[:1]))
-    return Definition(weight, row, row, torch.empty(2, dtype=torch.int64, device="meta"))
+def undefined(*shape: int) -> Tensor:
+    """Integers without numbers, which a state is loaded into."""
+    return torch.empty(shape, dtype=torch.int64, device="meta")
+
+
+def check_bound(name: str, numbers: Tensor, limit: int) -> None:
+    """Refuse numbers with which results could be beyond 64 bits.
+
+    Raises:
+        ValueError: an absolute value is above the limit.
+    """
+    if max(-int(numbers.min()), int(numbers.max())) > limit:
+        raise ValueError(f"{name} must be within -{limit}..{limit}, that all results are exact")
+
+
+def _layer(*shape: int) -> Definition:
+    return Definition(undefined(*shape), undefined(shape[0]), undefined(shape[0]), undefined(2))
 
 
 def _linear(outputs: int, inputs: int) -> Linear:
-    return Linear(_undefined(outputs, inputs))
+    return Linear(_layer(outputs, inputs))
 
 
-class IntegerPrior(nn.Module):
+class IntegerPrior(Proven):
     """Prior for one preset, made without numbers: it is complete once a state that `quantised` made is loaded.
 
     Args:
@@ -152,18 +167,21 @@ class IntegerPrior(nn.Module):
     mean: Tensor
 
     def __init__(self, preset: Preset, channels: int, knots: int, hidden: int) -> None:
-        super().__init__()
-        self.preset, self.channels = preset, channels
-        bounds = preset.bounds(channels)
-        self.groups = [slice(a, b) for a, b in pairwise(bounds)]
-        self.steps = nn.ModuleList(IntegerStep(bounds, inputs, hidden) for inputs in preset.inputs(channels))
         halvings, offsets = preset.halvings, len(OFFSETS)
         shapes = {
             "log_unit": (channels,), "mean": (channels,), "condition": (halvings, offsets, knots, hidden),
             "log_scale": (1 + halvings, offsets, knots, channels),
         }  # fmt: skip
-        for name, shape in shapes.items():
-            self.register_buffer(name, torch.empty(shape, dtype=torch.int64, device="meta"))
+        super().__init__({name: undefined(*shape) for name, shape in shapes.items()})
+        self.preset, self.channels = preset, channels
+        bounds = preset.bounds(channels)
+        self.groups = [slice(a, b) for a, b in pairwise(bounds)]
+        self.steps = nn.ModuleList(IntegerStep(bounds, inputs, hidden) for inputs in preset.inputs(channels))
+
+    def prove(self) -> None:
+        check_bound("log_unit", self.log_unit, LOG_LIMIT)
+        for name in ("condition", "log_scale", "mean"):
+            check_bound(name, getattr(self, name), OUTPUT_LIMIT)
 
     def at(self, position: int, log_gain: Tensor) -> Conditioned:
         """The prior for a position among the knots, 0..STEPS * (knots - 1).
@@ -226,9 +244,9 @@ class Conditioned:
             earlier: (n, channels before the group), activations.
         """
         before = torch.from_numpy(earlier).to(self._device)
-        outputs = self._step(offset).outputs(group, context, before).cpu().numpy().astype(np.int64)
+        outputs = self._step(offset).outputs(group, context, before).clamp(-OUTPUT_LIMIT, OUTPUT_LIMIT)
         channels = self.prior.groups[group]
-        means, logarithms = np.split(outputs, 2, 1)
+        means, logarithms = np.split(_numbers(outputs), 2, 1)
         logarithms = LOG // OUTPUT * logarithms + self._log_scale[halving, offset, channels]
         return self.units.means(means, channels), self.units.scales(logarithms, channels)
 

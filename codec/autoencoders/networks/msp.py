@@ -5,23 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from codec.autoencoders.networks.integer_prior import IntegerPrior
+from codec.autoencoders.networks.integer_prior import LOG_LIMIT, IntegerPrior, check_bound, undefined
 from codec.autoencoders.networks.limits import MAX_WIDTH, whole
 from codec.autoencoders.networks.progressive_prior import PRESETS
 from codec.autoencoders.networks.transform import Config, Decoder, Encoder
+from codec.entropy.layers import Proven
 
 
-class Gains(nn.Module):
+class Gains(Proven):
     """Logarithms of the gains, by knot and channel, (knots, channels), in 1 / `integer_prior.LOG`."""
 
     log: Tensor
 
     def __init__(self, knots: int, channels: int) -> None:
-        super().__init__()
-        self.register_buffer("log", torch.empty(knots, channels, dtype=torch.int64, device="meta"))
+        super().__init__({"log": undefined(knots, channels)})
+
+    def prove(self) -> None:
+        check_bound("logarithms of gains", self.log, LOG_LIMIT)
 
 
 class Msp(nn.Module):

@@ -51,8 +51,13 @@ class Preset:
 
     def inputs(self, channels: int) -> list[int]:
         """Channels that a step of each offset knows: of the offsets before; with phases, of its own, and where."""
-        own = channels + 1 if max(self.phases) > 1 else 0
+        own = channels + 1 if self.phased else 0
         return [(1 + offset) * channels + own for offset in range(len(OFFSETS))]
+
+    @property
+    def phased(self) -> bool:
+        """Whether networks are told which cells of the same offset are known."""
+        return max(self.phases) > 1
 
     @property
     def steps(self) -> int:
@@ -230,7 +235,7 @@ class ProgressivePrior(nn.Module):
 
     def _phased(self, step: nn.Module, known: Tensor, current: Tensor, condition: Tensor, phases: int) -> Distributions:
         """Distributions of one offset, whose cells are coded in so many phases."""
-        if max(self.preset.phases) == 1:
+        if not self.preset.phased:
             return Distributions(*step(known, current, condition))
         height, width = current.shape[2:]
         before, mean, log_scale = torch.zeros_like(current[:, :1]), torch.zeros_like(current), torch.zeros_like(current)
@@ -241,15 +246,10 @@ class ProgressivePrior(nn.Module):
         return Distributions(mean, log_scale)
 
 
-def _joined(cells: tuple[Tensor, ...]) -> Tensor:
-    """Four grids (batch, channels, h, w), by position in their cells, to one (batch, channels, 2 h, 2 w)."""
-    return F.pixel_shuffle(torch.stack(cells, 2).flatten(1, 2), 2)
-
-
 def phase_masks(phases: int, height: int, width: int, device: torch.device) -> Iterator[Tensor]:
     """Cells (height, width) of each phase, 0.0 or 1.0: all, those of a checkerboard, or those of a quarter."""
     row, column = torch.arange(height, device=device)[:, None] % 2, torch.arange(width, device=device) % 2
-    order = {1: torch.zeros(1, 1), 2: (row + column) % 2, 4: 2 * (row ^ column) + (row & (1 - column))}[phases]
+    order = {1: torch.zeros(1, 1), 2: (row + column) % 2, 4: 2 * (row ^ column) + row}[phases]
     for phase in range(phases):
         yield (order == phase).float().expand(height, width)
 

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from codec.autoencoders.networks.integer_prior import Conditioned, Integers
-from codec.autoencoders.networks.progressive_prior import BLOCKS, OFFSETS, phase_masks
+from codec.autoencoders.networks.progressive_prior import BLOCKS, OFFSETS, SCALE, phase_masks
 from codec.container import CorruptError
 from codec.entropy import selftest, tables
 from codec.entropy.coder import LIMIT, Coder, Decoder, Encoder, code_laplace, continuations
@@ -23,6 +23,7 @@ BAND = 1 << 13  # cells of a band, if they are of one row or more
 SURE = 0  # scale index up to which a symbol whose mean rounds to zero is zero
 
 Symbols = NDArray[np.int32]
+Activations = NDArray[np.int16]
 Cells = tuple[NDArray[np.intp], NDArray[np.intp]]  # rows and columns
 
 
@@ -107,20 +108,27 @@ class LatentCoding:
             current = self._activations[place]
             rows, columns = current.shape[:2]
             if current.size:
-                for phase in self._phases(halving, rows, columns):
+                for phase, own in self._phases(halving, current, first):
                     for band in _bands(rows, columns):
-                        self._code_band(halving, offset, place, band, known, phase)
+                        self._code_band(halving, offset, place, band, [*known, *own], phase)
             complete = first.copy()  # where the picture ends in a cell, its first position stands for those that lack
             complete[:rows, :columns] = current
             known.append(complete)
 
-    def _phases(self, halving: int, rows: int, columns: int) -> Iterator[NDArray[np.bool_]]:
-        phases = self._prior.prior.preset.phases[halving]
-        for mask in phase_masks(phases, rows, columns, torch.device("cpu")):
-            yield mask.numpy().astype(bool)
+    def _phases(
+        self, halving: int, current: Activations, first: Activations
+    ) -> Iterator[tuple[NDArray[np.bool_], list[Activations]]]:
+        """Cells of each phase, and what networks are told of those before: their activations, and which they are."""
+        preset, (rows, columns) = self._prior.prior.preset, current.shape[:2]
+        own, before = np.zeros_like(first), np.zeros_like(first[:, :, :1])
+        for mask in phase_masks(preset.phases[halving], rows, columns, torch.device("cpu")):
+            phase = mask.numpy().astype(bool)
+            yield phase, [own.copy(), SCALE * before] if preset.phased else []
+            own[:rows, :columns][phase] = current[phase]
+            before[:rows, :columns][phase] = 1
 
     def _code_band(
-        self, halving: int, offset: int, place: tuple[slice, slice], band: slice, known: list[NDArray[np.int16]],
+        self, halving: int, offset: int, place: tuple[slice, slice], band: slice, known: list[Activations],
         phase: NDArray[np.bool_],
     ) -> None:  # fmt: skip
         halo = slice(max(0, band.start - BLOCKS), band.stop + BLOCKS)
