@@ -11,7 +11,9 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from codec.autoencoders.model import check_shapes, read_safetensors
+from codec.autoencoders.model import build, check_shapes, read, read_safetensors
+from codec.autoencoders.networks.integer_prior import LOG, IntegerPrior, dequantised
+from codec.autoencoders.networks.msp import Msp
 from codec.autoencoders.networks.progressive_prior import PRESETS, ProgressivePrior, laplace_bits
 from codec.autoencoders.networks.transform import Config, Transform, describe
 from codec.device import reduced_precision
@@ -23,6 +25,7 @@ from codec.training.optimizers import MuonAndAdam, Schedule
 from codec.training.prior import draw_lambdas
 from codec.training.validation import Validation
 
+USUAL = "normal"  # preset of the prior
 WIDE = 64  # rows and columns from which on a kernel is left to Muon
 SPEED = 5.0  # of gains and scales, in the other parameters'
 ROUNDED = 0.7  # part of the pictures whose decoder gets rounded latents; the others' gets latents with uniform noise
@@ -57,7 +60,7 @@ class Model(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.transform = Transform(config)
-        self.prior = ProgressivePrior(PRESETS["normal"], config.latent, config.knots)
+        self.prior = ProgressivePrior(PRESETS[USUAL], config.latent, config.knots)
 
     def forward(self, pictures: Tensor, lambdas: Tensor) -> tuple[Tensor, Tensor]:
         """Pictures (batch, 3, h, w) as a decoder shows them, and bits per pixel (batch,), as training sees them.
@@ -176,10 +179,23 @@ def export(config: Config, weights: Mapping[str, Tensor], path: Path) -> None:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The weights of a `Model` from a file that `export` made, in float32.
+    """The weights of a `Model`, in float32, from a file that `export` made, or from a model for profile `msp`.
 
     Raises:
         ModelFileError: the file is damaged, or something else.
     """
-    tensors = {name: tensor.float() for name, tensor in read_safetensors(path)[1].items()}
-    return {name if name.startswith("prior.") else f"transform.{name}": tensor for name, tensor in tensors.items()}
+    _, tensors = read_safetensors(path)
+    if "gains.log" not in tensors:
+        found = {name: tensor.float() for name, tensor in tensors.items()}
+        return {name if name.startswith("prior.") else f"transform.{name}": tensor for name, tensor in found.items()}
+    model = read(path)
+    networks = build(model)
+    assert isinstance(networks, Msp)
+    prior = networks.prior[USUAL]
+    assert isinstance(prior, IntegerPrior)
+    floats = {
+        name: tensor for name, tensor in networks.state_dict().items() if name.startswith(("encoder.", "decoder."))
+    }
+    floats["log_gain"] = networks.gains.log / LOG
+    found = {f"transform.{name}": tensor for name, tensor in floats.items()}
+    return found | {f"prior.{name}": tensor for name, tensor in dequantised(prior).state_dict().items()}
