@@ -15,8 +15,9 @@ from torch import Tensor
 from codec.autoencoders import model as files
 from codec.autoencoders.errors import ModelFileError
 from codec.autoencoders.model import Model
-from codec.autoencoders.networks.integer_prior import LOG, STEPS, Conditioned, between
+from codec.autoencoders.networks.integer_prior import LOG, STEPS, Conditioned, IntegerPrior, between, dequantised
 from codec.autoencoders.networks.msp import Msp
+from codec.autoencoders.networks.progressive_prior import ProgressivePrior, laplace_bits
 from codec.autoencoders.networks.transform import DOWNSCALE
 from codec.autoencoders.tiles import tiled
 from codec.device import computing, reduced_precision, to_device
@@ -45,6 +46,7 @@ class LearnedTransform:
         self.model, self.device = model, device
         self._encoder, self._decoder = (to_device(part, device) for part in (networks.encoder, networks.decoder))
         self._log_gain, self._priors = networks.gains.log, networks.prior.to(device)
+        self._float_priors: dict[str, ProgressivePrior] = {}
         self.presets = tuple(networks.prior)
         self._bounds = tuple(math.log(bound) for bound in networks.config.lambdas)
         self._knots, self.channels = networks.config.knots, networks.config.latent
@@ -103,6 +105,27 @@ class LearnedTransform:
         with reduced_precision(self.device):
             made = _tiled(lambda x: self._decoder(x, knots, scale), latents, 3, (1, DOWNSCALE // scale))
         return made[:, :, : -(-height // scale), : -(-width // scale)].float() / 2 + 0.5
+
+    def bits(self, preset: str, symbols: Tensor, known: Tensor, position: int) -> Tensor:
+        """Bits that symbols (1, channels, ...) take, nearly, where a decoder knows `known`; differentiable in both."""
+        gains, knots = self._gains(position), self._knot_weights(position, len(symbols))
+        with reduced_precision(self.device):
+            mean, log_scale = self._float_prior(preset)(known / gains, knots)
+        return laplace_bits(symbols, mean * gains, log_scale + gains.log()).sum()
+
+    @torch.no_grad()
+    def log_scales(self, preset: str, symbols: Tensor, position: int) -> Tensor:
+        """Logarithms of the scales of symbols (1, channels, ...)."""
+        gains, knots = self._gains(position), self._knot_weights(position, len(symbols))
+        scales: Tensor = self._float_prior(preset)(symbols / gains, knots).log_scale
+        return scales + gains.log()
+
+    def _float_prior(self, preset: str) -> ProgressivePrior:
+        if preset not in self._float_priors:
+            prior = self._priors[preset]
+            assert isinstance(prior, IntegerPrior)
+            self._float_priors[preset] = dequantised(prior)
+        return self._float_priors[preset]
 
     def _gains(self, position: int) -> Tensor:
         gains = np.exp(between(self._log_gain, position) / LOG)

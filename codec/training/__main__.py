@@ -16,6 +16,7 @@ import codec
 from codec.autoencoders import store
 from codec.autoencoders.errors import ModelError
 from codec.autoencoders.networks import residual
+from codec.autoencoders.networks.progressive_prior import PRESETS
 from codec.autoencoders.networks.transform import Config
 from codec.device import resolve
 from codec.training import plots
@@ -25,6 +26,7 @@ from codec.training.data import Photos, find_photos, load_photos
 from codec.training.function import FunctionTask
 from codec.training.loop import Budget, Loop, Task
 from codec.training.lpips import Lpips
+from codec.training.msp_prior import PriorTask
 from codec.training.perception import PerceptionTask
 from codec.training.transform import Settings, TransformTask
 from codec.training.validation import photos_and_validation
@@ -139,6 +141,25 @@ def transform(data: Path, cache: Path, side: int, batch: int, start: Path | None
     counts = ", ".join(f"{len(found)} {label}" for label, found in validation.sets.items())
     click.echo(f"{data}: {len(photos)} photos to train on; to validate with: {counts}")
     return TransformTask(settings, photos, validation, start)
+
+
+@training
+@crops(Settings.side, Settings.batch)
+@click.option("--weights", type=FILE, required=True, help="Of the transform, as its training exported them.")
+@click.option(
+    "--preset",
+    "presets",
+    type=click.Choice(list(PRESETS)),
+    multiple=True,
+    default=list(PRESETS),
+    help="All by default.",
+)
+def prior(data: Path, cache: Path, side: int, batch: int, weights: Path, presets: tuple[str, ...]) -> Task:
+    """Train the priors of a learned transform, which stays as it is.
+
+    --export writes a model for profile msp, with the priors in integers.
+    """
+    return PriorTask(Settings(Config(), side, batch), _photos(data, cache, side), weights, presets)
 
 
 @training

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from codec.autoencoders.networks.progressive_prior import laplace_bits
 from codec.autoencoders.networks.transform import knot_weights
 
 LAMBDAS = (0.005, 3.0)  # least and greatest
@@ -81,14 +82,3 @@ class CheckerboardPrior(nn.Module):
 def _parity(height: int, width: int) -> Tensor:
     """1 where row and column add up to an odd number, else 0."""
     return ((torch.arange(height)[:, None] + torch.arange(width)) % 2).float()
-
-
-def laplace_bits(values: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-    """Bits of each value under a Laplace distribution integrated over unit intervals; far off, they grow linearly."""
-    inverse = torch.exp(-log_scale.clamp(-4, 6))
-    distance = (values - mean).abs()
-    near = distance - 0.5
-    # Each branch gets arguments that are harmless to the gradient of the other.
-    tail = math.log(2) + near.clamp(min=0) * inverse - torch.log(-torch.expm1(-inverse))
-    inside = 0.5 * (torch.exp(near.clamp(max=0) * inverse) + torch.exp(-(distance + 0.5) * inverse))
-    return torch.where(near > 0, tail, -torch.log1p(-inside)) / math.log(2)

@@ -11,8 +11,10 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from codec.autoencoders.model import check_shapes, read_safetensors
-from codec.autoencoders.networks.progressive_prior import PRESETS, ProgressivePrior
+from codec.autoencoders.model import build, check_shapes, read, read_safetensors
+from codec.autoencoders.networks.integer_prior import LOG, IntegerPrior, dequantised
+from codec.autoencoders.networks.msp import Msp
+from codec.autoencoders.networks.progressive_prior import PRESETS, ProgressivePrior, laplace_bits
 from codec.autoencoders.networks.transform import Config, Transform, describe
 from codec.device import reduced_precision
 from codec.files import write
@@ -20,9 +22,10 @@ from codec.training.data import Photos, as_pictures, crops
 from codec.training.loop import Progress, Task
 from codec.training.losses import squared_error, structural_error
 from codec.training.optimizers import MuonAndAdam, Schedule
-from codec.training.prior import draw_lambdas, laplace_bits
+from codec.training.prior import draw_lambdas
 from codec.training.validation import Validation
 
+USUAL = "normal"  # preset of the prior
 WIDE = 64  # rows and columns from which on a kernel is left to Muon
 SPEED = 5.0  # of gains and scales, in the other parameters'
 ROUNDED = 0.7  # part of the pictures whose decoder gets rounded latents; the others' gets latents with uniform noise
@@ -57,7 +60,7 @@ class Model(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.transform = Transform(config)
-        self.prior = ProgressivePrior(PRESETS["normal"], config.latent, config.knots)
+        self.prior = ProgressivePrior(PRESETS[USUAL], config.latent, config.knots)
 
     def forward(self, pictures: Tensor, lambdas: Tensor) -> tuple[Tensor, Tensor]:
         """Pictures (batch, 3, h, w) as a decoder shows them, and bits per pixel (batch,), as training sees them.
@@ -128,7 +131,7 @@ class TransformTask(Task):
 
     def loss(self, batch: Tensor, iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
         pictures = as_pictures(batch)
-        lambdas = self.lambdas(len(pictures), batch.device)
+        lambdas = draw_mixed(len(pictures), batch.device, self.settings)
         with reduced_precision(batch.device):
             made, bits = self.model(pictures, lambdas)
         error = squared_error(made, pictures)
@@ -138,12 +141,6 @@ class TransformTask(Task):
         # By the root of lambda, as distortion and rate of a good codec grow with it: all rates count alike.
         loss = 10 * ((distortion + lambdas * bits) / lambdas.sqrt()).mean()
         return loss, {"squared_error": error.detach().mean(), "bpp": bits.detach().mean()}
-
-    def lambdas(self, count: int, device: torch.device) -> Tensor:
-        """(count,), uniform in their logarithm: most in the usual range, which decides how good files are."""
-        usual = draw_lambdas(count, device, self.settings.usual)
-        rare = draw_lambdas(count, device, self.settings.network.lambdas)
-        return torch.where(torch.rand(count, device=device) < USUALLY, usual, rare)
 
     def validate(self, model: nn.Module, progress: Progress, folder: Path) -> dict[str, Any]:
         if self.validation is None:
@@ -164,6 +161,13 @@ class TransformTask(Task):
         self.model.prior.start(self.model.transform.start_as_klt(pictures))
 
 
+def draw_mixed(count: int, device: torch.device, settings: Settings) -> Tensor:
+    """Random lambdas (count,), uniform in their logarithm: most of the usual ones, which decide how good files are."""
+    usual = draw_lambdas(count, device, settings.usual)
+    rare = draw_lambdas(count, device, settings.network.lambdas)
+    return torch.where(torch.rand(count, device=device) < USUALLY, usual, rare)
+
+
 def export(config: Config, weights: Mapping[str, Tensor], path: Path) -> None:
     """Write a model's weights in float16, with what describes the networks.
 
@@ -175,10 +179,23 @@ def export(config: Config, weights: Mapping[str, Tensor], path: Path) -> None:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The weights of a `Model` from a file that `export` made, in float32.
+    """The weights of a `Model`, in float32, from a file that `export` made, or from a model for profile `msp`.
 
     Raises:
         ModelFileError: the file is damaged, or something else.
     """
-    tensors = {name: tensor.float() for name, tensor in read_safetensors(path)[1].items()}
-    return {name if name.startswith("prior.") else f"transform.{name}": tensor for name, tensor in tensors.items()}
+    _, tensors = read_safetensors(path)
+    if "gains.log" not in tensors:
+        found = {name: tensor.float() for name, tensor in tensors.items()}
+        return {name if name.startswith("prior.") else f"transform.{name}": tensor for name, tensor in found.items()}
+    model = read(path)
+    networks = build(model)
+    assert isinstance(networks, Msp)
+    prior = networks.prior[USUAL]
+    assert isinstance(prior, IntegerPrior)
+    floats = {
+        name: tensor for name, tensor in networks.state_dict().items() if name.startswith(("encoder.", "decoder."))
+    }
+    floats["log_gain"] = networks.gains.log / LOG
+    found = {f"transform.{name}": tensor for name, tensor in floats.items()}
+    return found | {f"prior.{name}": tensor for name, tensor in dequantised(prior).state_dict().items()}

@@ -24,7 +24,7 @@ from codec.autoencoders.networks.progressive_prior import (
     ProgressivePrior,
 )
 from codec.entropy.coder import LIMIT as SYMBOL_LIMIT
-from codec.entropy.layers import Convolution, Definition, Linear, Proven, quantise
+from codec.entropy.layers import Convolution, Definition, Layer, Linear, Proven, quantise
 from codec.entropy.tables import FRACTIONS, LOG_SCALE_FRACTIONS, LOG_SCALE_MIN_EIGHTHS, SCALES, exp_fixed
 
 Integers = NDArray[np.int64]
@@ -273,7 +273,7 @@ def quantised(prior: ProgressivePrior) -> dict[str, Tensor]:
             continue
         weight, bias, scale = layer.weight, layer.bias, SCALE
         assert bias is not None
-        if ".output." in name and "context" not in name:
+        if _gives_distributions(name):
             weight, bias, scale = _in_output_units(weight), _in_output_units(bias), OUTPUT
         low = 0 if name.endswith(("mix", "output")) and "context" in name else -LIMIT
         found, _ = quantise(weight, bias, (low, LIMIT), SCALE, scale)
@@ -285,3 +285,29 @@ def _in_output_units(rows: Tensor) -> Tensor:
     """Rows of an output layer, those of means as great as MEAN and OUTPUT, the one scale of all, want it."""
     means, logarithms = rows.detach().chunk(2)
     return torch.cat([means * (MEAN / OUTPUT), logarithms])
+
+
+def dequantised(prior: IntegerPrior) -> ProgressivePrior:
+    """The prior in floating point, differentiable, that integers stand for."""
+    knots, hidden = prior.condition.shape[2:]
+    made = ProgressivePrior(prior.preset, prior.channels, knots, hidden).to(prior.mean.device)
+    state = {
+        "unit": (prior.log_unit / LOG).exp(), "condition": prior.condition / SCALE,
+        "log_scale": prior.log_scale / LOG, "mean": prior.mean / MEAN,
+    }  # fmt: skip
+    for name, layer in prior.steps.named_modules():
+        if not isinstance(layer, Layer):
+            continue
+        factor = torch.exp2(-layer.shift.double()) / SCALE
+        if _gives_distributions(name):
+            means, logarithms = (factor * SCALE).chunk(2)
+            factor = torch.cat([means / MEAN, logarithms / OUTPUT])
+        rows = layer.weight.flatten(1) * factor[:, None] * SCALE
+        state |= {f"steps.{name}.weight": rows.reshape(layer.weight.shape), f"steps.{name}.bias": layer.bias * factor}
+    made.load_state_dict({name: numbers.float() for name, numbers in state.items()})
+    return made.requires_grad_(False)
+
+
+def _gives_distributions(name: str) -> bool:
+    """Whether a layer of this name is one whose outputs are means and logarithms of scales."""
+    return ".output." in name and ".context." not in name

@@ -11,6 +11,7 @@ evaluate the same networks in integers, where results are the same on any machin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -256,3 +257,14 @@ def phase_masks(phases: int, height: int, width: int, device: torch.device) -> I
 def _spread(values: Tensor) -> Tensor:
     """(batch, channels) to (batch, channels, 1, 1)."""
     return values[:, :, None, None]
+
+
+def laplace_bits(values: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+    """Bits of each value under a Laplace distribution integrated over unit intervals; far off, they grow linearly."""
+    inverse = torch.exp(-log_scale.clamp(-4, 6))
+    distance = (values - mean).abs()
+    near = distance - 0.5
+    # Each branch gets arguments that are harmless to the gradient of the other.
+    tail = math.log(2) + near.clamp(min=0) * inverse - torch.log(-torch.expm1(-inverse))
+    inside = 0.5 * (torch.exp(near.clamp(max=0) * inverse) + torch.exp(-(distance + 0.5) * inverse))
+    return torch.where(near > 0, tail, -torch.log1p(-inside)) / math.log(2)

@@ -30,6 +30,7 @@ PATCH = 8  # side, in pixels, of the patches that are embedded
 DOWNSCALE = 16  # pixels for one sample of the latent, along each axis
 PIXELS = 3 * PATCH**2  # samples of a patch
 MAX_GATE = 4.0
+MAX_RMS = 2.0  # of a position's channels, between blocks; photos have half of it
 STEP = 10.2  # quantiser's best step by the root of lambda, at high rates, for pictures in -1..1
 
 
@@ -104,8 +105,9 @@ class Spatial(nn.Conv2d):
 class Block(nn.Module):
     """Spatial mixing by a depthwise convolution, then a gated layer at each position; both are added to the input.
 
-    Gates are bounded, so a block's output grows no faster than its input. Products of two unbounded factors would be
-    polynomials of a high degree after many blocks, which explode where pictures are unlike those of the training.
+    Gates are bounded, so a block's output grows no faster than its input; and what is longer than any photo's features
+    is shortened. Products of unbounded factors would be polynomials of a high degree after many blocks, which explode
+    where pictures are unlike those of the training.
     """
 
     def __init__(self, channels: int, expansion: int) -> None:
@@ -126,7 +128,7 @@ class Block(nn.Module):
         x = x + self.mix_out(self.mix(F.silu(self.mix_in(x))))
         gate, value = self.gate_in(x).chunk(2, 1)
         result: Tensor = x + self.gate_out(F.silu(gate).clamp_max(MAX_GATE) * value)
-        return result
+        return result * (MAX_RMS * result.square().mean(1, keepdim=True).rsqrt()).clamp_max(1)
 
 
 def initialise(layer: Spatial | Pointwise) -> None:

@@ -1,0 +1,61 @@
+"""Latent overfitting: the latent of one picture is fitted, by the decoder and the prior as they are.
+
+Zhang et al., "Leveraging progressive model and overfitting for efficient learned image compression", 2022. The decoder
+sees rounded latents while gradients pass rounding (straight-through), rates are those of latents with uniform noise,
+and the best latent so far is kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from codec.autoencoders.learned_transform import LearnedTransform
+
+RATE = 0.1  # part of the way to where each symbol alone would cost least, at first
+STEP = 0.1  # greatest step of a symbol at once
+NARROW = -2.0  # logarithm of the scale from which on a symbol may change: others would cost a hundred bits
+WORTH = math.log(2) / 6  # squared error of a symbol that a bit is worth, where steps are small
+
+
+def overfit(
+    transform: LearnedTransform, preset: str, picture: Tensor, latents: Tensor, position: int, iterations: int,
+    progress: Callable[[int], None],
+) -> Tensor:  # fmt: skip
+    """A latent that costs less: squared error of samples in 0..1 + lambda * bits per pixel.
+
+    Args:
+        picture: (1, 3, height, width)
+        latents: (1, channels, ...) in symbols, not rounded.
+
+    Returns:
+        The latent, rounded.
+    """
+    height, width = picture.shape[2:]
+    trade = math.exp(transform.log_lambda(position)) / (height * width)
+    # The cost is about a sum of squares, so its gradient is about a step to its least, but for a factor.
+    rate = RATE * WORTH / 2 / trade
+    best, least = latents.round(), math.inf
+    free = transform.log_scales(preset, best, position) > NARROW
+    with torch.enable_grad():
+        fitted = latents.clone().requires_grad_()
+        for iteration in range(1 + iterations):
+            rounded = fitted + (fitted.round() - fitted).detach()
+            error = (transform.decode(rounded, position, height, width).clamp(0, 1) - picture).square().mean()
+            with torch.no_grad():
+                cost = error.item() + trade * transform.bits(preset, rounded, rounded, position).item()
+            if cost < least:
+                best, least = rounded.detach().clone(), cost
+            if iteration == iterations:
+                break
+            noisy = fitted + torch.rand_like(fitted) - 0.5
+            total = error + trade * transform.bits(preset, noisy, rounded, position)
+            (gradient,) = torch.autograd.grad(total, fitted)
+            with torch.no_grad():
+                annealed = 0.5 * rate * (1 + math.cos(math.pi * iteration / iterations))
+                fitted -= (annealed * gradient).clamp_(-STEP, STEP).mul_(free)
+            progress(iteration)
+    return best

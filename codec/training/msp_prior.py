@@ -1,0 +1,114 @@
+"""Priors of a learned transform, one for each preset, on latents of its encoder, which stays as it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from codec.autoencoders.model import Model, check, write
+from codec.autoencoders.networks.integer_prior import LOG, quantised
+from codec.autoencoders.networks.progressive_prior import HIDDEN, PRESETS, ProgressivePrior, laplace_bits
+from codec.autoencoders.networks.transform import Config
+from codec.device import reduced_precision
+from codec.entropy.layers import narrowed
+from codec.files import replacing
+from codec.training.data import Photos, as_pictures, crops
+from codec.training.loop import Task
+from codec.training.optimizers import MuonAndAdam, Schedule
+from codec.training.transform import SPEED, WIDE, Settings, draw_mixed, read_weights
+from codec.training.transform import Model as TransformModel
+
+NAME = "transform"
+
+
+class Priors(nn.Module):
+    """The priors that are trained, and the transform, which is no part of the state."""
+
+    def __init__(self, config: Config, presets: Sequence[str]) -> None:
+        super().__init__()
+        self.priors = nn.ModuleDict(
+            {name: ProgressivePrior(PRESETS[name], config.latent, config.knots) for name in presets}
+        )
+
+
+class PriorTask(Task):
+    """Training of priors, one preset after the other in turn.
+
+    Args:
+        weights: of a transform and its usual prior, as `TransformTask` exports them.
+        presets: names among `PRESETS`.
+    """
+
+    name = "prior"
+    schedule = Schedule(1.2e-3, 100)
+    model: Priors
+
+    def __init__(self, settings: Settings, photos: Photos, weights: Path, presets: Sequence[str]) -> None:
+        self.settings, self.photos, self.presets = settings, photos, list(presets)
+        self.config: Mapping[str, Any] = {
+            "network": asdict(settings.network), "presets": self.presets,
+            "weights": sha256(weights.read_bytes()).hexdigest(),
+        }  # fmt: skip
+        torch.manual_seed(0)
+        trained = TransformModel(settings.network)
+        trained.load_state_dict(read_weights(weights))
+        self.transform = trained.transform.requires_grad_(False).eval()
+        self.model = Priors(settings.network, presets)
+        for name in presets:
+            self._start(name, trained.prior)
+
+    def _start(self, name: str, usual: ProgressivePrior) -> None:
+        """Begin as the usual prior, as far as layers have the same inputs and outputs."""
+        known, own = usual.state_dict(), self.model.priors[name].state_dict()
+        for key, numbers in own.items():
+            if key.endswith(".embed.weight"):  # what the preset knows beside that comes last
+                numbers[:, : known[key].shape[1]] = known[key]
+            elif key in known and known[key].shape == numbers.shape:
+                numbers.copy_(known[key])
+
+    def optimizer(self) -> MuonAndAdam:
+        parameters = list(self.model.parameters())
+        kernels = [p for p in parameters if p.dim() in (2, 4) and min(p.shape[:2]) >= WIDE]
+        fast = [p for name, p in self.model.named_parameters() if name.endswith((".log_scale", ".mean"))]
+        return MuonAndAdam([p for p in kernels if all(p is not f for f in fast)], parameters, fast=fast, speed=SPEED)
+
+    def batch(self, seed: int, iteration: int) -> Tensor:
+        """(batch, side, side, 3) in 0..255"""
+        return crops(self.photos, self.settings.side, self.settings.batch, seed, iteration)
+
+    def loss(self, batch: Tensor, iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
+        name = self.presets[iteration % len(self.presets)]
+        pictures, transform = as_pictures(batch), self.transform.to(batch.device)
+        lambdas = draw_mixed(len(pictures), batch.device, self.settings)
+        knots, gains = transform.knot_weights(lambdas), transform.gains(lambdas)
+        with reduced_precision(batch.device):
+            with torch.no_grad():
+                scaled = transform.encode(pictures, lambdas) * gains
+            mean, log_scale = self.model.priors[name](scaled.round() / gains, knots)
+        noisy = scaled + torch.rand_like(scaled) - 0.5
+        bits = laplace_bits(noisy, mean * gains, log_scale + gains.log()).flatten(1).sum(1) / pictures[0, 0].numel()
+        return 10 * (lambdas.sqrt() * bits).mean(), {f"bpp of {name}": bits.detach().mean()}
+
+    def export(self, path: Path) -> None:
+        """Write a model for profile `msp`."""
+        with replacing(path) as temporary:
+            write(self._model(), temporary)
+
+    def _model(self) -> Model:
+        networks = {"encoder": self.transform.encoder, "decoder": self.transform.decoder}
+        tensors = {f"{part}.{n}": w.half().cpu() for part, own in networks.items() for n, w in own.state_dict().items()}
+        whole = {"gains.log": (self.transform.log_gain * LOG).round().long().cpu()}
+        for name, prior in self.model.priors.items():
+            assert isinstance(prior, ProgressivePrior)
+            whole |= {f"prior.{name}.{key}": numbers for key, numbers in quantised(prior).items()}
+        config = {"transform": asdict(self.settings.network), "presets": self.presets, "hidden": HIDDEN}
+        model = Model(NAME, "msp", json.loads(json.dumps(config)), (), (), {**tensors, **narrowed(whole)})
+        check(model, "the trained model")
+        return model
