@@ -27,10 +27,9 @@ from codec.autoencoders import model as files
 from codec.autoencoders.errors import ModelError, ModelFileError
 from codec.autoencoders.model import Model
 from codec.autoencoders.networks.integer_prior import Conditioned, IntegerPrior, quantised
-from codec.autoencoders.networks.progressive_prior import PRESETS
+from codec.autoencoders.networks.progressive_prior import PRESETS, laplace_bits
 from codec.entropy.coder import Encoder
 from codec.profiles.msp import latent_coding
-from codec.training.prior import laplace_bits
 
 Pixels = NDArray[np.uint8]
 
