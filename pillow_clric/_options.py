@@ -14,12 +14,12 @@ Documented = TypeVar("Documented", bound=Callable[..., Any])
 
 
 def options() -> Iterator[Declared]:
-    """Options of all profiles, each once; if not all profiles have one, its help says which do."""
-    found: dict[str, tuple[Declared, list[str]]] = {}
+    """Options of all profiles, each once; if not all profiles have it as it is, its help says which do."""
+    found: dict[Declared, list[str]] = {}
     for profile in profiles():
         for declared in profile.options.declared():
-            found.setdefault(declared.name, (declared, []))[1].append(profile.name)
-    for declared, owners in found.values():
+            found.setdefault(declared, []).append(profile.name)
+    for declared, owners in found.items():
         only = "" if len(owners) == len(profiles()) else f" Only of profile {' and '.join(owners)}."
         yield replace(declared, help=declared.help + only)
 

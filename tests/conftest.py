@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -195,3 +195,11 @@ def own_store(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     folder = tmp_path_factory.mktemp("store")
     monkeypatch.setenv("CLRIC_MODELS", str(folder))
     return folder
+
+
+@pytest.fixture(scope="module")
+def golden_models() -> Iterator[None]:
+    """The models of golden files are in the store, for programs that are started, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLRIC_MODELS", str(Path(__file__).parent / "golden"))
+        yield

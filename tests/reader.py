@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 
 import numpy as np
@@ -568,7 +568,8 @@ class Latent:
         weight, bias, shift, (low, high) = (
             self.tensors[f"{name}.{part}"] for part in ("weight", "bias", "shift", "inputs")
         )
-        return self.shifted(np.clip(x, low, high) @ weight.T + bias, shift)
+        sums: Whole = np.clip(x, low, high) @ weight.T + bias
+        return self.shifted(sums, shift)
 
     @staticmethod
     def shifted(sums: Whole, shift: Whole) -> Whole:
@@ -588,7 +589,7 @@ class Latent:
         return self.shifted(sums + bias, shift)
 
     def context(self, halving: int, offset: int, inputs: Whole) -> Whole:
-        x = (self.layer(f"steps.{offset}.embed", inputs) + self.condition[halving, offset]).clip(-256, 256)
+        x: Whole = (self.layer(f"steps.{offset}.embed", inputs) + self.condition[halving, offset]).clip(-256, 256)
         for block in (0, 1):
             name = f"steps.{offset}.context.{block}."
             mixed = self.spatial(name + "mix", self.layer(name + "mix_in", x).clip(0, 256)).clip(-256, 256)
@@ -610,7 +611,7 @@ class Latent:
     ) -> None:
         """Read some channels at some places."""
         elements = [(y, x, k) for y, x in places for k in channels]
-        told = list(zip(elements, sum(means, []), sum(scales, []), strict=True))
+        told = list(zip(elements, chain(*means), chain(*scales), strict=True))
         for width in (7, 15, 31, 63, 127, 255):
             of_width = [(e, m, i) for e, m, i in told if half_width(i) == width and (i or (m + 8) // 16)]
             if of_width:

@@ -23,12 +23,13 @@ import numpy as np
 import pytest
 import reader
 import torch
+from latents import TINY, latent_of
 from numpy.typing import NDArray
 from PIL import Image
 
 import codec
 from codec import Container, Section, unpack
-from codec.autoencoders import learned_transform, perceptual_loss, store
+from codec.autoencoders import perceptual_loss, store
 from codec.autoencoders.autoencoder import Autoencoder
 from codec.autoencoders.networks.integer_prior import STEPS
 from codec.autoencoders.networks.progressive_prior import PRESETS
@@ -37,15 +38,16 @@ from codec.overfit import bitstream, initialisation, pipeline, reference_weights
 from codec.overfit.lambda_conditioned_weights import LambdaConditionedWeights
 from codec.profiles.clric.initialisation import step_of, universal_of
 from codec.profiles.msp import bitstream as latent_bitstream
-from codec.profiles.msp import latent_coding
 
-pytestmark = pytest.mark.filterwarnings("ignore:TF32 acceleration")  # torch's, when oneDNN is switched off
+pytestmark = [
+    pytest.mark.usefixtures("golden_models"),
+    pytest.mark.filterwarnings("ignore:TF32 acceleration"),  # torch's, when oneDNN is switched off
+]
 
 FOLDER = Path(__file__).parent / "golden"
 ALL = sorted(path.stem for path in FOLDER.glob("*.clric"))
 NAMES = [name for name in ALL if not name.startswith("msp")]  # of functions
 LATENTS = [name for name in ALL if name.startswith("msp")]
-TINY = FOLDER / "tiny@9195d9ae19705784.safetensors"  # the model of the latents
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 FORMAT_MD, MODELS_MD = (FOLDER.parents[1] / "docs" / name for name in ("FORMAT.md", "MODELS.md"))
 
@@ -103,15 +105,6 @@ def fingerprint(found: Symbols) -> dict[str, str]:
     return {name: digest.hexdigest() for name, digest in hashes.items()}
 
 
-def latent_of(data: bytes) -> NDArray[np.int32]:
-    """Symbols (height, width, channels) of a file of profile msp."""
-    container = unpack(data)
-    transform = learned_transform.on_device(store.find(container.header.model), torch.device("cpu"))
-    head, stream = latent_bitstream.read_head(container.sections[Section.GRIDS])
-    size = transform.size(container.header.height, container.header.width)
-    return latent_coding.decode(transform.prior(head.preset, head.position), stream, *size)
-
-
 def latent_fingerprint(data: bytes) -> dict[str, str]:
     """Hash of a latent's symbols, as int32 in little-endian order."""
     return {"latent": hashlib.sha256(latent_of(data).astype("<i4").tobytes()).hexdigest()}
@@ -123,12 +116,6 @@ def golden(name: str) -> tuple[bytes, dict[str, str], NDArray[np.uint8]]:
         picture = np.asarray(image)
     hashes: dict[str, str] = json.loads((FOLDER / f"{name}.json").read_text())
     return (FOLDER / f"{name}.clric").read_bytes(), hashes, picture
-
-
-@pytest.fixture(autouse=True)
-def models(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The model of the latents is in the store, for programs that are started, too."""
-    monkeypatch.setenv(store.VARIABLE, str(FOLDER))
 
 
 @pytest.fixture(params=[1, 2], ids=["1 thread", "2 threads"])

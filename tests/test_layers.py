@@ -300,8 +300,7 @@ def test_loaded_layers_are_the_same() -> None:
     made, loaded = network(), network()
     state = narrowed(made.state_dict())
     kinds = {name: numbers.dtype for name, numbers in state.items()}
-    assert kinds["0.weight"] == torch.int16
-    assert kinds["0.shift"] == kinds["1.low"] == torch.int8
+    assert kinds["0.weight"] == kinds["0.shift"] == kinds["1.low"] == torch.int8
     for buffer in loaded.buffers():
         buffer.zero_()
     loaded.load_state_dict(state)
@@ -471,11 +470,11 @@ def test_quantised_layers_are_as_near_as_reported(
 
 def test_weights_use_the_bits_there_are() -> None:
     weight = torch.randn(50, 192, generator=torch.Generator().manual_seed(0)) / 14
-    for dtype, least, noise in ((torch.float32, 128, 0.02), (torch.float64, 2**14, 1e-4)):
+    for dtype, least, noise in ((torch.float32, 2**6, 0.02), (torch.float64, 2**14, 1e-4)):
         definition, report = quantise(weight, None, (-127, 127), 32, 32, dtype)
         greatest = definition.weight.abs().amax(1)
         assert (greatest >= least).all()
-        assert (greatest <= 2 * least).all()
+        assert (greatest < 2 * least).all()
         assert float(report.noise.max()) < noise
 
 

@@ -188,9 +188,10 @@ def test_options_are_declared_well() -> None:
             assert isinstance(declared.kind, (Amount, Choice, Function, Number, Text, Whole))
             assert declared.default is None or declared.default == getattr(profile.options(), declared.name)
             assert declared.help.endswith(".")
-    told = {option.name: option.help for option in options()}
-    assert "Only of profile clric." in told["model"]
-    assert "Only" not in told["quality"]
+    told = {(option.name, option.default): option.help for option in options()}
+    assert "Only of profile clric." in told["model", "base"]
+    assert "Only of profile msp." in told["model", "transform"]
+    assert "Only" not in told["quality", 75]
     assert names() == [profile.name for profile in profiles()]
     assert Options().budget(10, 10) is None
     assert Options(target_bpp=1).budget(10, 10) == 12

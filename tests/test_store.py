@@ -23,6 +23,8 @@ from codec.autoencoders.model import Model
 from codec.autoencoders.zoo import Download, Known
 from pillow_clric import cli
 
+EMBEDDED = ["base", "transform"]
+
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
@@ -44,10 +46,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 class TestStore:
-    def test_starts_with_the_embedded_model(self, own_store: Path) -> None:
-        [entry] = store.entries()
-        assert entry.name == "base"
-        assert store.find(bytes.fromhex(entry.prefix)).identity == store.load("base").identity
+    def test_starts_with_the_embedded_models(self, own_store: Path) -> None:
+        assert [entry.name for entry in store.entries()] == EMBEDDED
+        for entry in store.entries():
+            assert store.find(bytes.fromhex(entry.prefix)).identity == store.load(entry.name).identity
 
     def test_add_find_load_remove(self, own_store: Path, tiny: Path) -> None:
         entry = store.add(tiny)
@@ -63,9 +65,9 @@ class TestStore:
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny: Path
     ) -> None:
         monkeypatch.setenv("CLRIC_MODELS", str(tmp_path / "a" / "b"))
-        assert len(store.entries()) == 1
+        assert len(store.entries()) == len(EMBEDDED)
         store.add(tiny)
-        assert len(store.entries()) == 2
+        assert len(store.entries()) == len(EMBEDDED) + 1
 
     def test_the_same_again_changes_nothing(self, own_store: Path, tiny: Path) -> None:
         entry = store.add(tiny)
@@ -140,7 +142,7 @@ class TestStore:
     def test_other_files_in_the_folder_are_no_models(self, own_store: Path) -> None:
         for name in ("readme.txt", ".x@0011223344556677.safetensors.1.tmp", "x@00.safetensors"):
             (own_store / name).write_text("hello")
-        assert len(store.entries()) == 1
+        assert len(store.entries()) == len(EMBEDDED)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -269,11 +271,11 @@ class TestCommand:
         prefixes = [entry.prefix for entry in store.entries()]
         assert all(word in listed for word in ("base", "mine", "second", "taesd", "sd-vae-ft-mse", *prefixes))
         assert run("remove", "mine").exit_code == 0
-        assert [entry.name for entry in store.entries()] == ["base", "second"]
+        assert [entry.name for entry in store.entries()] == [*EMBEDDED, "second"]
 
     def test_fetch(self, own_store: Path, known: dict[str, Known]) -> None:
         assert run("fetch", "served").exit_code == 0
-        assert [entry.name for entry in store.entries()] == ["base", "served"]
+        assert [entry.name for entry in store.entries()] == [*EMBEDDED, "served"]
 
     @pytest.mark.parametrize(
         ("arguments", "status", "message"),

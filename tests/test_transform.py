@@ -14,8 +14,8 @@ from torch import Tensor
 
 from codec.autoencoders.errors import ModelFileError
 from codec.autoencoders.networks import transform as networks
+from codec.autoencoders.networks.progressive_prior import OFFSETS, PRESETS, Preset, ProgressivePrior, phase_masks
 from codec.autoencoders.networks.transform import Config, Transform
-from codec.training.progressive_prior import SCALES, STEPS, ProgressivePrior, group_bounds
 
 TINY = Config(latent=12, fine=32, coarse=16, encoder=(1, 1), decoder=(1, 1), expansion=1, knots=3)
 SAMPLE = Path(__file__).parent.parent / "samples" / "coffee.png"
@@ -100,14 +100,14 @@ def test_counts_its_multiplications() -> None:
         for name, network in (("encoder", transform.encoder), ("decoder", transform.decoder)):
             total = 0.0
             for key, weight in network.named_parameters():
-                if weight.dim() > 1:
+                if weight.dim() > 1 and key != "modulation":
                     fine = key.startswith(("embed", "unembed", "fine"))
                     total += weight.numel() / (64 if fine else 256) / 1000
             assert config.macs[name] == pytest.approx(total)
 
 
-def test_default_decoder_costs_at_most_30_thousand_multiplications_a_pixel() -> None:
-    assert Config().macs["decoder"] < 30
+def test_default_decoder_costs_at_most_50_thousand_multiplications_a_pixel() -> None:
+    assert Config().macs["decoder"] < 50
 
 
 @pytest.mark.parametrize(
@@ -151,44 +151,60 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
 class TestProgressivePrior:
     CHANNELS = 10
 
-    def prior(self) -> ProgressivePrior:
+    def prior(self, preset: Preset) -> ProgressivePrior:
         torch.manual_seed(0)
-        prior = ProgressivePrior(self.CHANNELS, 3)
+        prior = ProgressivePrior(preset, self.CHANNELS, 3, hidden=24)
         for parameter in prior.parameters():
-            torch.nn.init.normal_(parameter, std=0.15)
+            torch.nn.init.normal_(parameter, std=0.3)
         return prior
 
-    def order(self, row: int, column: int, channel: int) -> tuple[int, int, int]:
-        """Place of an element in the order of coding: scale, step and group."""
-        for scale in range(SCALES):
-            offset = (row >> scale) % 2, (column >> scale) % 2
+    def order(self, preset: Preset, row: int, column: int, channel: int) -> tuple[int, int, int, int]:
+        """Place of an element in the order of coding: halving, offset, phase and group."""
+        for halving in range(preset.halvings):
+            offset = (row >> halving) % 2, (column >> halving) % 2
             if offset != (0, 0):
-                group = sum(channel >= bound for bound in group_bounds(self.CHANNELS)[1:])
-                return SCALES - scale, STEPS.index(offset), group
-        return 0, 0, 0
+                y, x = (row >> 1 + halving) % 2, (column >> 1 + halving) % 2
+                phase = {1: 0, 2: (y + x) % 2, 4: 2 * ((y + x) % 2) + y}[preset.phases[halving]]
+                group = sum(channel >= bound for bound in preset.bounds(self.CHANNELS)[1:])
+                return preset.halvings - halving, OFFSETS.index(offset), phase, group
+        return 0, 0, 0, 0
 
+    @pytest.mark.parametrize("name", PRESETS)
     @pytest.mark.parametrize(
-        ("row", "column", "channel"), [(0, 0, 3), (8, 8, 0), (4, 8, 9), (2, 2, 1), (9, 5, 0), (3, 4, 4), (6, 7, 9)]
+        ("row", "column", "channel"),
+        [(0, 0, 3), (8, 8, 0), (4, 8, 9), (2, 2, 1), (9, 5, 0), (3, 4, 4), (6, 7, 9), (5, 3, 2), (2, 3, 9), (7, 12, 9)],
     )
-    def test_is_causal(self, row: int, column: int, channel: int) -> None:
+    def test_is_causal(self, name: str, row: int, column: int, channel: int) -> None:
         """An element changes the distributions of later ones only."""
-        prior, knots = self.prior(), torch.tensor([[0.3, 0.7, 0.0]])
+        preset, knots = PRESETS[name], torch.tensor([[0.3, 0.7, 0.0]])
+        prior = self.prior(preset)
         latents = torch.randn(1, self.CHANNELS, 16, 16)
         changed = latents.clone()
         changed[0, channel, row, column] += 3
-        when, differing = self.order(row, column, channel), 0
+        when, differing = self.order(preset, row, column, channel), 0
         for before, after in zip(prior(latents, knots), prior(changed, knots), strict=True):
             for place in ((before - after).abs() > 1e-5).nonzero().tolist():
-                assert self.order(place[2], place[3], place[1]) > when
+                assert self.order(preset, place[2], place[3], place[1]) > when
                 differing += 1
-        assert differing or when == (SCALES, len(STEPS) - 1, len(group_bounds(self.CHANNELS)) - 2)
+        last = preset.halvings, len(OFFSETS) - 1, preset.phases[0] - 1, len(preset.bounds(self.CHANNELS)) - 2
+        assert differing or when == last
 
-    def test_starts_as_wide_as_variances_say(self) -> None:
-        prior = ProgressivePrior(self.CHANNELS, 3)
+    @pytest.mark.parametrize("phases", [1, 2, 4])
+    def test_phases_share_the_cells(self, phases: int) -> None:
+        masks = torch.stack(list(phase_masks(phases, 6, 8, torch.device("cpu"))))
+        assert (masks.sum(0) == 1).all()
+        assert (masks.mean((1, 2)) == 1 / phases).all()
+
+    def test_presets_have_the_steps_of_their_description(self) -> None:
+        assert {name: preset.steps for name, preset in PRESETS.items()} == {"baseline": 10, "normal": 28, "extra": 121}
+
+    @pytest.mark.parametrize("name", PRESETS)
+    def test_starts_as_wide_as_variances_say(self, name: str) -> None:
+        prior = ProgressivePrior(PRESETS[name], self.CHANNELS, 3, hidden=24)
         variances = torch.linspace(4, 0.01, self.CHANNELS)
         prior.start(variances)
         _, log_scale = prior(torch.zeros(2, self.CHANNELS, 32, 16), torch.tensor([[1.0, 0, 0], [0, 0.5, 0.5]]))
         assert log_scale.shape == (2, self.CHANNELS, 32, 16)
-        coarsest = log_scale[:, :, :: 2**SCALES, :: 2**SCALES]
+        coarsest = log_scale[:, :, :: prior.cell, :: prior.cell]
         expected = (variances.sqrt() / 2).log()[None, :, None, None].expand_as(coarsest)
         torch.testing.assert_close(coarsest, expected)

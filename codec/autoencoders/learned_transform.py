@@ -67,7 +67,15 @@ class LearnedTransform:
         return -(-height // DOWNSCALE), -(-width // DOWNSCALE)
 
     def prior(self, preset: str, position: int) -> Conditioned:
-        """Distributions for a preset at a position."""
+        """Distributions for a preset at a position.
+
+        Raises:
+            ModelFileError: the model has none for this preset.
+        """
+        if preset not in self.presets:
+            raise ModelFileError(
+                f"model {self.model.name} has no prior for preset {preset}, but for {', '.join(self.presets)}"
+            )
         prior: Conditioned = self._priors[preset].at(position, self._log_gain)  # type: ignore[operator]
         return prior
 

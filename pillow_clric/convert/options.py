@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from codec.profiles.options import Amount, Choice, Function, Kind, Number, Range, Text, Whole
+from codec.profiles.options import Amount, Choice, Declared, Function, Kind, Number, Range, Text, Whole
 from pillow_clric._options import Documented, options
 
 _SHORT = {"quality": "-q", "effort": "-e"}
@@ -20,23 +20,23 @@ _UNITS = {"": 1, "k": 10**3, "ki": 2**10, "m": 10**6, "mi": 2**20}
 
 def names() -> list[str]:
     """Names of the options that a command line can give."""
-    return [option.name for option in options() if not isinstance(option.kind, Function)]
+    return list(dict.fromkeys(option.name for option in options() if not isinstance(option.kind, Function)))
 
 
 def with_options(command: Documented) -> Documented:
     """The command with these options; those that are not given are None."""
-    for option in reversed([*options()]):
-        if option.name not in names():
-            continue
-        flags = [*filter(None, [_SHORT.get(option.name)]), f"--{option.name.replace('_', '-')}"]
-        text = (
-            str(option) if isinstance(option.kind, (Choice, Text)) else option.help
-        )  # of others, click says the range
-        text += _NOTES.get(option.name, "")
-        if option.default is not None:
-            text += f"  [default: {option.default}]"
-        command = click.option(*flags, type=_type(option.kind), metavar=_metavar(option.kind), help=text)(command)
+    for name in reversed(names()):
+        same = [option for option in options() if option.name == name]  # profiles may differ in what it means
+        flags = [*filter(None, [_SHORT.get(name)]), f"--{name.replace('_', '-')}"]
+        kind, text = same[0].kind, " ".join(map(_help, same))
+        command = click.option(*flags, type=_type(kind), metavar=_metavar(kind), help=text)(command)
     return command
+
+
+def _help(option: Declared) -> str:
+    text = str(option) if isinstance(option.kind, (Choice, Text)) else option.help  # of others, click says the range
+    text += _NOTES.get(option.name, "")
+    return text if option.default is None else f"{text}  [default: {option.default}]"
 
 
 class _Size(click.ParamType[int]):

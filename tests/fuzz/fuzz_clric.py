@@ -10,6 +10,7 @@ each input: after half an hour or so, start it again.) The corpus in this folder
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -23,7 +24,9 @@ with atheris.instrument_imports(include=["codec", "pillow_clric"]):
     from codec.container import FormatError
 
     # What is imported with the first picture is instrumented too, and its time is nobody's.
-    for path in (Path(__file__).parents[1] / "golden").glob("*.clric"):
+    golden = Path(__file__).parents[1] / "golden"
+    os.environ["CLRIC_MODELS"] = str(golden)
+    for path in golden.glob("*.clric"):
         for target, _ in TARGETS.values():
             target(path.read_bytes())
 

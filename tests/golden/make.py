@@ -14,18 +14,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from latents import HIDDEN, TINY, latent_coded, latent_file, random_prior, transform_of
 from numpy.typing import NDArray
 from PIL import Image
-from test_golden import FOLDER, TINY, fingerprint, function_of, latent_fingerprint, symbols
+from test_golden import FOLDER, fingerprint, function_of, latent_fingerprint, symbols
 
 import codec
-from codec import Header, Section, alpha, pack, unpack
+from codec import Header, Section, pack, unpack
 from codec.autoencoders import model as files
 from codec.autoencoders import store
-from codec.autoencoders.learned_transform import LearnedTransform, on_device, to_symbols
 from codec.autoencoders.model import Model
 from codec.autoencoders.networks.integer_prior import LOG, quantised
-from codec.autoencoders.networks.progressive_prior import PRESETS, ProgressivePrior
+from codec.autoencoders.networks.progressive_prior import PRESETS
 from codec.autoencoders.networks.transform import Config, Transform
 from codec.entropy.layers import narrowed
 from codec.overfit import bitstream
@@ -33,8 +33,6 @@ from codec.overfit.bitstream import Origin, QuantisedWeight, QuantisedWeights
 from codec.overfit.reference_weights import PLAIN
 from codec.overfit.spec import BICUBIC, Spec
 from codec.profiles.clric.initialisation import universal_of
-from codec.profiles.msp import bitstream as latent_bitstream
-from codec.profiles.msp import latent_coding
 from codec.tensors import to_tensor
 
 SAMPLES = Path(__file__).parents[2] / "samples"
@@ -106,7 +104,8 @@ def encoded(name: str, box: tuple[int, int, int, int], mode: str, **options: Any
 def disc(height: int, width: int) -> NDArray[np.uint8]:
     """Alpha of a soft disc."""
     y, x = np.mgrid[:height, :width]
-    return np.clip(40 * (20 - np.hypot(y - 18, x - 22)), 0, 255).astype(np.uint8)
+    soft: NDArray[np.uint8] = np.clip(40 * (20 - np.hypot(y - 18, x - 22)), 0, 255).astype(np.uint8)
+    return soft
 
 
 def with_alpha(name: str, box: tuple[int, int, int, int], mode: str, **options: Any) -> Callable[[], bytes]:
@@ -122,49 +121,16 @@ def tiny_model() -> Model:
         "latent": 10, "fine": 4, "coarse": 12, "encoder": [1, 1], "decoder": [1, 1], "expansion": 1, "knots": 3,
         "lambdas": [3e-5, 0.1],
     }  # fmt: skip
-    hidden = 8
     transform = Transform(Config(**config))  # type: ignore[arg-type]
     photos = [crop(name, (96, 96, 352, 352), "RGB") for name in ("coffee.png", "astronaut.png")]
     variances = transform.start_as_klt(to_tensor(photos, torch.device("cpu")))
     floats = {name: tensor.detach().half() for name, tensor in transform.state_dict().items() if name != "log_gain"}
     integers = {"gains.log": (transform.log_gain.detach() * LOG).round().long()}
     for name, preset in PRESETS.items():
-        prior = ProgressivePrior(preset, config["latent"], config["knots"], hidden)  # type: ignore[arg-type]
-        prior.start(variances)
-        for key, parameter in prior.named_parameters():
-            parameter.data += torch.randn_like(parameter) * (0.3 if parameter.dim() > 1 else 0.1)
-            if ".output." in key and "context" not in key:
-                parameter.data *= 0.3
+        prior = random_prior(preset, variances, transform.config.knots)
         integers |= {f"prior.{name}.{key}": numbers for key, numbers in quantised(prior).items()}
-    told = {"transform": config, "presets": list(PRESETS), "hidden": hidden}
+    told = {"transform": config, "presets": list(PRESETS), "hidden": HIDDEN}
     return Model("tiny", "msp", told, (), (), floats | narrowed(integers))
-
-
-def transform_of() -> LearnedTransform:
-    return on_device(store.load(TINY), torch.device("cpu"))
-
-
-def latent_coded(preset: str, pixels: NDArray[np.uint8], position: int) -> bytes:
-    """A picture coded as the encoder would, in any order."""
-    transform, channels = transform_of(), pixels.shape[2] if pixels.ndim == 3 else 1
-    colours = pixels[:, :, : channels - 1] if channels in (2, 4) else pixels
-    picture = to_tensor([colours], transform.device).expand(-1, 3, -1, -1)
-    latent = to_symbols(transform.encode(picture, position))
-    return latent_file(preset, pixels.shape, position, latent, pixels[:, :, -1] if channels in (2, 4) else None)
-
-
-def latent_file(
-    preset: str, shape: tuple[int, ...], position: int, latent: NDArray[np.float32],
-    channel: NDArray[np.uint8] | None = None,
-) -> bytes:  # fmt: skip
-    """A file of a latent (height, width, channels), before it is rounded."""
-    transform = transform_of()
-    stream, _ = latent_coding.encode(transform.prior(preset, position), latent)
-    mode = {(): "L", (2,): "LA", (3,): "RGB", (4,): "RGBA"}[shape[2:]]
-    header = Header(shape[1], shape[0], mode, profile=2, model=transform.model.prefix)
-    body = latent_bitstream.write(latent_bitstream.Head(preset, position), stream)
-    sections = {Section.GRIDS: body} if channel is None else {Section.ALPHA: alpha.encode(channel), Section.GRIDS: body}
-    return pack(header, sections)
 
 
 def msp_alpha() -> bytes:

@@ -37,7 +37,7 @@ def read_head(section: bytes) -> tuple[Head, bytes]:
         UnsupportedError: it has a preset that this version does not know.
     """
     if len(section) < _HEAD.size:
-        raise TruncatedError("file is truncated before the end of its head: get the whole file again")
+        raise TruncatedError("file is truncated before its latent begins, or has none: get the whole file again")
     preset, position = _HEAD.unpack_from(section)
     if preset >= len(PRESETS):
         raise UnsupportedError(f"preset {preset} of profile msp is not known to this version: update pillow-clric")

@@ -25,7 +25,10 @@ class MspDecoder(Decoder):
         transform, header = self.transform, container.header
         head, stream = bitstream.read_head(container.sections.get(Section.GRIDS, b""))
         if head.position > transform.positions or head.preset not in transform.presets:
-            raise CorruptError("file has a quality or a preset that its model does not know: it is damaged")
+            raise CorruptError(
+                f"file is coded in preset {head.preset} at position {head.position}, and its model has "
+                f"{', '.join(transform.presets)} and 0 to {transform.positions}: it is damaged"
+            )
         with computing(transform.device), torch.no_grad():
             prior, size = transform.prior(head.preset, head.position), transform.size(header.height, header.width)
             symbols = latent_coding.decode(prior, stream, *size, truncated=container.truncated)

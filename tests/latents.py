@@ -1,0 +1,68 @@
+"""Latents of profile msp under the tiny model of `tests/golden`, whose priors have random weights."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from codec import Header, Section, alpha, pack, unpack
+from codec.autoencoders import store
+from codec.autoencoders.learned_transform import LearnedTransform, on_device, to_symbols
+from codec.autoencoders.networks.progressive_prior import Preset, ProgressivePrior
+from codec.profiles.msp import bitstream, latent_coding
+from codec.tensors import to_tensor
+
+TINY = Path(__file__).parent / "golden" / "tiny@9195d9ae19705784.safetensors"
+HIDDEN = 8
+
+
+def random_prior(preset: Preset, variances: torch.Tensor, knots: int) -> ProgressivePrior:
+    """A prior of latents with such variances (channels,) whose networks add noise to that."""
+    prior = ProgressivePrior(preset, len(variances), knots, HIDDEN)
+    prior.start(variances)
+    for key, parameter in prior.named_parameters():
+        parameter.data += torch.randn_like(parameter) * (0.3 if parameter.dim() > 1 else 0.1)
+        if ".output." in key and "context" not in key:
+            parameter.data *= 0.3
+    return prior
+
+
+@cache
+def transform_of() -> LearnedTransform:
+    return on_device(store.load(TINY), torch.device("cpu"))
+
+
+def latent_coded(preset: str, pixels: NDArray[np.uint8], position: int) -> bytes:
+    """A picture coded as the encoder would, in any order."""
+    transform, channels = transform_of(), pixels.shape[2] if pixels.ndim == 3 else 1
+    colours = pixels[:, :, : channels - 1] if channels in (2, 4) else pixels
+    picture = to_tensor([colours], transform.device).expand(-1, 3, -1, -1)
+    latent = to_symbols(transform.encode(picture, position))
+    return latent_file(preset, pixels.shape, position, latent, pixels[:, :, -1] if channels in (2, 4) else None)
+
+
+def latent_file(
+    preset: str, shape: tuple[int, ...], position: int, latent: NDArray[np.float32],
+    channel: NDArray[np.uint8] | None = None,
+) -> bytes:  # fmt: skip
+    """A file of a latent (height, width, channels), before it is rounded."""
+    transform = transform_of()
+    stream, _ = latent_coding.encode(transform.prior(preset, position), latent)
+    mode = {(): "L", (2,): "LA", (3,): "RGB", (4,): "RGBA"}[shape[2:]]
+    header = Header(shape[1], shape[0], mode, profile=2, model=transform.model.prefix)
+    body = bitstream.write(bitstream.Head(preset, position), stream)
+    sections = {Section.GRIDS: body} if channel is None else {Section.ALPHA: alpha.encode(channel), Section.GRIDS: body}
+    return pack(header, sections)
+
+
+def latent_of(data: bytes) -> NDArray[np.int32]:
+    """Symbols (height, width, channels) of a file of profile msp."""
+    container = unpack(data)
+    transform = on_device(store.find(container.header.model), torch.device("cpu"))
+    head, stream = bitstream.read_head(container.sections[Section.GRIDS])
+    size = transform.size(container.header.height, container.header.width)
+    return latent_coding.decode(transform.prior(head.preset, head.position), stream, *size)

@@ -1,0 +1,375 @@
+"""Profile msp, with a tiny model of random priors: what is coded comes back, and nothing else does harm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import reader
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from latents import TINY, latent_coded, random_prior, transform_of
+from numpy.typing import NDArray
+from PIL import Image, ImageFile
+
+import codec
+import pillow_clric
+from codec import CorruptError, FormatError, Section, TruncatedError, UnsupportedError, pack, unpack
+from codec.autoencoders import learned_transform, store
+from codec.autoencoders import model as files
+from codec.autoencoders.errors import ModelError, ModelFileError
+from codec.autoencoders.model import Model
+from codec.autoencoders.networks.integer_prior import Conditioned, IntegerPrior, quantised
+from codec.autoencoders.networks.progressive_prior import PRESETS
+from codec.entropy.coder import Encoder
+from codec.profiles.msp import latent_coding
+from codec.training.prior import laplace_bits
+
+Pixels = NDArray[np.uint8]
+
+pytestmark = pytest.mark.usefixtures("golden_models")
+
+SAMPLES = Path(__file__).parent.parent / "samples"
+SIZES = [(1, 1), (1, 50), (17, 3), (40, 33), (64, 80)]
+HEAD = 3  # bytes
+
+
+@cache
+def photo(height: int, width: int, channels: int = 3) -> Pixels:
+    """A part of a photo, (height, width) or with `channels`, and random alpha."""
+    with Image.open(SAMPLES / "astronaut.png") as image:
+        picture = image.convert("RGB").resize((1200, 1200)).crop((0, 0, width, height))
+    pixels = np.asarray(picture.convert("L") if channels < 3 else picture)
+    if channels in (2, 4):
+        pixels = np.dstack([pixels, np.random.default_rng(0).integers(1, 256, (height, width), np.uint8)])
+    return pixels
+
+
+def encode(pixels: Pixels, **options: Any) -> bytes:
+    return codec.encode(pixels, **{"profile": "msp", "model": "tiny", "effort": 1, "device": "cpu", **options})
+
+
+def decode(data: bytes, **options: Any) -> Pixels:
+    return codec.decode(data, device="cpu", **options)
+
+
+@cache
+def coded(preset: str) -> bytes:
+    return latent_coded(preset, photo(64, 80), 128)
+
+
+def with_section(data: bytes, edit: Callable[[bytes], bytes]) -> bytes:
+    """The file with its section edited, and checksums that match."""
+    container = unpack(data)
+    return pack(container.header, {**container.sections, Section.GRIDS: edit(container.sections[Section.GRIDS])})
+
+
+def error(one: Pixels, other: Pixels) -> float:
+    return float(np.abs(one.astype(float) - other).mean())
+
+
+def random_latent(height: int, width: int, scale: float = 2.0) -> NDArray[np.float32]:
+    latent = np.random.default_rng(height).laplace(0, scale, (height, width, transform_of().channels))
+    return latent.astype(np.float32)
+
+
+# What is coded comes back
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("size", SIZES)
+def test_modes_and_sizes(size: tuple[int, int], channels: int) -> None:
+    pixels = photo(*size, channels)
+    decoded = decode(encode(pixels, quality=90))
+    assert (decoded.shape, decoded.dtype) == (pixels.shape, pixels.dtype)
+    if channels in (2, 4):
+        assert np.array_equal(decoded[:, :, -1], pixels[:, :, -1])
+        decoded, pixels = decoded[:, :, :-1], pixels[:, :, :-1]
+    assert error(decoded, pixels) < error(np.broadcast_to(np.uint8(pixels.mean()), pixels.shape), pixels) + 20
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("size", [(1, 1), (17, 40), (300, 33), (48, 400)])
+def test_another_reader_reads_the_same_symbols(preset: str, size: tuple[int, int]) -> None:
+    transform, latent = transform_of(), random_latent(*(-(-side // 16) for side in size))
+    for position in (0, 100, transform.positions):
+        stream, symbols = latent_coding.encode(transform.prior(preset, position), latent)
+        section = bytes([list(PRESETS).index(preset)]) + position.to_bytes(2, "little") + stream
+        other = reader.Latent(section, reader.model_tensors(TINY), *latent.shape[:2])
+        assert np.array_equal(other.symbols, symbols)
+        assert np.array_equal(
+            symbols, latent_coding.decode(transform.prior(preset, position), stream, *latent.shape[:2])
+        )
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_another_reader_knows_bands(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    prior, latent = transform_of().prior(preset, 300), random_latent(21, 10)
+    whole = latent_coding.encode(prior, latent)
+    for module in (latent_coding, reader):
+        monkeypatch.setattr(module, "BAND", 11)
+    stream, symbols = latent_coding.encode(prior, latent)
+    assert np.array_equal(symbols, whole[1])
+    assert stream != whole[0]
+    section = bytes([list(PRESETS).index(preset)]) + (300).to_bytes(2, "little") + stream
+    assert np.array_equal(reader.Latent(section, reader.model_tensors(TINY), 21, 10).symbols, symbols)
+
+
+class Recorded(latent_coding.LatentCoding):
+    """Coding that keeps the distributions, in symbols and in logarithms."""
+
+    mean, log_scale = (torch.zeros(1, 10, 32, 48) for _ in range(2))
+
+    def _code(self, place: Any, cells: Any, channels: slice, mean: Any, scale: Any) -> None:
+        for found, numbers in ((self.mean, mean / 16), (self.log_scale, scale / 8 - 3)):
+            found[0].permute(1, 2, 0).numpy()[place][*cells, channels] = numbers
+        super()._code(place, cells, channels, mean, scale)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_integers_are_those_of_the_trained_prior(preset: str) -> None:
+    """In the same order: symbols cost what training estimates."""
+    torch.manual_seed(1)
+    floats = random_prior(PRESETS[preset], torch.linspace(9, 1, 10), 3)
+    floats.log_scale.data += 1
+    integers = IntegerPrior(PRESETS[preset], 10, 3, 8)
+    integers.load_state_dict(quantised(floats), assign=True)
+    latent = random_latent(32, 48).round()
+    prior = Conditioned(integers, 256, torch.zeros(3, 10, dtype=torch.int64))
+    coding = Recorded([Encoder()], prior, 32, 48, latent)
+    symbols = torch.from_numpy(coding.run()).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        mean, log_scale = floats(symbols.float(), torch.tensor([[0.0, 1.0, 0.0]]))
+    estimate = laplace_bits(symbols, mean, log_scale.clamp(-3, 4.875)).sum()
+    assert laplace_bits(symbols, coding.mean, coding.log_scale).sum() == pytest.approx(float(estimate), rel=0.01)
+
+
+def test_sizes_rise_with_quality() -> None:
+    sizes = [len(encode(photo(64, 80), quality=quality)) for quality in (0, 20, 40.5, 60, 80, 100)]
+    assert sizes == sorted(set(sizes))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_symbols_depend_on_no_setting(preset: str) -> None:
+    transform, latent = transform_of(), random_latent(20, 30)
+    expected = latent_coding.encode(transform.prior(preset, 77), latent)[0]
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    try:
+        for count, chosen in ((1, "medium"), (2, "high"), (2, "highest")):
+            torch.set_num_threads(count)
+            torch.set_float32_matmul_precision(chosen)
+            assert latent_coding.encode(transform.prior(preset, 77), latent)[0] == expected
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(precision)
+
+
+def test_files_depend_on_no_number_of_threads() -> None:
+    threads, found = torch.get_num_threads(), set()
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            found.add(encode(photo(64, 80)))
+    finally:
+        torch.set_num_threads(threads)
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize("size", [(1300, 1100), (40, 1200)])
+def test_tiles_do_not_show(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = photo(*size)
+    tiled, found = encode(pixels), []
+    found.append(decode(tiled))
+    monkeypatch.setattr(learned_transform, "TILE", 10**6)
+    found.append(decode(tiled))
+    assert error(*found) < 0.2
+    assert error(decode(encode(pixels)), found[0]) < 0.5
+
+
+# Previews, and files that end early
+
+
+@pytest.mark.parametrize("scale", codec.SCALES)
+@pytest.mark.parametrize("size", [(64, 80), (37, 101), (1, 1)])
+def test_previews_are_means(size: tuple[int, int], scale: int) -> None:
+    data = encode((photo(*size) // 2 + 64).astype(np.uint8), quality=30)  # away from the bounds of the range
+    small, whole = decode(data, scale=scale), decode(data)
+    height, width = (side // scale for side in size)
+    assert small.shape == (-(-size[0] // scale), -(-size[1] // scale), 3)
+    parts = whole[: height * scale, : width * scale].reshape(height, scale, width, scale, 3).astype(float)
+    assert np.abs(parts.mean((1, 3)) - small[:height, :width]).max(initial=0) <= 1.5
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_truncated_files(preset: str) -> None:
+    """A picture from the head on, which gets better."""
+    data = coded(preset)
+    whole, (start, _), found = decode(data), unpack(data).header.spans[Section.GRIDS], []
+    for cut in range(len(data)):
+        with pytest.raises(TruncatedError, match="truncated"):
+            decode(data[:cut])
+        if cut < start + HEAD:
+            with pytest.raises(TruncatedError, match="truncated"):
+                decode(data[:cut], allow_truncated=True)
+        else:
+            found.append(error(decode(data[:cut], allow_truncated=True), whole))
+    assert found[0] > found[len(found) // 2] > found[-1]
+    assert np.array_equal(decode(data, allow_truncated=True), whole)
+
+
+def test_truncated_files_in_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = coded("normal")
+    image = Image.open(BytesIO(data[:-20]))
+    with pytest.raises(OSError, match="truncated"):
+        image.load()
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    image = Image.open(BytesIO(data[:-20]))
+    assert np.array_equal(np.asarray(image), decode(data[:-20], allow_truncated=True))
+
+
+def test_info() -> None:
+    told = pillow_clric.info(coded("normal"))
+    assert (told.profile, told.width, told.height) == ("msp", 80, 64)
+
+
+# Damage
+
+
+@pytest.mark.parametrize(
+    ("edit", "kind", "message"),
+    [
+        (lambda body: b"", TruncatedError, "before its latent begins, or has none"),
+        (lambda body: body[:2], TruncatedError, "before its latent begins, or has none"),
+        (lambda body: b"\x03" + body[1:], UnsupportedError, "preset 3 of profile msp is not known to this version"),
+        (
+            lambda body: body[:1] + b"\x01\x02" + body[3:],
+            CorruptError,
+            "at position 513, and its model has .* 0 to 512",
+        ),
+        (lambda body: body + b"\x01" * 12, CorruptError, "does not end where its section does"),
+        (lambda body: body[:HEAD] + b"\xff" * 40, CorruptError, "damaged"),
+        (lambda body: body[: len(body) // 2], CorruptError, "damaged"),
+    ],
+    ids=["nothing", "short", "preset", "position", "more", "ones", "half"],
+)
+def test_damaged_sections(edit: Callable[[bytes], bytes], kind: type[FormatError], message: str) -> None:
+    with pytest.raises(kind, match=message):
+        decode(with_section(coded("normal"), edit))
+
+
+def test_files_without_a_section_or_model() -> None:
+    container = unpack(coded("normal"))
+    for data, message in (
+        (pack(container.header, {Section.EXIF: b"e"}), "or has none"),
+        (pack(replace(container.header, model=b""), container.sections), "names no model"),
+    ):
+        for act in (decode, codec.verify):
+            with pytest.raises(FormatError, match=message):
+                act(data)
+    with pytest.raises(ModelError, match="the model with the hash 3132333435363738 is not here"):
+        decode(pack(replace(container.header, model=b"12345678"), container.sections))
+
+
+def test_verify_finds_unknown_presets() -> None:
+    codec.verify(coded("extra"))
+    with pytest.raises(UnsupportedError, match="preset 9"):
+        codec.verify(with_section(coded("extra"), lambda body: b"\x09" + body[1:]))
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_any_section_is_a_picture_or_refused(data: st.DataObject) -> None:
+    whole = coded(data.draw(st.sampled_from(list(PRESETS))))
+    truncated = data.draw(st.booleans())
+
+    def edit(body: bytes) -> bytes:
+        if data.draw(st.booleans()):
+            at = data.draw(st.integers(0, len(body)))
+            return body[:at] + data.draw(st.binary(max_size=4)) + body[at + data.draw(st.integers(0, 4)) :]
+        return body[: data.draw(st.integers(0, HEAD))] + data.draw(st.binary(max_size=80))
+
+    changed = with_section(whole, edit)
+    try:
+        pixels = decode(changed[: len(changed) - truncated], allow_truncated=truncated)
+    except FormatError as found:
+        assert len(str(found)) > 20
+    else:
+        assert pixels.shape == (64, 80, 3)
+
+
+# Models
+
+
+def changed_model(folder: Path, **changes: Any) -> Model:
+    """The tiny model with other tensors or another configuration, as a file in a folder."""
+    model = replace(store.load("tiny"), name="changed", **changes)
+    files.write(model, folder / f"changed@{model.prefix.hex()}.safetensors")
+    return model
+
+
+def test_model_without_the_preset(own_store: Path) -> None:
+    tiny = files.read(TINY)
+    kept = {name: tensor for name, tensor in tiny.tensors.items() if not name.startswith(("prior.extra", "prior.norm"))}
+    model = replace(tiny, config={**tiny.config, "presets": ["baseline"]}, tensors=kept)
+    files.write(model, own_store / f"small@{model.prefix.hex()}.safetensors")
+    container = unpack(coded("extra"))
+    data = pack(replace(container.header, model=model.prefix), container.sections)
+    with pytest.raises(CorruptError, match="coded in preset extra at position 128, and its model has baseline"):
+        decode(data)
+    transform = learned_transform.LearnedTransform(model, torch.device("cpu"))
+    with pytest.raises(ModelFileError, match="has no prior for preset extra, but for baseline"):
+        transform.prior("extra", 0)
+
+
+@pytest.mark.parametrize(
+    ("profile", "model", "message"),
+    [
+        ("msp", "base", "model base is of kind 'base', and profile msp needs one of kind 'msp'"),
+        ("clric", "tiny", "model tiny is of kind 'msp', no autoencoder"),
+    ],
+)
+def test_models_of_other_kinds(profile: str, model: str, message: str) -> None:
+    pictures = iter([photo(16, 16)])
+    with pytest.raises(ModelError, match=message):
+        codec.encode_batch(pictures, profile=profile, model=model, device="cpu")
+    number = {"clric": 1, "msp": 2}[profile]
+    container = unpack(coded("normal"))
+    header = replace(container.header, profile=number, model=store.load(model).prefix)
+    with pytest.raises(ModelError, match=message):
+        decode(pack(header, {Section.WEIGHTS: b"", **container.sections}))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("gains.log", 10_000, "logarithms of gains must be within -8192..8192"),
+        ("gains.log", -(2**15), "logarithms of gains must be within -8192..8192"),
+        ("prior.normal.log_unit", 9000, "log_unit must be within -8192..8192"),
+        ("prior.extra.condition", 2**21, "condition must be within -1048576..1048576"),
+        ("prior.extra.steps.0.embed.shift", 99, "shifts must be 0 to 52"),
+        ("prior.extra.steps.1.embed.inputs", 2**31 - 1, "sums may reach"),
+    ],
+)
+def test_priors_whose_bounds_cannot_be_proven(name: str, value: int, message: str, own_store: Path) -> None:
+    tiny = files.read(TINY)
+    numbers = tiny.tensors[name].to(torch.int32)
+    numbers.view(-1)[-1] = value
+    if name.endswith("inputs"):
+        tiny = replace(tiny, tensors={**tiny.tensors, name.replace("inputs", "weight"): large(tiny, name)})
+    model = replace(tiny, tensors={**tiny.tensors, name: numbers})
+    path = own_store / f"changed@{model.prefix.hex()}.safetensors"
+    files.write(model, path)
+    with pytest.raises(ModelFileError, match=f"integers that make no sense: .*{message}"):
+        encode(photo(16, 16), model=path)
+
+
+def large(model: Model, inputs: str) -> torch.Tensor:
+    """Weights for which sums of great inputs are not exact in any floating point."""
+    return torch.full(model.tensors[inputs.replace("inputs", "weight")].shape, 2**30, dtype=torch.int32)
