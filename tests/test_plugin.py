@@ -249,13 +249,14 @@ assert "torch" not in sys.modules
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-@pytest.mark.parametrize("profile", ["clric", "coolchic"])
-def test_verify_checks_the_structure(profile: str) -> None:
+@pytest.mark.parametrize(("profile", "name"), [("clric", "clric-rgb"), ("coolchic", "rgb"), ("msp", "msp-photo")])
+def test_verify_checks_the_structure(profile: str, name: str) -> None:
     """Structures that are wrong are found although the checksums are right."""
-    found = unpack((GOLDEN / {"clric": "clric-rgb.clric", "coolchic": "rgb.clric"}[profile]).read_bytes())
+    found = unpack((GOLDEN / f"{name}.clric").read_bytes())
     wrong = [replace(found.header, profile=3)]
-    wrong += [replace(found.header, model=b"")] if profile == "clric" else []
-    bodies = [{section: body} for section, body in found.sections.items()]  # the other one is missing
+    wrong += [replace(found.header, model=b"")] if profile != "coolchic" else []
+    missing = [{section: body} for section, body in found.sections.items()]  # the other one
+    bodies = missing if len(missing) > 1 else [{Section.GRIDS: body} for body in (b"", b"\x00\x00", b"\xff" * 9)]
     if profile == "coolchic":
         weights = found.sections[Section.WEIGHTS]
         bodies += [{**found.sections, Section.WEIGHTS: body} for body in (b"\xff" * 40, weights + b"much more")]

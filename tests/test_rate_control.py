@@ -261,16 +261,17 @@ def test_targets_of_a_batch() -> None:
         assert 388 <= len(data) <= 400
 
 
-@pytest.mark.parametrize("profile", ["clric", "coolchic"])
-def test_impossible_target(profile: str) -> None:
+@pytest.mark.usefixtures("golden_models")
+@pytest.mark.parametrize("chosen", [{"profile": "clric"}, {"profile": "coolchic"}, {"profile": "msp", "model": "tiny"}])
+def test_impossible_target(chosen: dict[str, Any]) -> None:
     """The message says what is possible, and that is."""
     picture = photo(96, 128)
     with pytest.raises(
         ValueError, match=r"128 x 96 cannot be coded in 40 bytes: the smallest file possible has"
     ) as caught:
-        codec.encode(picture, profile=profile, target_size=40, effort=1, device="cpu")
+        codec.encode(picture, **chosen, target_size=40, effort=1, device="cpu")
     least = int(str(caught.value).split("possible has ")[1].split(",")[0])
-    assert len(codec.encode(picture, profile=profile, target_size=least, effort=1, device="cpu")) <= least
+    assert len(codec.encode(picture, **chosen, target_size=least, effort=1, device="cpu")) <= least
 
 
 def test_impossible_targets_of_a_batch() -> None:

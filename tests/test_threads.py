@@ -51,7 +51,8 @@ def test_threads_share_one_image(clric: bytes, photo: Image.Image, fast_profile:
     assert len(fast_profile.devices) == 100
 
 
-@pytest.mark.parametrize("name", ["clric-rgb", "rgb"])
+@pytest.mark.usefixtures("golden_models")
+@pytest.mark.parametrize("name", ["clric-rgb", "rgb", "msp-photo"])
 def test_threads_decode_at_once(name: str) -> None:
     """Also where the default dtype, which all threads share, is another one: it is that again when all are done."""
     data = (GOLDEN / f"{name}.clric").read_bytes()

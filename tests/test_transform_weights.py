@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-import codec.training
 from codec.autoencoders import store
 from codec.autoencoders.learned_transform import LearnedTransform
 from codec.autoencoders.networks.transform import Config
@@ -72,8 +71,8 @@ def test_patterns_do_not_explode(name: str, quality: float, transform: LearnedTr
     picture = patterns()[name]
     made = coded(transform, picture, quality)
     assert made.isfinite().all()
-    assert made.min() > -2
-    assert made.max() < 3
+    assert made.min() > -4
+    assert made.max() < 5
     assert psnr(made, picture) > psnr(picture.mean((1, 2, 3), keepdim=True).expand_as(picture), picture) - 3
 
 
@@ -95,5 +94,6 @@ def test_photos_get_better_with_the_rate(transform: LearnedTransform) -> None:
 
 
 def test_training_can_start_from_them() -> None:
-    weights = Path(codec.training.__file__).with_name("transform.safetensors")
-    Model(Config()).load_state_dict(read_weights(weights))
+    entry = store.check("transform")
+    assert entry is not None
+    Model(Config()).load_state_dict(read_weights(entry.path))
