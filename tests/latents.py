@@ -16,7 +16,7 @@ from codec.autoencoders.networks.progressive_prior import Preset, ProgressivePri
 from codec.profiles.msp import bitstream, latent_coding
 from codec.tensors import to_tensor
 
-TINY = Path(__file__).parent / "golden" / "tiny@9195d9ae19705784.safetensors"
+TINY = Path(__file__).parent / "golden" / "tiny@e02287ff4f582a9e.safetensors"
 HIDDEN = 8
 
 

@@ -429,7 +429,7 @@ BAND = 8192
 
 @dataclass
 class Preset:
-    """Order of coding; where groups begin, in 1/64 of the channels, and phases of the halvings from the finest on."""
+    """Order of coding; where groups begin, in 1/192 of the channels, and phases of the halvings from the finest on."""
 
     name: str
     groups: list[int]
@@ -442,8 +442,8 @@ class Preset:
 
 PRESETS = (
     Preset("baseline", [], [1, 1, 1]),
-    Preset("normal", [4, 20], [1, 1, 1]),
-    Preset("extra", [1, 4, 12, 32], [4, 2, 2]),
+    Preset("normal", [16, 80], [1, 1, 1]),
+    Preset("extra", [3, 12, 36, 96], [4, 2, 2]),
 )
 
 
@@ -480,7 +480,7 @@ class Latent:
         knots, self.channels = tensors["gains.log"].shape
         if not self.tensors or self.position > 256 * (knots - 1):
             raise DamagedError
-        bounds = {0, self.channels} | {self.half_even(part * self.channels, 64) for part in self.preset.groups}
+        bounds = {0, self.channels} | {self.half_even(part * self.channels, 192) for part in self.preset.groups}
         self.bounds = sorted(bounds)
         self.unit = [
             int(g + u) for g, u in zip(self.between(tensors["gains.log"]), self.tensors["log_unit"], strict=True)

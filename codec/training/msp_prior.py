@@ -39,7 +39,7 @@ class Priors(nn.Module):
 
 
 class PriorTask(Task):
-    """Training of priors, one preset after the other in turn.
+    """Training of priors, those of all presets with the same latents.
 
     Args:
         weights: of a transform and its usual prior, as `TransformTask` exports them.
@@ -84,17 +84,21 @@ class PriorTask(Task):
         return crops(self.photos, self.settings.side, self.settings.batch, seed, iteration)
 
     def loss(self, batch: Tensor, iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
-        name = self.presets[iteration % len(self.presets)]
         pictures, transform = as_pictures(batch), self.transform.to(batch.device)
         lambdas = draw_mixed(len(pictures), batch.device, self.settings)
         knots, gains = transform.knot_weights(lambdas), transform.gains(lambdas)
         with reduced_precision(batch.device):
             with torch.no_grad():
                 scaled = transform.encode(pictures, lambdas) * gains
-            mean, log_scale = self.model.priors[name](scaled.round() / gains, knots)
+            found = {name: prior(scaled.round() / gains, knots) for name, prior in self.model.priors.items()}
         noisy = scaled + torch.rand_like(scaled) - 0.5
-        bits = laplace_bits(noisy, mean * gains, log_scale + gains.log()).flatten(1).sum(1) / pictures[0, 0].numel()
-        return 10 * (lambdas.sqrt() * bits).mean(), {f"bpp of {name}": bits.detach().mean()}
+        loss, figures = lambdas.new_zeros(()), {}
+        for name, (mean, log_scale) in found.items():
+            bits = laplace_bits(noisy, mean * gains, log_scale + gains.log()).flatten(1).sum(1)
+            bpp = bits / pictures[0, 0].numel()
+            loss = loss + 10 * (lambdas.sqrt() * bpp).mean()
+            figures[f"bpp of {name}"] = bpp.detach().mean()
+        return loss, figures
 
     def export(self, path: Path) -> None:
         """Write a model for profile `msp`."""

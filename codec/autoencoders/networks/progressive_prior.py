@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ OFFSETS = ((1, 1), (0, 1), (1, 0))  # of the positions that are missing in cells
 SCALE = 32  # of activations: the integer that stands for 1.0
 LIMIT = 256  # of those integers' absolute values
 HIDDEN = 192
+PARTS = 192
 BLOCKS = 2
 SPREAD = 1.5  # deviations of a channel that stand for 1.0 are this less
 
@@ -37,17 +39,17 @@ class Preset:
 
     Attributes:
         halvings: of the grid, until the positions that are left have distributions of their own.
-        groups: parts of the channels where all groups but the first begin.
+        groups: where all groups of channels but the first begin, in 1 / PARTS of them.
         phases: parts that the cells of a halving are coded in, finest halving first, for each offset.
     """
 
     halvings: int
-    groups: tuple[float, ...]
+    groups: tuple[int, ...]
     phases: tuple[int, ...]
 
     def bounds(self, channels: int) -> list[int]:
         """First channel of each group, and the end of the last one; of few channels, there are fewer groups."""
-        return sorted({0, *(round(part * channels) for part in self.groups), channels})
+        return sorted({0, *(round(Fraction(part * channels, PARTS)) for part in self.groups), channels})
 
     def inputs(self, channels: int) -> list[int]:
         """Channels that a step of each offset knows: of the offsets before; with phases, of its own, and where."""
@@ -67,8 +69,8 @@ class Preset:
 
 PRESETS = {
     "baseline": Preset(3, (), (1, 1, 1)),
-    "normal": Preset(3, (1 / 16, 5 / 16), (1, 1, 1)),
-    "extra": Preset(3, (1 / 64, 1 / 16, 3 / 16, 1 / 2), (4, 2, 2)),
+    "normal": Preset(3, (16, 80), (1, 1, 1)),
+    "extra": Preset(3, (3, 12, 36, 96), (4, 2, 2)),
 }
 
 

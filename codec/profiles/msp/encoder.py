@@ -54,7 +54,8 @@ class MspEncoder(Encoder):
         preset = PRESETS.get(self.options.effort, USUAL)
         if preset not in self.transform.presets:
             preset = self.transform.presets[0]
-        coder = LatentCoder(self.transform, picture, preset, iterations, counting(progress, iterations))
+        count = counting(progress, iterations)
+        coder = LatentCoder(self.transform, picture, preset, iterations, count, self.options.seed)
         if isinstance(goal, Budget):
             return of_size(coder, goal.sizes).sections()
         return coder.at(self.transform.position(goal.log_lambda(LOG_LAMBDA))).sections()
@@ -80,6 +81,7 @@ class LatentCoder(Coder[Coded]):
         picture: (1, 3, height, width) in 0..1.
         iterations: of overfitting.
         progress: told after each of these.
+        seed: of the overfitting's noise.
     """
 
     response = -0.5
@@ -87,9 +89,9 @@ class LatentCoder(Coder[Coded]):
 
     def __init__(
         self, transform: LearnedTransform, picture: Tensor, preset: str, iterations: int,
-        progress: Callable[[int], None],
+        progress: Callable[[int], None], seed: int,
     ) -> None:  # fmt: skip
-        self.transform, self.picture, self.preset = transform, picture, preset
+        self.seed, self.transform, self.picture, self.preset = seed, transform, picture, preset
         self.iterations, self.progress = iterations, progress
         self.bounds = min(LOG_LAMBDA), max(LOG_LAMBDA)
         self._known: dict[int, Coded] = {}
@@ -117,7 +119,9 @@ class LatentCoder(Coder[Coded]):
             return self._known[position]
         latents = self.transform.encode(self.picture, position)
         if iterations:
-            latents = overfit(self.transform, self.preset, self.picture, latents, position, iterations, self.progress)
+            latents = overfit(
+                self.transform, self.preset, self.picture, latents, position, iterations, self.progress, self.seed
+            )
         prior = self.transform.prior(self.preset, position)
         stream, _ = latent_coding.encode(prior, to_symbols(latents))
         coded = Coded(bitstream.write(Head(self.preset, position), stream))

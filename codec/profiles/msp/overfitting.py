@@ -23,13 +23,15 @@ WORTH = math.log(2) / 6  # squared error of a symbol that a bit is worth, where 
 
 def overfit(
     transform: LearnedTransform, preset: str, picture: Tensor, latents: Tensor, position: int, iterations: int,
-    progress: Callable[[int], None],
+    progress: Callable[[int], None], seed: int,
 ) -> Tensor:  # fmt: skip
     """A latent that costs less: squared error of samples in 0..1 + lambda * bits per pixel.
 
     Args:
         picture: (1, 3, height, width)
         latents: (1, channels, ...) in symbols, not rounded.
+        progress: told after each iteration.
+        seed: of the noise.
 
     Returns:
         The latent, rounded.
@@ -39,6 +41,7 @@ def overfit(
     # The cost is about a sum of squares, so its gradient is about a step to its least, but for a factor.
     rate = RATE * WORTH / 2 / trade
     best, least = latents.round(), math.inf
+    generator = torch.Generator(latents.device).manual_seed(seed)
     free = transform.log_scales(preset, best, position) > NARROW
     with torch.enable_grad():
         fitted = latents.clone().requires_grad_()
@@ -51,8 +54,8 @@ def overfit(
                 best, least = rounded.detach().clone(), cost
             if iteration == iterations:
                 break
-            noisy = fitted + torch.rand_like(fitted) - 0.5
-            total = error + trade * transform.bits(preset, noisy, rounded, position)
+            noise = torch.rand(fitted.shape, generator=generator, device=fitted.device) - 0.5
+            total = error + trade * transform.bits(preset, fitted + noise, rounded, position)
             (gradient,) = torch.autograd.grad(total, fitted)
             with torch.no_grad():
                 annealed = 0.5 * rate * (1 + math.cos(math.pi * iteration / iterations))
