@@ -19,11 +19,11 @@ from torch import Tensor
 from codec.autoencoders.errors import ModelFileError
 from codec.autoencoders.networks import transform as networks
 from codec.autoencoders.networks.transform import Config
+from codec.distortion.pixels import squared_error, structural_error
 from codec.training import __main__ as command
 from codec.training import plots, synthetic, validation
 from codec.training.data import HELD_OUT, Photos, crop, find_benchmark, find_photos
 from codec.training.loop import CHECKPOINT, DECAYED, Budget, Loop, read_log
-from codec.training.losses import squared_error, structural_error
 from codec.training.optimizers import MuonAndAdam, Schedule
 from codec.training.transform import Settings, TransformTask, export
 from codec.training.validation import Validation

@@ -17,10 +17,10 @@ from codec.autoencoders.networks.msp import Msp
 from codec.autoencoders.networks.progressive_prior import PRESETS, ProgressivePrior, laplace_bits
 from codec.autoencoders.networks.transform import Config, Transform, describe
 from codec.device import reduced_precision
+from codec.distortion.pixels import squared_error, structural_error
 from codec.files import write
 from codec.training.data import Photos, as_pictures, crops
 from codec.training.loop import Progress, Task
-from codec.training.losses import squared_error, structural_error
 from codec.training.optimizers import MuonAndAdam, Schedule
 from codec.training.prior import draw_lambdas
 from codec.training.validation import Validation

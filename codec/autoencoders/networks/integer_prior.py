@@ -290,7 +290,8 @@ def _in_output_units(rows: Tensor) -> Tensor:
 def dequantised(prior: IntegerPrior) -> ProgressivePrior:
     """The prior in floating point, differentiable, that integers stand for."""
     knots, hidden = prior.condition.shape[2:]
-    made = ProgressivePrior(prior.preset, prior.channels, knots, hidden).to(prior.mean.device)
+    with torch.device("meta"):  # without random numbers
+        made = ProgressivePrior(prior.preset, prior.channels, knots, hidden)
     state = {
         "unit": (prior.log_unit / LOG).exp(), "condition": prior.condition / SCALE,
         "log_scale": prior.log_scale / LOG, "mean": prior.mean / MEAN,
@@ -304,7 +305,7 @@ def dequantised(prior: IntegerPrior) -> ProgressivePrior:
             factor = torch.cat([means / MEAN, logarithms / OUTPUT])
         rows = layer.weight.flatten(1) * factor[:, None] * SCALE
         state |= {f"steps.{name}.weight": rows.reshape(layer.weight.shape), f"steps.{name}.bias": layer.bias * factor}
-    made.load_state_dict({name: numbers.float() for name, numbers in state.items()})
+    made.load_state_dict({name: numbers.float() for name, numbers in state.items()}, assign=True)
     return made.requires_grad_(False)
 
 

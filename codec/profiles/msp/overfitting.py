@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from codec.autoencoders.learned_transform import LearnedTransform
+from codec.distortion.pixels import LEAST, squared_error, structural_error
 
 RATE = 0.1  # part of the way to where each symbol alone would cost least, at first
 STEP = 0.1  # greatest step of a symbol at once
 NARROW = -2.0  # logarithm of the scale from which on a symbol may change: others would cost a hundred bits
+STRUCTURE = 0.01  # weight of the structural error, as in the transform's training
 WORTH = math.log(2) / 6  # squared error of a symbol that a bit is worth, where steps are small
 
 
@@ -25,7 +27,7 @@ def overfit(
     transform: LearnedTransform, preset: str, picture: Tensor, latents: Tensor, position: int, iterations: int,
     progress: Callable[[int], None], seed: int,
 ) -> Tensor:  # fmt: skip
-    """A latent that costs less: squared error of samples in 0..1 + lambda * bits per pixel.
+    """A latent that costs less: distortion + lambda * bits per pixel.
 
     Args:
         picture: (1, 3, height, width)
@@ -47,7 +49,7 @@ def overfit(
         fitted = latents.clone().requires_grad_()
         for iteration in range(1 + iterations):
             rounded = fitted + (fitted.round() - fitted).detach()
-            error = (transform.decode(rounded, position, height, width).clamp(0, 1) - picture).square().mean()
+            error = distortion(transform.decode(rounded, position, height, width).clamp(0, 1), picture)
             with torch.no_grad():
                 cost = error.item() + trade * transform.bits(preset, rounded, rounded, position).item()
             if cost < least:
@@ -62,3 +64,9 @@ def overfit(
                 fitted -= (annealed * gradient).clamp_(-STEP, STEP).mul_(free)
             progress(iteration)
     return best
+
+
+def distortion(made: Tensor, picture: Tensor) -> Tensor:
+    """Squared error of samples in 0..1 and, where pictures are large enough for one, structural error."""
+    error = squared_error(made, picture).mean()
+    return error + STRUCTURE * structural_error(made, picture).mean() if min(made.shape[2:]) >= LEAST else error

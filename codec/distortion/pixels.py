@@ -1,4 +1,4 @@
-"""Distortions that trainings lower."""
+"""Distortions of samples: squared and structural errors."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 WINDOW, STRIDE, SCALES = 8, 4, 4
+LEAST = WINDOW << (SCALES - 1)  # side of pictures that have a structural error
 STABILISER = 0.03**2
 
 
@@ -18,7 +19,7 @@ def structural_error(a: Tensor, b: Tensor) -> Tensor:
     """Mean of 1 - SSIM's contrast and structure over scales, of pictures (batch, 3, h, w) in 0..1: (batch,), 0 to 2.
 
     Wang, Simoncelli and Bovik, "Multiscale structural similarity for image quality assessment", 2003, with square
-    windows and no term for luminance. Sides must be at least `WINDOW` * 2**(SCALES - 1).
+    windows and no term for luminance. Sides must be at least `LEAST`.
     """
     a, b = a.contiguous(), b.contiguous()  # which pooling is faster for, of so few channels
     total = a.new_zeros(len(a))

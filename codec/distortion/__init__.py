@@ -1,0 +1,1 @@
+"""Differences between pictures, which fits and trainings make small."""
