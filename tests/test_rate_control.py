@@ -204,6 +204,7 @@ class Sizes(SimpleNamespace):
     """Stand-in for fits in a search; two pictures' sizes fall with lambda, each as fast as it says."""
 
     bounds, response, steepness, leap = (-10.0, 2.0), -0.4, torch.tensor([0.3]), 0.0
+    fitting, aim_at = rate_control.Coder.fitting, rate_control.Coder.aim_at
 
     def log_sizes(self, logs: Tensor) -> Tensor:
         return 8 - self.steepness * logs - torch.where(logs > -3, self.leap, 0)
