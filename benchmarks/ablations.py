@@ -1,6 +1,6 @@
 """Compare configurations of the learned transform, each trained from the beginning for the same processor time.
 
-    python benchmarks/ablations.py DATA --folder ablations --core-hours 1 --only baseline,fine256 --json ablations.json
+    python benchmarks/ablations.py DATA --folder ablations --core-hours 1 --only baseline,fine192 --json ablations.json
 
 DATA is the folder that `python -m codec.training transform` trains with. Each has a folder of its own, from which an
 interrupted one goes on. Their figures are of the averaged weights, at a learning rate that stays.
@@ -27,9 +27,9 @@ BASELINE = Settings()
 VARIANTS = {
     "baseline": BASELINE,
     "fine160": replace(BASELINE, network=Config(fine=160)),
-    "fine256": replace(BASELINE, network=Config(fine=256)),
-    "blocks4": replace(BASELINE, network=Config(decoder=(4, 2))),
-    "latent192": replace(BASELINE, network=Config(latent=192)),
+    "fine192": replace(BASELINE, network=Config(fine=192)),
+    "blocks3": replace(BASELINE, network=Config(decoder=(3, 2))),
+    "latent320": replace(BASELINE, network=Config(latent=320)),
     "expansion3": replace(BASELINE, network=Config(expansion=3)),
     "no-structure": replace(BASELINE, structure=0.0),
     "adam": replace(BASELINE, muon=False),

@@ -17,8 +17,8 @@ from codec.autoencoders.errors import ModelFileError
 from codec.autoencoders.model import Model
 from codec.autoencoders.networks.integer_prior import LOG, STEPS, Conditioned, IntegerPrior, between, dequantised
 from codec.autoencoders.networks.msp import Msp
-from codec.autoencoders.networks.progressive_prior import ProgressivePrior, laplace_bits
-from codec.autoencoders.networks.transform import DOWNSCALE
+from codec.autoencoders.networks.progressive_prior import Distributions, ProgressivePrior
+from codec.autoencoders.networks.transform import DOWNSCALE, weights_at
 from codec.autoencoders.tiles import tiled
 from codec.device import computing, reduced_precision, to_device
 
@@ -106,19 +106,11 @@ class LearnedTransform:
             made = _tiled(lambda x: self._decoder(x, knots, scale), latents, 3, (1, DOWNSCALE // scale))
         return made[:, :, : -(-height // scale), : -(-width // scale)].float() / 2 + 0.5
 
-    def bits(self, preset: str, symbols: Tensor, known: Tensor, position: int) -> Tensor:
-        """Bits that symbols (1, channels, ...) take, nearly, where a decoder knows `known`; differentiable in both."""
-        gains, knots = self._gains(position), self._knot_weights(position, len(symbols))
-        with reduced_precision(self.device):
-            mean, log_scale = self._float_prior(preset)(known / gains, knots)
-        return laplace_bits(symbols, mean * gains, log_scale + gains.log()).sum()
-
-    @torch.no_grad()
-    def log_scales(self, preset: str, symbols: Tensor, position: int) -> Tensor:
-        """Logarithms of the scales of symbols (1, channels, ...)."""
-        gains, knots = self._gains(position), self._knot_weights(position, len(symbols))
-        scales: Tensor = self._float_prior(preset)(symbols / gains, knots).log_scale
-        return scales + gains.log()
+    def distributions(self, preset: str, known: Tensor, position: int) -> Distributions:
+        """Means and log-scales of symbols (1, channels, ...), nearly; differentiable in what is known of them."""
+        gains, knots = self._gains(position), self._knot_weights(position, len(known))
+        mean, log_scale = self._float_prior(preset)(known / gains, knots)
+        return Distributions(mean * gains, log_scale + gains.log())
 
     def _float_prior(self, preset: str) -> ProgressivePrior:
         if preset not in self._float_priors:
@@ -132,8 +124,8 @@ class LearnedTransform:
         return torch.from_numpy(gains).to(self.device, torch.float32)[:, None, None]
 
     def _knot_weights(self, position: int, count: int) -> Tensor:
-        knots = torch.arange(self._knots, device=self.device)
-        return F.relu(1 - (position / STEPS - knots).abs()).expand(count, -1)
+        place = torch.tensor([position / STEPS], device=self.device)
+        return weights_at(place, self._knots).expand(count, -1)
 
 
 def _tiled(function: Callable[[Tensor], Tensor], source: Tensor, channels: int, scales: tuple[int, int]) -> Tensor:

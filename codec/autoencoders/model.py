@@ -23,13 +23,8 @@ from codec.autoencoders.tensor_file import (
     check_types,
     component,
     opened,
-    read_safetensors,
 )
 from codec.container import MODEL_BYTES, FormatError
-
-__all__ = ["FUNCTION", "Model", "build", "check", "check_shapes", "read", "read_safetensors", "write"]
-
-FUNCTION = "function."  # of names of the universal function's tensors
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from codec.container import CorruptError
 from codec.entropy import selftest, tables
-from codec.entropy.coder import LIMIT, Coder, Decoder, Encoder, code_laplace
+from codec.entropy.coder import LIMIT, Coder, Decoder, Encoder, code_laplace, continuations
 from codec.entropy.integer_arm import WEIGHT_BITS, WEIGHT_LIMIT, IntegerARM
 from codec.entropy.wavefront import code_planes, waves, zero
 from codec.overfit import reference_weights
@@ -176,8 +176,7 @@ def _read_complete(section: bytes, spec: Spec, whole: WholeWeights, empty: list[
 
 def _read_beginning(section: bytes, spec: Spec, whole: WholeWeights, empty: list[bool]) -> list[Integers]:
     """Samples that a truncated section decides: its lowest and highest continuation both give them; zero for others."""
-    ends = (Decoder(section + end, lenient=True) for end in (b"", b"\xff" * 16))
-    low, high = (_decode_planes(body, spec, whole, empty) for body in ends)
+    low, high = (_decode_planes(body, spec, whole, empty) for body in continuations(section))
     planes = [zero(p.height, p.width) for p in spec.planes]
     for group, values, others in zip(spec.groups, low, high, strict=True):
         if all(map(np.array_equal, values, others)):

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from codec.autoencoders.errors import ModelFileError
-from codec.autoencoders.model import check_shapes
+from codec.autoencoders.tensor_file import check_shapes
 from codec.entropy.integer_arm import WEIGHT_BITS
 from codec.files import write
 from codec.overfit import initialisation, reference_weights

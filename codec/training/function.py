@@ -106,7 +106,7 @@ class FunctionTask(PhotoTask):
         """Write the model with its universal function."""
         weights = self.model.named()
         numbers = whole({**weights, STEPS: weights[STEPS].exp()})
-        tensors = {**self.autoencoder.networks, **{model_files.FUNCTION + name: w for name, w in numbers.items()}}
+        tensors = {**self.autoencoder.networks, **{f"function.{name}": w for name, w in numbers.items()}}
         function = {"shape": self.shape, "lambdas": LAMBDAS}
         with replacing(path) as temporary:
             model_files.write(replace(self.autoencoder, name=path.stem, tensors=tensors, function=function), temporary)

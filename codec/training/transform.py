@@ -11,11 +11,12 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from codec.autoencoders.model import build, check_shapes, read, read_safetensors
+from codec.autoencoders.model import build, read
 from codec.autoencoders.networks.integer_prior import LOG, IntegerPrior, dequantised
 from codec.autoencoders.networks.msp import Msp
 from codec.autoencoders.networks.progressive_prior import PRESETS, ProgressivePrior, laplace_bits
 from codec.autoencoders.networks.transform import Config, Transform, describe
+from codec.autoencoders.tensor_file import check_shapes, opened, read_safetensors
 from codec.device import reduced_precision
 from codec.distortion.pixels import squared_error, structural_error
 from codec.files import write
@@ -184,9 +185,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         ModelFileError: the file is damaged, or something else.
     """
-    _, tensors = read_safetensors(path)
-    if "gains.log" not in tensors:
-        found = {name: tensor.float() for name, tensor in tensors.items()}
+    with opened(path) as file:
+        for_files = "gains.log" in file.header
+    if not for_files:
+        found = {name: tensor.float() for name, tensor in read_safetensors(path)[1].items()}
         return {name if name.startswith("prior.") else f"transform.{name}": tensor for name, tensor in found.items()}
     model = read(path)
     networks = build(model)

@@ -235,13 +235,13 @@ class Conditioned:
 
     @torch.no_grad()
     def distributions(
-        self, halving: int, offset: int, group: int, context: Tensor, earlier: Integers
+        self, halving: int, offset: int, group: int, context: Tensor, earlier: NDArray[np.float32]
     ) -> tuple[Integers, Integers]:
         """Means of symbols in 1 / FRACTIONS, and indices of their scales, (n, channels of the group) both.
 
         Args:
             context: (n, hidden)
-            earlier: (n, channels before the group), activations.
+            earlier: (n, channels before the group), activations, as whole numbers in floating point.
         """
         before = torch.from_numpy(earlier).to(self._device)
         outputs = self._step(offset).outputs(group, context, before).clamp(-OUTPUT_LIMIT, OUTPUT_LIMIT)

@@ -30,7 +30,7 @@ PATCH = 8  # side, in pixels, of the patches that are embedded
 DOWNSCALE = 16  # pixels for one sample of the latent, along each axis
 PIXELS = 3 * PATCH**2  # samples of a patch
 MAX_GATE = 4.0
-MAX_RMS = 2.0  # of a position's channels, between blocks; photos have half of it
+MAX_RMS = 2.0  # of a position's channels, between blocks; the greatest that photos have
 STEP = 10.2  # quantiser's best step by the root of lambda, at high rates, for pictures in -1..1
 
 
@@ -293,7 +293,12 @@ def knot_weights(lambdas: Tensor, bounds: tuple[float, float], knots: int) -> Te
     """
     low, high = (math.log(bound) for bound in bounds)
     position = ((lambdas.log() - low) / (high - low)).clamp(0, 1) * (knots - 1)
-    return F.relu(1 - (position[:, None] - torch.arange(knots, device=lambdas.device)).abs())
+    return weights_at(position, knots)
+
+
+def weights_at(position: Tensor, knots: int) -> Tensor:
+    """Weight (batch, knots) of each of some knots at positions (batch,), 0..knots - 1."""
+    return F.relu(1 - (position[:, None] - torch.arange(knots, device=position.device)).abs())
 
 
 def _spread(values: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from codec.overfit import pipeline
 from codec.overfit.sections import function_sections
 from codec.profiles.base import Decoder
 from codec.profiles.clric.initialisation import step_of, universal_of
-from codec.tensors import to_pixels
+from codec.tensors import from_rgb
 
 
 class ClricDecoder(Decoder):
@@ -32,5 +32,5 @@ class ClricDecoder(Decoder):
                 truncated=container.truncated,
             )  # fmt: skip
             latents = output * step_of(weights.origin, device)
-            picture = preview.decode(autoencoder, latents, header.height, header.width, scale)[0].cpu()
-        return to_pixels(picture.numpy() if header.channels == 3 else picture.mean(0, keepdim=True).numpy())
+            picture = preview.decode(autoencoder, latents, header.height, header.width, scale)[0]
+        return from_rgb(picture, header.channels)

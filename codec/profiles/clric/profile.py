@@ -8,37 +8,22 @@ to what the picture looks like, through the autoencoder's decoder.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from os import PathLike
 from typing import TYPE_CHECKING
 
-from codec.container import Container, CorruptError, Header
+from codec.container import Container, Header
 from codec.overfit.sections import function_sections
-from codec.profiles import options
 from codec.profiles.base import Decoder, Encoder, Profile
-from codec.profiles.options import Text, option
+from codec.profiles.model_options import ModelOptions, check_model, model_option
 
 if TYPE_CHECKING:
     import torch
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(options.Options):
-    """Options of this profile.
+class Options(ModelOptions):
+    """Options of this profile."""
 
-    Raises:
-        MissingModelError: there is no such model.
-    """
-
-    model: str = option(
-        "base", Text("a name, or a file or folder", (str, PathLike)),
-        "The autoencoder: its name or hash in the store, or where it is. Who reads the file needs it too.",
-    )  # fmt: skip
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        from codec.autoencoders import store
-
-        store.check(self.model)
+    model: str = model_option("base", "autoencoder")
 
 
 class Clric(Profile[Options]):
@@ -55,19 +40,14 @@ class Clric(Profile[Options]):
         return ClricEncoder(options, device)
 
     def decoder(self, header: Header, device: torch.device) -> Decoder:
-        _check_model(header)
+        check_model(header)
         from codec.profiles.clric.decoder import ClricDecoder
 
         return ClricDecoder(header.model, device)
 
     def check(self, container: Container) -> None:
         function_sections(container)
-        _check_model(container.header)
-
-
-def _check_model(header: Header) -> None:
-    if not header.model:
-        raise CorruptError("file names no model: it is no picture of this profile")
+        check_model(container.header)
 
 
 PROFILE = Clric()

@@ -12,7 +12,7 @@ from codec.container import Container, CorruptError, Section
 from codec.device import computing
 from codec.profiles.base import Decoder
 from codec.profiles.msp import bitstream, latent_coding
-from codec.tensors import to_pixels
+from codec.tensors import from_rgb
 
 
 class MspDecoder(Decoder):
@@ -33,5 +33,5 @@ class MspDecoder(Decoder):
             prior, size = transform.prior(head.preset, head.position), transform.size(header.height, header.width)
             symbols = latent_coding.decode(prior, stream, *size, truncated=container.truncated)
             latents = torch.from_numpy(symbols).permute(2, 0, 1)[None]
-            picture = transform.decode(latents, head.position, header.height, header.width, scale)[0].cpu()
-        return to_pixels(picture.numpy() if header.channels == 3 else picture.mean(0, keepdim=True).numpy())
+            picture = transform.decode(latents, head.position, header.height, header.width, scale)[0]
+        return from_rgb(picture, header.channels)

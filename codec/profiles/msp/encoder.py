@@ -94,7 +94,7 @@ class LatentCoder(Coder[Coded]):
         self.seed, self.transform, self.picture, self.preset = seed, transform, picture, preset
         self.iterations, self.progress = iterations, progress
         self.bounds = min(LOG_LAMBDA), max(LOG_LAMBDA)
-        self._known: dict[int, Coded] = {}
+        self._known: dict[tuple[int, int], Coded] = {}  # by position and iterations
 
     def estimate(self, logs: Tensor) -> Tensor:
         """Bits of a file without overfitting, which costs as much as to code it."""
@@ -115,8 +115,11 @@ class LatentCoder(Coder[Coded]):
         return self.transform.position(float(logs))
 
     def _coded(self, position: int, iterations: int) -> Coded:
-        if iterations == self.iterations and position in self._known:
-            return self._known[position]
+        if (position, iterations) not in self._known:
+            self._known[position, iterations] = self._code(position, iterations)
+        return self._known[position, iterations]
+
+    def _code(self, position: int, iterations: int) -> Coded:
         latents = self.transform.encode(self.picture, position)
         if iterations:
             latents = overfit(
@@ -124,7 +127,4 @@ class LatentCoder(Coder[Coded]):
             )
         prior = self.transform.prior(self.preset, position)
         stream, _ = latent_coding.encode(prior, to_symbols(latents))
-        coded = Coded(bitstream.write(Head(self.preset, position), stream))
-        if iterations == self.iterations:
-            self._known[position] = coded
-        return coded
+        return Coded(bitstream.write(Head(self.preset, position), stream))

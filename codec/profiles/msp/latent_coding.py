@@ -138,7 +138,7 @@ class LatentCoding:
         context = context[torch.from_numpy(row), torch.from_numpy(column)]
         cells = row + band.start, column
         for group, channels in enumerate(self._prior.prior.groups):
-            earlier = self._activations[place][cells][:, : channels.start].astype(np.float32)
+            earlier = self._activations[place][row + band.start, column, : channels.start].astype(np.float32)
             mean, scale = self._prior.distributions(halving, offset, group, context, earlier)
             self._code(place, cells, channels, mean, scale)
 

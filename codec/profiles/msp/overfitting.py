@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from codec.autoencoders.learned_transform import LearnedTransform
+from codec.autoencoders.networks.progressive_prior import laplace_bits
+from codec.device import reduced_precision
 from codec.distortion.pixels import LEAST, squared_error, structural_error
 
 RATE = 0.1  # part of the way to where each symbol alone would cost least, at first
@@ -44,20 +46,22 @@ def overfit(
     rate = RATE * WORTH / 2 / trade
     best, least = latents.round(), math.inf
     generator = torch.Generator(latents.device).manual_seed(seed)
-    free = transform.log_scales(preset, best, position) > NARROW
+    with torch.no_grad():
+        free = transform.distributions(preset, best, position).log_scale > NARROW
     with torch.enable_grad():
         fitted = latents.clone().requires_grad_()
         for iteration in range(1 + iterations):
             rounded = fitted + (fitted.round() - fitted).detach()
             error = distortion(transform.decode(rounded, position, height, width).clamp(0, 1), picture)
-            with torch.no_grad():
-                cost = error.item() + trade * transform.bits(preset, rounded, rounded, position).item()
+            with reduced_precision(transform.device):
+                found = transform.distributions(preset, rounded, position)
+            cost = error.item() + trade * laplace_bits(rounded.detach(), *found).sum().item()
             if cost < least:
                 best, least = rounded.detach().clone(), cost
             if iteration == iterations:
                 break
             noise = torch.rand(fitted.shape, generator=generator, device=fitted.device) - 0.5
-            total = error + trade * transform.bits(preset, fitted + noise, rounded, position)
+            total = error + trade * laplace_bits(fitted + noise, *found).sum()
             (gradient,) = torch.autograd.grad(total, fitted)
             with torch.no_grad():
                 annealed = 0.5 * rate * (1 + math.cos(math.pi * iteration / iterations))

@@ -7,36 +7,21 @@ file's symbols are the same on any machine; the decoder that makes a picture of 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from os import PathLike
 from typing import TYPE_CHECKING
 
-from codec.container import Container, CorruptError, Header, Section
-from codec.profiles import options
+from codec.container import Container, Header, Section
 from codec.profiles.base import Decoder, Encoder, Profile
-from codec.profiles.options import Text, option
+from codec.profiles.model_options import ModelOptions, check_model, model_option
 
 if TYPE_CHECKING:
     import torch
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(options.Options):
-    """Options of this profile.
+class Options(ModelOptions):
+    """Options of this profile."""
 
-    Raises:
-        MissingModelError: there is no such model.
-    """
-
-    model: str = option(
-        "transform", Text("a name, or a file or folder", (str, PathLike)),
-        "The transform: its name or hash in the store, or where it is. Who reads the file needs it too.",
-    )  # fmt: skip
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        from codec.autoencoders import store
-
-        store.check(self.model)
+    model: str = model_option("transform", "transform")
 
 
 class Msp(Profile[Options]):
@@ -53,7 +38,7 @@ class Msp(Profile[Options]):
         return MspEncoder(options, device)
 
     def decoder(self, header: Header, device: torch.device) -> Decoder:
-        _check_model(header)
+        check_model(header)
         from codec.profiles.msp.decoder import MspDecoder
 
         return MspDecoder(header.model, device)
@@ -61,13 +46,8 @@ class Msp(Profile[Options]):
     def check(self, container: Container) -> None:
         from codec.profiles.msp.bitstream import read_head
 
-        _check_model(container.header)
+        check_model(container.header)
         read_head(container.sections.get(Section.GRIDS, b""))
-
-
-def _check_model(header: Header) -> None:
-    if not header.model:
-        raise CorruptError("file names no model: it is no picture of this profile")
 
 
 PROFILE = Msp()
