@@ -60,8 +60,8 @@ def test_one_colour_stays_one(name: str, quality: float, transform: LearnedTrans
     """Nearly the colour that it was, without frame or mesh."""
     picture = torch.tensor(COLOURS[name], dtype=torch.float32).view(1, 3, 1, 1).expand(1, 3, 70, 90)
     made = coded(transform, picture, quality).clamp(0, 1)
-    assert psnr(made, picture) > 20
-    assert (made - made.mean((2, 3), keepdim=True)).abs().max() < 16 / 255
+    assert psnr(made, picture) > 25
+    assert (made - made.mean((2, 3), keepdim=True)).abs().max() < 12 / 255
 
 
 @pytest.mark.parametrize("quality", QUALITIES)
@@ -71,9 +71,9 @@ def test_patterns_do_not_explode(name: str, quality: float, transform: LearnedTr
     picture = patterns()[name]
     made = coded(transform, picture, quality)
     assert made.isfinite().all()
-    assert made.min() > -4
-    assert made.max() < 5
-    assert psnr(made, picture) > psnr(picture.mean((1, 2, 3), keepdim=True).expand_as(picture), picture) - 3
+    assert made.min() > -1
+    assert made.max() < 2
+    assert psnr(made, picture) > psnr(picture.mean((1, 2, 3), keepdim=True).expand_as(picture), picture) - 0.7
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 50), (17, 3), (33, 31), (16, 16)])
@@ -82,15 +82,15 @@ def test_odd_sizes(size: tuple[int, int], transform: LearnedTransform) -> None:
     picture = photo((200, 60, 200 + width, 60 + height))
     made = coded(transform, picture, 0.3)
     assert made.shape == picture.shape
-    assert psnr(made, picture) > 25
+    assert psnr(made, picture) > 28
 
 
 def test_photos_get_better_with_the_rate(transform: LearnedTransform) -> None:
     picture = photo((128, 0, 384, 256))
     found = [psnr(coded(transform, picture, quality), picture) for quality in (0.85, 0.65, 0.4, 0.15)]
     assert found == sorted(found)
-    assert found[0] > 20
-    assert found[-1] > 30
+    assert found[0] > 22
+    assert found[-1] > 33
 
 
 def test_training_can_start_from_them() -> None:
