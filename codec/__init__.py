@@ -193,6 +193,21 @@ def verify(data: bytes) -> None:
     alpha.decode(container)
 
 
+def describe(data: bytes, *, device: str = "auto") -> dict[str, Any]:
+    """How the picture of a complete file is coded, as far as its profile knows more than the header says.
+
+    Of profile `msp`: "preset"; "quality", as it may be given to `encode`; and "scales", the bytes of each scale of the
+    latent, by its part of the picture's resolution. Of other profiles it is empty.
+
+    Raises:
+        FormatError, RuntimeError: as `decode`.
+    """
+    from codec.device import resolve
+
+    container = unpack(data)
+    return by_id(container.header.profile).decoder(container.header, resolve(device)).describe(container)
+
+
 def _mode(pixels: NDArray[np.uint8]) -> str:
     """The container's mode of a picture."""
     modes = {(): "L", (2,): "LA", (3,): "RGB", (4,): "RGBA"}

@@ -11,6 +11,7 @@ from typing import Any
 import click
 from PIL import Image
 
+import codec
 import pillow_clric
 from pillow_clric.convert.plan import coded_files
 from pillow_clric.convert.report import message, shown
@@ -32,13 +33,15 @@ def _arguments(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @click.command()
+@click.option("--detail", is_flag=True, help="Also quality, preset and scales of profile msp: that takes a decode.")
 @_arguments
-def info(inputs: Sequence[str], recursive: bool, as_json: bool) -> None:
+def info(inputs: Sequence[str], recursive: bool, as_json: bool, detail: bool) -> None:
     """Show what .clric files are, from their headers.
 
     An INPUT that is a folder stands for its .clric files. Exit status: 0, or 1 if a file cannot be read.
     """
-    sys.exit(1 if _look_at(inputs, recursive, as_json, _facts, show=_paragraph) else 0)
+    look = _details if detail else _facts
+    sys.exit(1 if _look_at(inputs, recursive, as_json, look, show=_paragraph) else 0)
 
 
 @click.command()
@@ -105,6 +108,11 @@ def _facts(path: Path) -> dict[str, Any]:
     }
 
 
+def _details(path: Path) -> dict[str, Any]:
+    """Those facts, and what the file's profile knows of it."""
+    return _facts(path) | {"coding": codec.describe(path.read_bytes())}
+
+
 def _paragraph(told: dict[str, Any]) -> str:
     """Facts of a file that `_facts` found, for people."""
     lines = {
@@ -112,11 +120,17 @@ def _paragraph(told: dict[str, Any]) -> str:
         "size": f"{told['bytes']} bytes, {told['bpp']:.3f} bpp",
         "profile": told["profile"],
         "model": told["model"] and f"{told['model']} ({told['model_name'] or 'not here'})",
-        "sections": ", ".join(f"{name} {length}" for name, length in told["sections"].items()),
+        "sections": told["sections"],
+        **told.get("coding", {}),
         "metadata": ", ".join(told["metadata"]) or "none",
         "format": told["version"],
     }
+    lines = {name: _listed(value) if isinstance(value, dict) else value for name, value in lines.items()}
     return "\n".join([shown(told["source"]), *(f"  {name:<10}{value}" for name, value in lines.items() if value)])
+
+
+def _listed(sizes: dict[str, int]) -> str:
+    return ", ".join(f"{name} {size}" for name, size in sizes.items())
 
 
 def _verified(path: Path) -> dict[str, Any]:

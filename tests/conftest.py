@@ -20,7 +20,7 @@ import codec.profiles
 import pillow_clric
 from codec.container import Container, CorruptError, Header, Section, TruncatedError
 from codec.profiles.base import Decoder, Encoder, Goal, Profile, Progress, Sections
-from codec.profiles.clric.profile import Options
+from codec.profiles.msp.profile import Options
 
 if TYPE_CHECKING:
     import torch
@@ -99,7 +99,7 @@ class FastProfile(Profile[Options]):
     """Codes pixels with zlib in no time, for tests of all that is around a profile. Under the default's name."""
 
     id = 15
-    name = "clric"
+    name = codec.profiles.DEFAULT
     options = Options
     cost = 1
 

@@ -23,6 +23,7 @@ from PIL import Image
 
 import pillow_clric
 from codec.container import unpack
+from codec.profiles import DEFAULT
 from codec.profiles.base import Goal, Progress, Sections
 from pillow_clric import cli
 from pillow_clric.convert import outputs
@@ -150,7 +151,7 @@ def test_other_processes_of_the_program_go_on(tmp_path: Path) -> None:
     other.start()
     try:
         jobs = [Job(tmp_path / f"{i}.clric", tmp_path / f"{i}.png", encoding=False) for i in range(2)]
-        options = conversion.Settings("clric", {"device": "cpu"}, strip=False)
+        options = conversion.Settings(DEFAULT, {"device": "cpu"}, strip=False)
         found = list(conversion.results_of(jobs, options, 2, lambda name: lambda done, total: None))
         assert all("No such file" in result.error for result in found)
         assert {result.job for result in found} == set(jobs)
@@ -209,7 +210,7 @@ def test_number_of_processes(
     monkeypatch.setattr(conversion, "cores", lambda: cores)
     monkeypatch.setattr(conversion, "_side_by_side", side_by_side)
     todo = [Job(Path(f"{i}.clric"), Path(f"{i}.png"), encoding=False) for i in range(files)]
-    settings = conversion.Settings("clric", {"device": device}, strip=False)
+    settings = conversion.Settings(DEFAULT, {"device": device}, strip=False)
     results = conversion.results_of(todo, settings, jobs, lambda name: lambda done, total: None)
     assert [result.job for result in results] == todo
     assert used == processes

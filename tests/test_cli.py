@@ -25,6 +25,7 @@ from conftest import FastProfile
 from PIL import Image
 
 import pillow_clric
+from codec.profiles import DEFAULT
 from pillow_clric import cli
 from pillow_clric.convert import run as conversion
 from pillow_clric.convert.report import Report
@@ -693,15 +694,15 @@ def test_usage_errors(arguments: list[str], folder: Path, clric: bytes, monkeypa
 
 
 def test_options_arrive(folder: Path, tmp_path: Path, fast_profile: FastProfile) -> None:
-    run(folder / "a.png", "-q", "12.5", "-e", "3", "--device", "cpu", "--profile", "clric", "--model", "base")
+    run(folder / "a.png", "-q", "12.5", "-e", "6", "--device", "cpu", "--profile", DEFAULT, "--model", "transform")
     settings = fast_profile.used[-1]
-    assert (settings.quality, settings.effort, settings.device, settings.model) == (12.5, 3, "cpu", "base")
+    assert (settings.quality, settings.effort, settings.device, settings.model) == (12.5, 6, "cpu", "transform")
     run(folder / "a.clric", "-o", tmp_path / "a.png", "--device", "cpu")
     assert fast_profile.devices[-1] == "cpu"
 
     run(folder / "b.PNG")
     settings = fast_profile.used[-1]
-    assert (settings.quality, settings.effort, settings.device) == (75, 5, "auto")
+    assert (settings.quality, settings.effort, settings.device) == (75, 3, "auto")
 
 
 @pytest.mark.parametrize(
@@ -878,7 +879,7 @@ def test_help_tells_all() -> None:
         ("models re", {"remove"}),
         ("ver", {"verify", "ver"}),
         (f"{SAMPLES} ver", {"ver"}),  # a file
-        ("info --", {"--recursive", "--json", "--help"}),
+        ("info --", {"--detail", "--recursive", "--json", "--help"}),
     ],
 )
 def test_completion(words: str, expected: set[str]) -> None:

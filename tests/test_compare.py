@@ -20,6 +20,7 @@ from PIL import Image, ImageCms
 from safetensors.torch import save_file
 
 from codec.metrics import psnr
+from codec.profiles import DEFAULT
 from codec.training.lpips import Lpips
 from pillow_clric import cli
 
@@ -77,7 +78,7 @@ def test_sizes_are_equal(page: Path, photo_path: Path) -> None:
     data = data_of(page)
     assert data["rates"] == [0.3, 0.8]
     names = [codec["name"] for codec in data["codecs"]]
-    assert names[:4] == ["clric", "AVIF", "WebP", "JPEG"]
+    assert names[:4] == [DEFAULT, "AVIF", "WebP", "JPEG"]
     [photo] = data["photos"]
     assert (photo["name"], photo["width"], photo["height"]) == (NAME, 180, 170)
     assert [(file["rate"], names[file["codec"]]) for file in photo["files"]] == [
@@ -88,7 +89,7 @@ def test_sizes_are_equal(page: Path, photo_path: Path) -> None:
         assert file["bpp"] == pytest.approx(8 * file["bytes"] / (180 * 170))
         if file["bytes"] > file["target"]:  # only the smallest file that there is
             assert file["quality"] == 0
-    ours = [file for file in photo["files"] if names[file["codec"]] == "clric"]
+    ours = [file for file in photo["files"] if names[file["codec"]] == DEFAULT]
     assert 0.95 * ours[0]["target"] < ours[0]["bytes"] <= ours[0]["target"]
 
     [jpeg] = [file for file in photo["files"] if names[file["codec"]] == "JPEG" and file["rate"] == 0.8]

@@ -43,7 +43,7 @@ class Encoder:
         return symbol
 
     def finish(self) -> bytes:
-        """Return the bytes written, without the zero bytes at their end, which the decoder adds again."""
+        """Return the bytes written so far, without the zero bytes at their end, which the decoder adds again."""
         words: NDArray[np.uint32] = self._encoder.get_compressed()
         return words.astype("<u4").tobytes().rstrip(b"\0")
 

@@ -11,9 +11,9 @@ from codec.profiles.base import Profile
 
 __all__ = ["DEFAULT", "by_id", "by_name", "names", "profiles"]
 
-DEFAULT = "clric"
+DEFAULT = "msp"
 # To add a profile, write its folder and add it here.
-_FOLDERS = ("clric", "coolchic", "msp")
+_FOLDERS = ("msp", "clric", "coolchic")
 
 
 @cache

@@ -35,6 +35,13 @@ class Quality:
 
         return float(np.interp(self.value, QUALITIES, logarithms))
 
+    @classmethod
+    def at(cls, log_lambda: float, logarithms: tuple[float, ...]) -> Quality:
+        """The quality whose `log_lambda` is this; the logarithms fall."""
+        import numpy as np
+
+        return cls(float(np.interp(-log_lambda, np.negative(logarithms), QUALITIES)))
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -86,6 +93,14 @@ class Decoder(ABC):
         Raises:
             FormatError: the sections are not valid.
         """
+
+    def describe(self, container: Container) -> dict[str, Any]:
+        """How a picture is coded, as far as the header does not say it: facts by name, which `json` can write.
+
+        Raises:
+            FormatError: the sections are not valid.
+        """
+        return {}
 
 
 class Profile(ABC, Generic[Chosen]):

@@ -164,6 +164,14 @@ def option(default: Any, kind: Kind, help: str) -> Any:  # noqa: A002
     return field(default=default, metadata={"kind": kind, "help": help})
 
 
+def effort_option(default: int) -> Any:
+    """Field of how long an encode may take; profiles have their own defaults."""
+    return option(
+        default, Choice((*range(1, 10), PAPER), f'a whole number from 1 to 9, or "{PAPER}"'),
+        f'More is slower and smaller, never another format. "{PAPER}" is the published recipe, for comparison.',
+    )  # fmt: skip
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """Options that all profiles have; checked before any slow work.
@@ -179,10 +187,7 @@ class Options:
         "The file gets the best quality that fits; alpha and metadata are included.",
     )  # fmt: skip
     target_bpp: float | None = option(None, Amount("bits per pixel"), "The same, in bits per pixel.")
-    effort: int | str = option(
-        5, Choice((*range(1, 10), PAPER), f'a whole number from 1 to 9, or "{PAPER}"'),
-        f'More is slower and smaller, never another format. "{PAPER}" is the published recipe, for comparison.',
-    )  # fmt: skip
+    effort: int | str = effort_option(5)
     device: str = option("auto", Text('"auto", "cpu", "cuda", "cuda:1" or "mps"'), "By default a GPU if there is one.")
     seed: int = option(
         0, Whole(0, 2**64 - 1), "It fixes all random numbers: same picture, options and machine, same bytes."

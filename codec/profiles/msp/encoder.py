@@ -18,13 +18,10 @@ from codec.profiles.base import Budget, Encoder, Goal, Progress, Sections, count
 from codec.profiles.msp import bitstream, latent_coding
 from codec.profiles.msp.bitstream import Head
 from codec.profiles.msp.overfitting import overfit
-from codec.profiles.msp.profile import Options
+from codec.profiles.msp.profile import LOG_LAMBDA, Options
 from codec.profiles.options import PAPER
 from codec.rate_control import Coder, of_size
 from codec.tensors import to_tensor
-
-# Squared error of samples in 0..1 that one bit per pixel may save, at `codec.profiles.base.QUALITIES`.
-LOG_LAMBDA = (-2.4, -3.3, -5.6, -8.6, -10.4)
 
 ITERATIONS = {1: 0, 2: 0, 3: 0, 4: 3, 5: 6, 6: 10, 7: 20, 8: 40, 9: 60, PAPER: 500}  # of overfitting, by effort
 PRESETS = {1: "baseline", 2: "baseline", 9: "extra", PAPER: "extra"}  # where it is not the usual one

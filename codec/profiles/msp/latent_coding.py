@@ -64,6 +64,18 @@ def decode(prior: Conditioned, stream: bytes, height: int, width: int, *, trunca
     return symbols
 
 
+def bytes_by_scale(prior: Conditioned, stream: bytes, height: int, width: int) -> dict[int, int]:
+    """Bytes that the positions of each scale take in a stream, by the distance between these.
+
+    Raises:
+        CorruptError: it is no stream of such a latent.
+    """
+    symbols, coder, found = decode(prior, stream, height, width), Encoder(), dict[int, int]()
+    for stride in LatentCoding([coder], prior, height, width, symbols.astype(np.float32)).scales():
+        found[stride] = len(coder.finish()) - sum(found.values())
+    return found
+
+
 class LatentCoding:
     """Coding of one latent, once.
 
@@ -84,11 +96,18 @@ class LatentCoding:
 
     def run(self) -> Symbols:
         """The latent (height, width, channels), rounded; that of an encoder is what a decoder gets."""
+        for _ in self.scales():
+            pass
+        return self._symbols
+
+    def scales(self) -> Iterator[int]:
+        """Code it scale by scale; after each, yield how many positions are between those that are known by then."""
         halvings = self._prior.prior.preset.halvings
         self._first(1 << halvings)
+        yield 1 << halvings
         for halving in reversed(range(halvings)):
             self._refine(halving)
-        return self._symbols
+            yield 1 << halving
 
     def _first(self, stride: int) -> None:
         """Code what is left after all halvings."""

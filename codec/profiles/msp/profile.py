@@ -12,15 +12,20 @@ from typing import TYPE_CHECKING
 from codec.container import Container, Header, Section
 from codec.profiles.base import Decoder, Encoder, Profile
 from codec.profiles.model_options import ModelOptions, check_model, model_option
+from codec.profiles.options import effort_option
 
 if TYPE_CHECKING:
     import torch
+
+# Squared error of samples in 0..1 that one bit per pixel may save, at `codec.profiles.base.QUALITIES`.
+LOG_LAMBDA = (-2.4, -3.3, -5.6, -8.6, -10.4)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(ModelOptions):
     """Options of this profile."""
 
+    effort: int | str = effort_option(3)  # the most without overfitting
     model: str = model_option("transform", "transform")
 
 
