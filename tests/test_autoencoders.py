@@ -162,6 +162,7 @@ class TestTiles:
         total = torch.zeros(length * scale)
         for span in spans(length, tile, tile // 4):
             assert span.stop - span.start <= tile
+            assert max(span.fade_in, span.fade_out) <= tile // 4 + 1
             total[span.start * scale : span.stop * scale] += ramp(span, scale, total)
         torch.testing.assert_close(total, torch.ones_like(total))
 

@@ -21,13 +21,14 @@ class Span:
 
 
 def spans(length: int, tile: int, overlap: int) -> list[Span]:
-    """Cover an axis with tiles of at most `tile`, as equal as they can be, that overlap by `overlap` or little more."""
+    """Cover an axis with as few tiles of at most `tile` as it takes, all equal, that overlap by `overlap` or 1 more."""
     if length <= tile:
         return [Span(0, length, 0, 0)]
     count = -(-(length - overlap) // (tile - overlap))
-    starts = [i * (length - tile) // (count - 1) for i in range(count)]
-    shared = [0, *(a + tile - b for a, b in pairwise(starts)), 0]
-    return [Span(a, a + tile, *shared[i : i + 2]) for i, a in enumerate(starts)]
+    side = -(-(length + (count - 1) * overlap) // count)
+    starts = [i * (length - side) // (count - 1) for i in range(count)]
+    shared = [0, *(a + side - b for a, b in pairwise(starts)), 0]
+    return [Span(a, a + side, *shared[i : i + 2]) for i, a in enumerate(starts)]
 
 
 def ramp(span: Span, scale: int, like: Tensor) -> Tensor:
