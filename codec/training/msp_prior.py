@@ -90,11 +90,11 @@ class PriorTask(Task):
         with reduced_precision(batch.device):
             with torch.no_grad():
                 scaled = transform.encode(pictures, lambdas) * gains
-            found = {name: prior(scaled.round() / gains, knots) for name, prior in self.model.priors.items()}
-        noisy = scaled + torch.rand_like(scaled) - 0.5
+            symbols = scaled.round()
+            found = {name: prior(symbols / gains, knots) for name, prior in self.model.priors.items()}
         loss, figures = lambdas.new_zeros(()), {}
         for name, (mean, log_scale) in found.items():
-            bits = laplace_bits(noisy, mean * gains, log_scale + gains.log()).flatten(1).sum(1)
+            bits = laplace_bits(symbols, mean * gains, log_scale + gains.log()).flatten(1).sum(1)
             bpp = bits / pictures[0, 0].numel()
             loss = loss + 10 * (lambdas.sqrt() * bpp).mean()
             figures[f"bpp of {name}"] = bpp.detach().mean()
