@@ -187,7 +187,7 @@ def _to_rates(_context: click.Context, _option: click.Parameter, text: str) -> l
     metavar="NAME",
     help="Profile of .clric; may be given several times. coolchic takes long.",
 )
-@click.option("-e", "--effort", type=click.IntRange(1, 9), default=5, show_default=True, help="Of .clric.")
+@click.option("-e", "--effort", type=click.IntRange(1, 9), help="Of .clric. Default: that of each profile.")
 @click.option("--device", metavar="NAME", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps ...")
 @click.option(
     "--lpips",
@@ -197,8 +197,8 @@ def _to_rates(_context: click.Context, _option: click.Parameter, text: str) -> l
     help="Measure LPIPS too, with the network in this file; see codec/training/lpips.py.",
 )
 def compare(
-    photos: tuple[str, ...], output: Path, overwrite: bool, rates: list[float], profiles: tuple[str, ...], effort: int,
-    device: str, weights: Path | None,
+    photos: tuple[str, ...], output: Path, overwrite: bool, rates: list[float], profiles: tuple[str, ...],
+    effort: int | None, device: str, weights: Path | None,
 ) -> None:  # fmt: skip
     """Show photos in .clric and other formats, each at the same sizes, in one HTML page.
 
@@ -235,7 +235,7 @@ def check_output(output: Path, photos: list[Path], overwrite: bool) -> None:
         raise click.UsageError(why)
 
 
-def clric_codecs(profiles: Iterable[str], effort: int, device: str) -> list[Codec]:
+def clric_codecs(profiles: Iterable[str], effort: int | None, device: str) -> list[Codec]:
     """The profiles of these names; refuses names and devices that are not there."""
     from codec.device import resolve
 
@@ -246,11 +246,12 @@ def clric_codecs(profiles: Iterable[str], effort: int, device: str) -> list[Code
     codecs: list[Codec] = []
     for profile in dict.fromkeys(profiles):
         try:
-            by_name(profile)
+            coder = by_name(profile)
         except ValueError as error:
             raise click.BadParameter(str(error), param_hint="--profile") from error
-        options = {"profile": profile, "effort": effort, "device": device}
-        codecs.append(Profile(profile, f"effort {effort}", by_name(profile).cost, "", options))
+        own = {"device": device} if effort is None else {"device": device, "effort": effort}
+        chosen = f"effort {coder.parse(own).effort}"
+        codecs.append(Profile(profile, chosen, coder.cost, "", {"profile": profile, **own}))
     return codecs
 
 
