@@ -235,6 +235,22 @@ def test_truncated_files_in_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
     assert np.array_equal(np.asarray(image), decode(data[:-20], allow_truncated=True))
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+def test_description(preset: str) -> None:
+    told = codec.describe(latent_coded(preset, photo(300, 200), 128), device="cpu")
+    assert (told["preset"], list(told["scales"])) == (preset, ["1/128", "1/64", "1/32", "1/16"])
+    stream = len(unpack(latent_coded(preset, photo(300, 200), 128)).sections[Section.GRIDS]) - HEAD
+    assert sum(told["scales"].values()) == stream
+    assert all(size > 0 for size in told["scales"].values())
+
+
+def test_description_says_the_quality_that_was_asked_for() -> None:
+    for quality in (0, 12.5, 60, 100):
+        assert codec.describe(encode(photo(40, 33), quality=quality), device="cpu")["quality"] == pytest.approx(
+            quality, abs=0.2
+        )
+
+
 def test_info() -> None:
     told = pillow_clric.info(coded("normal"))
     assert (told.profile, told.width, told.height) == ("msp", 80, 64)

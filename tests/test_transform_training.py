@@ -25,7 +25,7 @@ from codec.training import plots, synthetic, validation
 from codec.training.data import HELD_OUT, Photos, crop, find_benchmark, find_photos
 from codec.training.loop import CHECKPOINT, DECAYED, Budget, Loop, read_log
 from codec.training.optimizers import MuonAndAdam, Schedule
-from codec.training.transform import Settings, TransformTask, export
+from codec.training.transform import Settings, TransformTask, export, off_centre
 from codec.training.validation import Validation
 
 SAMPLE = Path(__file__).parent.parent / "samples" / "coffee.png"
@@ -257,6 +257,18 @@ def test_losses_grow_with_differences() -> None:
     # Which a change of brightness is, too, but not of structure.
     assert squared_error(picture + 0.1, picture).item() == pytest.approx(0.01, rel=1e-4)
     assert structural_error(picture + 0.1, picture).item() == pytest.approx(0, abs=1e-4)
+
+
+def test_channels_pay_for_a_mean_that_is_not_zero() -> None:
+    centred = torch.randn(2, 3, 4, 5)
+    centred -= centred.mean((0, 2, 3), keepdim=True)
+    assert off_centre(centred).item() == pytest.approx(0, abs=1e-4)
+    shifted = centred + torch.tensor([0.0, 1.0, 0.0])[:, None, None]
+    assert off_centre(shifted).item() == pytest.approx(4 * 5 / 2)  # half a bit at each position
+    mean = torch.tensor(0.4, requires_grad=True)
+    off_centre(centred + mean).backward()
+    assert mean.grad is not None
+    assert mean.grad > 0
 
 
 def test_validation_judges_and_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
