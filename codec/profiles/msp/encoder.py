@@ -23,7 +23,7 @@ from codec.profiles.options import PAPER
 from codec.rate_control import Coder, of_size
 from codec.tensors import to_tensor
 
-ITERATIONS = {1: 0, 2: 0, 3: 0, 4: 3, 5: 6, 6: 10, 7: 20, 8: 40, 9: 60, PAPER: 500}  # of overfitting, by effort
+ITERATIONS = {1: 0, 2: 0, 3: 0, 4: 3, 5: 6, 6: 10, 7: 15, 8: 20, 9: 25, PAPER: 500}  # of overfitting, by effort
 PRESETS = {1: "baseline", 2: "baseline", 9: "extra", PAPER: "extra"}  # where it is not the usual one
 USUAL = "normal"
 

@@ -18,8 +18,8 @@ from codec.autoencoders.networks.progressive_prior import laplace_bits
 from codec.device import reduced_precision
 from codec.distortion.pixels import LEAST, squared_error, structural_error
 
-RATE = 0.1  # part of the way to where each symbol alone would cost least, at first
-STEP = 0.1  # greatest step of a symbol at once
+RATE = 0.12  # part of the way to where each symbol alone would cost least, at first, by the root of all iterations
+STEP = 0.03  # greatest step of a symbol at once
 NARROW = -2.0  # logarithm of the scale from which on a symbol may change: others would cost a hundred bits
 STRUCTURE = 0.01  # weight of the structural error, as in the transform's training
 WORTH = math.log(2) / 6  # squared error of a symbol that a bit is worth, where steps are small
@@ -43,7 +43,7 @@ def overfit(
     height, width = picture.shape[2:]
     trade = math.exp(transform.log_lambda(position)) / (height * width)
     # The cost is about a sum of squares, so its gradient is about a step to its least, but for a factor.
-    rate = RATE * WORTH / 2 / trade
+    rate = RATE / math.sqrt(iterations) * WORTH / 2 / trade
     best, least = latents.round(), math.inf
     generator = torch.Generator(latents.device).manual_seed(seed)
     with torch.no_grad():
