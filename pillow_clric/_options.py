@@ -14,14 +14,21 @@ Documented = TypeVar("Documented", bound=Callable[..., Any])
 
 
 def options() -> Iterator[Declared]:
-    """Options of all profiles, each once; if not all profiles have it as it is, its help says which do."""
-    found: dict[Declared, list[str]] = {}
+    """Options of all profiles, each once; if not all profiles have it as it is, its help says which do.
+
+    The default is that of the first profile that has it.
+    """
+    found: dict[Declared, dict[Any, list[str]]] = {}
     for profile in profiles():
         for declared in profile.options.declared():
-            found.setdefault(declared, []).append(profile.name)
+            owners = found.setdefault(replace(declared, default=None), {})
+            owners.setdefault(declared.default, []).append(profile.name)
     for declared, owners in found.items():
-        only = "" if len(owners) == len(profiles()) else f" Only of profile {' and '.join(owners)}."
-        yield replace(declared, help=declared.help + only)
+        (default, first), *others = owners.items()
+        notes = [f" {value!r} by default in profile {' and '.join(names)}." for value, names in others]
+        if sum(map(len, owners.values())) < len(profiles()):
+            notes.append(f" Only of profile {' and '.join(first)}.")
+        yield replace(declared, default=default, help=declared.help + "".join(notes))
 
 
 def table() -> str:
