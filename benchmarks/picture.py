@@ -1,6 +1,6 @@
 """A photo beside what is left of it at the size of a `.clric` file: JPEG, WebP, AVIF, and the file itself.
 
-python benchmarks/picture.py PHOTO FILE.clric -o comparison.png [--crop LEFT,TOP,WIDTH,HEIGHT] [--lpips WEIGHTS]
+python benchmarks/picture.py PHOTO FILE.clric -o comparison.png [--crop LEFT,TOP,WIDTH,HEIGHT]
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from io import BytesIO
 from pathlib import Path
 
 import click
+import numpy as np
 from common import OTHERS, encode, photo
-from metrics import measure
 from PIL import Image, ImageDraw, ImageFont
 
 import pillow_clric
+from codec.training.validation import judge
 
 NAMES = {"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF"}
 CAPTION = 46  # pixels above each version, for two lines
@@ -32,9 +33,8 @@ def at_size(image: Image.Image, codec: str, size: int) -> bytes:
 
 
 def caption(name: str, size: int, near: dict[str, float]) -> str:
-    """Name and size of a version, and its metrics beside the original."""
-    lpips = f", LPIPS {near['lpips']:.3f}" if "lpips" in near else ""
-    return f"{name}: {size:,} bytes\n{near['psnr']:.1f} dB{lpips}"
+    """Name and size of a version, and how near it is to the original."""
+    return f"{name}: {size:,} bytes\n{near['psnr']:.1f} dB, SSIMULACRA2 {near['ssimulacra2']:.0f}"
 
 
 def sheet(versions: dict[str, Image.Image], left: int, top: int, width: int, height: int) -> Image.Image:
@@ -52,10 +52,7 @@ def sheet(versions: dict[str, Image.Image], left: int, top: int, width: int, hei
 @click.argument("coded", metavar="FILE", type=click.Path(exists=True, path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True)
 @click.option("--crop", metavar="LEFT,TOP,WIDTH,HEIGHT", help="What to show; sizes and figures are of the whole photo.")
-@click.option(
-    "--lpips", "weights", metavar="WEIGHTS", type=click.Path(exists=True, path_type=Path), help="Say LPIPS too."
-)
-def main(source: Path, coded: Path, output: Path, crop: str | None, weights: Path | None) -> None:
+def main(source: Path, coded: Path, output: Path, crop: str | None) -> None:
     """Put the same part of several versions of a photo side by side."""
     original, data = photo(source).convert("RGB"), coded.read_bytes()
     sections = pillow_clric.info(data).sections
@@ -64,7 +61,8 @@ def main(source: Path, coded: Path, output: Path, crop: str | None, weights: Pat
     versions = [(name, len(file), Image.open(BytesIO(file)).convert("RGB")) for name, file in others.items()]
     versions.append((".clric", size, pillow_clric.decode(data).convert("RGB")))
     shown = {f"original: {source.stat().st_size:,} bytes": original}
-    shown |= {caption(name, count, measure(original, made, weights)): made for name, count, made in versions}
+    pixels = np.asarray(original)
+    shown |= {caption(name, count, judge(pixels, np.asarray(made))): made for name, count, made in versions}
     box = map(int, crop.split(",")) if crop else (0, 0, *original.size)
     sheet(shown, *box).save(output, optimize=True)
 
