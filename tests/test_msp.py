@@ -256,6 +256,24 @@ def test_info() -> None:
     assert (told.profile, told.width, told.height) == ("msp", 80, 64)
 
 
+def test_files_are_read_back_before_they_are_returned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, of however many sizes were tried."""
+    read, count = latent_coding.decode, 0
+
+    def decoded(*how: Any) -> NDArray[np.int32]:
+        nonlocal count
+        count += 1
+        return read(*how) + wrong
+
+    monkeypatch.setattr(latent_coding, "decode", decoded)
+    wrong = 0
+    assert len(encode(photo(64, 80), target_size=400)) <= 400
+    assert count == 1
+    wrong = 1
+    with pytest.raises(RuntimeError, match="does not read back the same"):
+        encode(photo(64, 80))
+
+
 # Damage
 
 

@@ -12,11 +12,13 @@ from torch import Tensor
 
 from codec.autoencoders import store
 from codec.autoencoders.learned_transform import LearnedTransform, on_device, to_symbols
+from codec.autoencoders.networks.integer_prior import Conditioned
 from codec.container import Section
 from codec.device import computing
 from codec.profiles.base import Budget, Encoder, Goal, Progress, Sections, counting
 from codec.profiles.msp import bitstream, latent_coding
 from codec.profiles.msp.bitstream import Head
+from codec.profiles.msp.latent_coding import Symbols
 from codec.profiles.msp.overfitting import overfit
 from codec.profiles.msp.profile import LOG_LAMBDA, Options
 from codec.profiles.options import PAPER
@@ -62,13 +64,19 @@ class MspEncoder(Encoder):
 class Coded:
     """A coded picture."""
 
-    section: bytes
+    head: Head
+    stream: bytes
+    symbols: Symbols
+    prior: Conditioned
 
     def sections(self) -> Sections:
-        return {Section.GRIDS: self.section}
+        """Sections of the file, which were read back."""
+        latent_coding.check(self.prior, self.stream, self.symbols)
+        return {Section.GRIDS: bitstream.write(self.head, self.stream)}
 
     def log_sizes(self) -> Tensor:
-        return torch.tensor([len(self.section)], dtype=torch.float64).log()
+        size = len(bitstream.write(self.head, self.stream))
+        return torch.tensor([size], dtype=torch.float64).log()
 
 
 class LatentCoder(Coder[Coded]):
@@ -123,5 +131,5 @@ class LatentCoder(Coder[Coded]):
                 self.transform, self.preset, self.picture, latents, position, iterations, self.progress, self.seed
             )
         prior = self.transform.prior(self.preset, position)
-        stream, _ = latent_coding.encode(prior, to_symbols(latents))
-        return Coded(bitstream.write(Head(self.preset, position), stream))
+        stream, symbols = latent_coding.encode(prior, to_symbols(latents))
+        return Coded(Head(self.preset, position), stream, symbols, prior)

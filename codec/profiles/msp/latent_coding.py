@@ -32,16 +32,20 @@ def encode(prior: Conditioned, latent: NDArray[np.float32]) -> tuple[bytes, Symb
 
     Returns:
         The stream, and the symbols that it holds.
-
-    Raises:
-        RuntimeError: it does not read back the same.
     """
     coder, (height, width, _) = Encoder(), latent.shape
     symbols = LatentCoding([coder], prior, height, width, latent).run()
-    stream = coder.finish()
-    if not np.array_equal(decode(prior, stream, height, width), symbols):
+    return coder.finish(), symbols
+
+
+def check(prior: Conditioned, stream: bytes, symbols: Symbols) -> None:
+    """Read a stream back.
+
+    Raises:
+        RuntimeError: it does not hold these symbols.
+    """
+    if not np.array_equal(decode(prior, stream, *symbols.shape[:2]), symbols):
         raise RuntimeError("what was written does not read back the same: please report this with the picture")
-    return stream, symbols
 
 
 def decode(prior: Conditioned, stream: bytes, height: int, width: int, *, truncated: bool = False) -> Symbols:
