@@ -164,8 +164,9 @@ class Layer(Proven):
         rounded = not self.depthwise and max(limit, int(weight.abs().max())) > OPERAND_LIMIT
         self.dtype = exact_dtype(self.bound, rounded=rounded)
         taps = weight.flatten(2) if weight.dim() > 2 else weight[:, :, None]
-        self._weight = taps.permute(2, 1, 0).flatten(0, 1).to(self.dtype).contiguous()  # (taps * inputs, outputs)
-        self._scale = self._row(2.0**-s for s in shifts)
+        # Powers of two scale exactly, so sums of scaled products are as exact: (taps * inputs, outputs).
+        scale = self._row(2.0**-s for s in shifts)
+        self._weight = taps.permute(2, 1, 0).flatten(0, 1).to(self.dtype).mul(scale).contiguous()
         self._offset = self._row((b + _half(s)) * 2.0**-s for b, s in zip(biases, shifts, strict=True))
 
     def _row(self, numbers: Iterable[float]) -> Tensor:
@@ -190,9 +191,10 @@ class Layer(Proven):
     def _clamped(self, x: Tensor) -> Tensor:
         return x.to(self.dtype).clamp(self._low, self._high)
 
-    def _rounded(self, sums: Tensor) -> Tensor:
-        """Outputs from the sums of products, on the last axis. Powers of two scale exactly, and so does the offset."""
-        return sums.mul_(self._scale).add_(self._offset).floor_()
+    def _product(self, x: Tensor) -> Tensor:
+        """Outputs (..., outputs) of inputs (..., taps * inputs)."""
+        sums = torch.addmm(self._offset, x.flatten(0, -2), self._weight)
+        return sums.floor_().view(*x.shape[:-1], len(self._offset))
 
 
 class Linear(Layer):
@@ -201,7 +203,7 @@ class Linear(Layer):
     def forward(self, x: Tensor) -> Tensor:
         """(..., inputs) integers to (..., outputs), integers too."""
         with _unrounded(x):
-            return self._rounded(self._clamped(x) @ self._weight)
+            return self._product(self._clamped(x))
 
 
 class Convolution(Layer):
@@ -227,8 +229,8 @@ class Convolution(Layer):
             if self._padding:
                 x = F.pad(x, (self._padding,) * 4, mode="replicate")
             taps = list(self._taps(x.permute(0, 2, 3, 1)))
-            sums = self._depthwise(taps) if self.depthwise else self._full(taps)
-            return self._rounded(sums).permute(0, 3, 1, 2)
+            made = self._depthwise(taps) if self.depthwise else self._product(torch.cat(taps, -1))
+            return made.permute(0, 3, 1, 2)
 
     def _taps(self, x: Tensor) -> Iterator[Tensor]:
         """Inputs that each place of the kernel is multiplied with, (batch, h', w', inputs)."""
@@ -240,14 +242,11 @@ class Convolution(Layer):
         for dy, dx in pairs(range(self._size), repeat=2):
             yield x[:, dy : dy + height : self._stride, dx : dx + width : self._stride]
 
-    def _full(self, taps: list[Tensor]) -> Tensor:
-        return (torch.cat(taps, -1) if len(taps) > 1 else taps[0]) @ self._weight
-
     def _depthwise(self, taps: list[Tensor]) -> Tensor:
-        sums = taps[0] * self._weight[0]
+        sums = torch.addcmul(self._offset, taps[0], self._weight[0])
         for tap, weight in zip(taps[1:], self._weight[1:], strict=True):
             sums.addcmul_(tap, weight)
-        return sums
+        return sums.floor_()
 
 
 class Table(Proven):
