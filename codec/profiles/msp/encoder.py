@@ -68,7 +68,7 @@ class Coded:
         return {Section.GRIDS: self.section}
 
     def log_sizes(self) -> Tensor:
-        return torch.tensor([len(self.section)], dtype=torch.float64).log()
+        return torch.tensor([len(self.section)], dtype=torch.float64, device="cpu").log()
 
 
 class LatentCoder(Coder[Coded]):
