@@ -32,6 +32,7 @@ class MspEncoder(Encoder):
     """Encoder with the model that the options name."""
 
     bytes_per_pixel = 100
+    sections = (Section.GRIDS,)
     batchable = False
 
     def __init__(self, options: Options, device: torch.device) -> None:
