@@ -5,6 +5,7 @@ python benchmarks/robustness.py --files 10000
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 import time
@@ -20,7 +21,8 @@ from common import photo
 from PIL import Image, ImageFile
 
 import pillow_clric
-from codec.container import Section
+from codec.container import Section, unpack
+from codec.profiles import names
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "fuzz"))
 
@@ -31,7 +33,8 @@ SIDE = 1024  # larger pictures are opened and verified only: how long they may t
 
 
 def sources() -> list[bytes]:
-    """The golden files, and some of small photos with metadata."""
+    """The golden files, with their model, and some of small photos with metadata, in all profiles."""
+    os.environ["CLRIC_MODELS"] = str(ROOT / "tests" / "golden")
     exif = Image.Exif()
     exif[0x010F] = "Maker"
     options: dict[str, Any] = {"effort": 1, "exif": exif, "icc_profile": b"a profile", "xmp": b"<x:xmpmeta/>"}
@@ -39,7 +42,7 @@ def sources() -> list[bytes]:
     fresh = [
         pillow_clric.encode(crop.convert(mode), profile=profile, **options)
         for crop in crops
-        for profile in ("clric", "coolchic")
+        for profile in names()
         for mode in ("RGB", "L")
     ]
     return fresh + [path.read_bytes() for path in sorted((ROOT / "tests" / "golden").glob("*.clric"))]
@@ -64,6 +67,8 @@ def mutant(random: Random, files: list[bytes]) -> tuple[str, bytes]:
         return kind, data[: random.randrange(len(data))] + other[random.randrange(len(other)) :]
     if kind == "bytes" or (kind == "EXIF" and b"Maker" not in data):
         return "bytes", changed(random, data, other)
+    if kind == "WEIGHTS" and Section.WEIGHTS not in unpack(data).sections:
+        kind = "GRIDS"
     return kind, edited(data, Section.__members__.get(kind), lambda part: changed(random, part, other))
 
 

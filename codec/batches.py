@@ -32,9 +32,10 @@ class Item:
     header: Header
     metadata: Mapping[Section, bytes]
 
-    def overhead(self, size: int) -> int:
-        """Bytes of a file of so many, at most, that are neither weights nor grids."""
-        filled = {Section.WEIGHTS: bytes(128), Section.GRIDS: bytes(min(size, self.pixels.size * 4, MAX_SECTION))}
+    def overhead(self, size: int, coded: Sequence[Section]) -> int:
+        """Bytes of a file of so many, at most, that are not the bodies of what is coded."""
+        most = {Section.WEIGHTS: 128, Section.GRIDS: min(size, self.pixels.size * 4, MAX_SECTION)}
+        filled = {section: bytes(most[section]) for section in coded}
         return len(pack(self.header, {**self.metadata, **filled})) - sum(map(len, filled.values()))
 
 
@@ -138,7 +139,7 @@ def _coded(
 ) -> list[bytes | ValueError]:
     """Files of pictures that are fitted together, or errors for those that are too large."""
     sizes = [options.budget(item.header.width, item.header.height) or 0 for item in items]
-    overheads = [item.overhead(size) for item, size in zip(items, sizes, strict=True)]
+    overheads = [item.overhead(size, encoder.sections) for item, size in zip(items, sizes, strict=True)]
     goal: Goal = Quality(options.quality)
     if options.sized:
         goal = Budget(tuple(max(1, size - used) for size, used in zip(sizes, overheads, strict=True)))

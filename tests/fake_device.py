@@ -32,6 +32,8 @@ NAME = "fake"
 CASES: list[dict[str, Any]] = [
     {"profile": "clric", "effort": 2, "target_bpp": 1.5},
     {"profile": "coolchic", "effort": 1},
+    {"profile": "msp", "effort": 1},
+    {"profile": "msp", "effort": 4, "target_bpp": 2.0},
 ]
 # GPUs, too, take tensors of the CPU here.
 MIXING = ("aten.index.", "aten.index_put", "aten._to_copy", "aten.copy_")

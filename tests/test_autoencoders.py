@@ -178,6 +178,39 @@ class TestTiles:
         whole = torch.nn.functional.avg_pool2d(source, down).repeat_interleave(up, 2).repeat_interleave(up, 3)
         torch.testing.assert_close(made, whole)
 
+    def test_are_smaller_where_memory_ends(self) -> None:
+        sides: list[int] = []
+
+        def function(x: torch.Tensor) -> torch.Tensor:
+            sides.append(max(x.shape[2:]))
+            if sides[-1] > most:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            return x
+
+        source, most = torch.randn(1, 3, 70, 100), 20
+        with torch.no_grad():
+            torch.testing.assert_close(tiled(function, source, 3, (1, 1), 64, 4), source)
+            assert max(sides) > most >= sides[-1]
+            most = 3  # less than what tiles share
+            with pytest.raises(torch.cuda.OutOfMemoryError):
+                tiled(function, source, 3, (1, 1), 64, 4)
+            assert sides[-1] > 4
+        most, before = 20, len(sides)
+        with pytest.raises(torch.cuda.OutOfMemoryError):  # gradients need all tiles at once
+            tiled(function, source, 3, (1, 1), 64, 4)
+        assert len(sides) == before + 1
+
+    def test_are_not_tried_again_after_other_errors(self) -> None:
+        sizes: list[torch.Size] = []
+
+        def function(x: torch.Tensor) -> torch.Tensor:
+            sizes.append(x.shape)
+            raise RuntimeError("broken")
+
+        with torch.no_grad(), pytest.raises(RuntimeError, match="broken"):
+            tiled(function, torch.zeros(1, 3, 70, 100), 3, (1, 1), 64, 4)
+        assert len(sizes) == 1
+
     def test_are_not_seen(self, base: Autoencoder, monkeypatch: pytest.MonkeyPatch) -> None:
         self._check(base, monkeypatch)
 

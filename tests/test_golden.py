@@ -165,7 +165,7 @@ def test_base_functions_are_those_of_the_specification() -> None:
     assert tuple(order) == reader.BASES_ORDER
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALL)
 def test_no_file_depends_on_what_encoders_use(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, _, picture = golden(name)
     for module in (initialisation, perceptual_loss):

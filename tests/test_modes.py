@@ -73,10 +73,11 @@ def test_opaque_alpha_is_kept_for_two_bytes(photo: Image.Image, fast_profile: Fa
         assert len(data) == len(pillow_clric.encode(plain)) + 2
 
 
+@pytest.mark.parametrize("profile", ["clric", "coolchic", "msp"])
 @pytest.mark.parametrize("mode", ["LA", "RGBA"])
-def test_real_profile(mode: str, cutout: Image.Image) -> None:
+def test_real_profiles(mode: str, profile: str, cutout: Image.Image) -> None:
     cutout = cutout.crop((8, 4, 32, 20))
-    data = pillow_clric.encode(cutout.convert(mode), effort=1, quality=90, device="cpu", **METADATA)
+    data = pillow_clric.encode(cutout.convert(mode), profile=profile, effort=1, quality=90, device="cpu", **METADATA)
     image = opened(data)
     assert image.mode == mode
     assert image.info == METADATA
@@ -318,13 +319,14 @@ def test_truncated_alpha_is_opaque(
         assert same(image.convert("RGB"), opened(data).convert("RGB"))
 
 
-def test_target_size_counts_alpha(photo: Image.Image) -> None:
+@pytest.mark.parametrize("profile", ["clric", "msp"])
+def test_target_size_counts_alpha(profile: str, photo: Image.Image) -> None:
     photo.putalpha(Image.effect_noise(photo.size, 90))
     taken = len(alpha.encode(np.asarray(photo)[:, :, 3]))
-    data = pillow_clric.encode(photo, target_size=taken + 150, effort=1, device="cpu")
+    data = pillow_clric.encode(photo, profile=profile, target_size=taken + 150, effort=1, device="cpu")
     assert taken < len(data) <= taken + 150
     with pytest.raises(ValueError, match=r"the smallest file possible has \d+, of which \d+ are"):
-        pillow_clric.encode(photo, target_size=taken, effort=1, device="cpu")
+        pillow_clric.encode(photo, profile=profile, target_size=taken, effort=1, device="cpu")
 
 
 def test_arrays() -> None:

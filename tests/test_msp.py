@@ -29,7 +29,8 @@ from codec.autoencoders.errors import ModelError, ModelFileError
 from codec.autoencoders.model import Model
 from codec.autoencoders.networks.integer_prior import Conditioned, IntegerPrior, quantised
 from codec.autoencoders.networks.progressive_prior import PRESETS, laplace_bits
-from codec.entropy.coder import Encoder
+from codec.autoencoders.networks.transform import DOWNSCALE, Decoder, Encoder
+from codec.entropy import coder
 from codec.profiles.msp import bitstream, latent_coding, overfitting
 from codec.tensors import to_tensor
 
@@ -144,7 +145,7 @@ def test_integers_are_those_of_the_trained_prior(preset: str) -> None:
     integers.load_state_dict(quantised(floats), assign=True)
     latent = random_latent(32, 48).round()
     prior = Conditioned(integers, 256, torch.zeros(3, 10, dtype=torch.int64))
-    coding = Recorded([Encoder()], prior, 32, 48, latent)
+    coding = Recorded([coder.Encoder()], prior, 32, 48, latent)
     symbols = torch.from_numpy(coding.run()).permute(2, 0, 1)[None]
     with torch.no_grad():
         mean, log_scale = floats(symbols.float(), torch.tensor([[0.0, 1.0, 0.0]]))
@@ -192,6 +193,24 @@ def test_tiles_do_not_show(size: tuple[int, int], monkeypatch: pytest.MonkeyPatc
     found.append(decode(tiled))
     assert error(*found) < 0.2
     assert error(decode(encode(pixels)), found[0]) < 0.5
+
+
+@pytest.mark.parametrize("network", [Encoder, Decoder])
+def test_tiles_are_smaller_where_memory_ends(network: type[torch.nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = photo(600, 700)
+    whole, forward, refused = decode(encode(pixels)), network.forward, 0
+
+    def little(self: torch.nn.Module, x: torch.Tensor, *rest: Any) -> torch.Tensor:
+        nonlocal refused
+        if x.shape[2:].numel() > whole.size / 2 / (3 if network is Encoder else 3 * DOWNSCALE**2):
+            refused += 1
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        result: torch.Tensor = forward(self, x, *rest)
+        return result
+
+    monkeypatch.setattr(network, "forward", little)
+    assert error(decode(encode(pixels)), whole) < 0.5
+    assert refused
 
 
 # Previews, and files that end early

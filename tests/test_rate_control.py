@@ -27,7 +27,8 @@ from codec.container import Section
 from codec.profiles.base import Goal, Progress, Sections
 
 SAMPLES = Path(__file__).parent.parent / "samples"
-PROFILES = [("clric", 1), ("clric", 2), ("coolchic", 1)]
+FITTED_TOGETHER = [("clric", 1), ("clric", 2), ("coolchic", 1)]
+PROFILES = [*FITTED_TOGETHER, ("msp", 1), ("msp", 4)]
 
 
 def photo(height: int, width: int, left: int = 160) -> NDArray[np.uint8]:
@@ -44,7 +45,7 @@ def psnr(data: bytes, original: NDArray[np.uint8]) -> float:
 # Together
 
 
-@pytest.mark.parametrize(("profile", "effort"), PROFILES)
+@pytest.mark.parametrize(("profile", "effort"), FITTED_TOGETHER)
 def test_together_is_as_good_as_alone(profile: str, effort: int, monkeypatch: pytest.MonkeyPatch) -> None:
     fits: list[int] = []
     monkeypatch.setattr("codec.device.pixels_at_once", lambda *_: 2**20)
@@ -191,7 +192,7 @@ def test_other_errors_are_errors(what: str, fast_profile: FastProfile, monkeypat
 def test_target_size(profile: str, effort: int) -> None:
     """Never over, hardly under, and as good as what has that size anyway."""
     picture = photo(96, 128)
-    for quality in (30, 60) if profile == "clric" else (15, 50):
+    for quality in (15, 50) if profile == "coolchic" else (30, 60):
         plain = codec.encode(picture, profile=profile, quality=quality, effort=effort, device="cpu")
         for target in (len(plain), int(0.8 * len(plain))):
             data = codec.encode(picture, profile=profile, target_size=target, effort=effort, device="cpu")
@@ -256,9 +257,10 @@ def test_target_counts_metadata() -> None:
         assert 0.97 * target <= len(data) <= target
 
 
-def test_targets_of_a_batch() -> None:
+@pytest.mark.parametrize("profile", ["clric", "msp"])
+def test_targets_of_a_batch(profile: str) -> None:
     pictures = [photo(96, 128), photo(96, 120, 60), photo(90, 128, 300)]
-    for data in codec.encode_batch(pictures, target_size=400, effort=2, device="cpu"):
+    for data in codec.encode_batch(pictures, profile=profile, target_size=400, effort=2, device="cpu"):
         assert 388 <= len(data) <= 400
 
 
@@ -275,12 +277,13 @@ def test_impossible_target(chosen: dict[str, Any]) -> None:
     assert len(codec.encode(picture, **chosen, target_size=least, effort=1, device="cpu")) <= least
 
 
-def test_impossible_targets_of_a_batch() -> None:
-    """Targets that are possible are met all the same, in one fit."""
+@pytest.mark.parametrize("profile", ["clric", "msp"])
+def test_impossible_targets_of_a_batch(profile: str) -> None:
+    """Targets that are possible are met all the same, also in one fit with others."""
     pictures = [photo(96, 128), photo(96, 128, 60), photo(96, 120, 300)]
     metadata = [{}, {Section.XMP: bytes(500)}, {}]
     with pytest.raises(codec.BatchError, match=r"cannot be coded in 400 bytes: .*; 1 of 3 pictures failed") as caught:
-        codec.encode_batch(pictures, target_size=400, effort=2, device="cpu", metadata=metadata)
+        codec.encode_batch(pictures, profile=profile, target_size=400, effort=2, device="cpu", metadata=metadata)
     first, second, third = pickle.loads(pickle.dumps(caught.value)).results
     assert isinstance(second, ValueError)
     for data, picture in ((first, pictures[0]), (third, pictures[2])):

@@ -14,7 +14,7 @@ from codec.autoencoders.errors import ModelError
 from codec.autoencoders.model import Model, build
 from codec.autoencoders.networks.base import Networks
 from codec.autoencoders.tiles import tiled
-from codec.device import computing, is_out_of_memory, reduced_precision, to_device
+from codec.device import computing, reduced_precision, to_device
 
 OVERLAP = 128  # pixels that neighbouring tiles share: about as far as convolutions see
 LEAST = 64  # pixels to which smaller pictures are extended: models know photos, not single samples
@@ -89,15 +89,7 @@ class Autoencoder:
     def _tiled(
         self, function: Callable[[Tensor], Tensor], source: Tensor, channels: int, scales: tuple[int, int]
     ) -> Tensor:
-        """Tile by tile; with smaller tiles where memory does not suffice, unless a fit needs them all at once."""
-        tile, overlap = self.tile, OVERLAP // self.downscale
-        while True:
-            try:
-                return tiled(function, source, channels, scales, tile // self.downscale, overlap)
-            except Exception as error:
-                if torch.is_grad_enabled() or tile < 4 * OVERLAP or not is_out_of_memory(error):
-                    raise
-            tile //= 2
+        return tiled(function, source, channels, scales, self.tile // self.downscale, OVERLAP // self.downscale)
 
     @property
     def _least(self) -> int:

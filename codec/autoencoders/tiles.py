@@ -9,6 +9,8 @@ from itertools import pairwise, product
 import torch
 from torch import Tensor
 
+from codec.device import is_out_of_memory
+
 
 @dataclass(frozen=True)
 class Span:
@@ -54,13 +56,33 @@ def tiled(
     tile: int,
     overlap: int,
 ) -> Tensor:
-    """Apply a function of pictures or latents tile by tile.
+    """Apply a function of pictures or latents tile by tile; with smaller tiles where memory does not suffice.
+
+    Gradients need the memory of all tiles at once: where they are computed, smaller ones are no help.
 
     Args:
         function: maps (batch, c, scales[0] * h, scales[1] * w) to (batch, channels, scales[1] * h, scales[1] * w).
         source: (batch, c, scales[0] * height, scales[0] * width).
         tile, overlap: in units, of which `source` has height x width.
     """
+    while True:
+        try:
+            return _tiled(function, source, channels, scales, tile, overlap)
+        except Exception as error:
+            if torch.is_grad_enabled() or tile < 4 * overlap or not is_out_of_memory(error):
+                raise
+        tile //= 2
+
+
+def _tiled(
+    function: Callable[[Tensor], Tensor],
+    source: Tensor,
+    channels: int,
+    scales: tuple[int, int],
+    tile: int,
+    overlap: int,
+) -> Tensor:
+    """Apply a function with tiles of this side, as `tiled` does."""
     units = [length // scales[0] for length in source.shape[2:]]
     rows, columns = (spans(length, tile, overlap) for length in units)
     if len(rows) == len(columns) == 1:

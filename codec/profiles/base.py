@@ -58,11 +58,13 @@ class Encoder(ABC):
 
     Attributes:
         model: identity of the model that files need, as `codec.container.Header` holds it; b"" if they need none.
+        sections: that its files have.
         batchable: whether several pictures can be coded at once.
         bytes_per_pixel: memory that this takes.
     """
 
     model: bytes = b""
+    sections: Sequence[Section] = (Section.WEIGHTS, Section.GRIDS)
     batchable: bool = True
     bytes_per_pixel: int
 

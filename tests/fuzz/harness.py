@@ -11,14 +11,19 @@ from io import BytesIO
 from zlib import crc32
 
 import numpy as np
+import torch
 from PIL import Image, ImageFile
 
 import pillow_clric
 from codec.autoencoders import store
+from codec.autoencoders.learned_transform import on_device
 from codec.container import FormatError, Section, pack, read_header, unpack
+from codec.entropy.coder import LIMIT
 from codec.overfit import bitstream
 from codec.overfit.lambda_conditioned_weights import LambdaConditionedWeights
 from codec.profiles.clric.initialisation import universal_of
+from codec.profiles.msp import bitstream as latent_bitstream
+from codec.profiles.msp import latent_coding
 
 # Of pictures that are decoded. The time that a file may ask for grows with the size it claims, as in any format.
 SIDE = 256
@@ -67,6 +72,22 @@ def function_of(data: bytes) -> tuple[bytes, bytes, tuple[int, int, int], Lambda
     return sections[Section.WEIGHTS], sections[Section.GRIDS], size, None
 
 
+def latent(data: bytes) -> None:
+    """The latent of a file of profile msp, without the network that runs in floats; its model is taken to be `tiny`."""
+    with suppress(FormatError):
+        unpacked = unpack(data, allow_truncated=True)
+        header, transform = unpacked.header, on_device(store.load("tiny"), torch.device("cpu"))
+        head, stream = latent_bitstream.read_head(unpacked.sections.get(Section.GRIDS, b""))
+        if max(header.width, header.height) > SIDE or head.position > transform.positions:
+            return
+        prior, size = transform.prior(head.preset, head.position), transform.size(header.height, header.width)
+        for truncated in (False, True):
+            with suppress(FormatError):
+                symbols = latent_coding.decode(prior, stream, *size, truncated=truncated)
+                assert symbols.shape == (*size, transform.channels)
+                assert truncated or np.abs(symbols).max() <= LIMIT
+
+
 def plugin(data: bytes) -> None:
     """All of it, as Pillow's users see it: of truncated files what there is."""
     with suppress(OSError, Image.DecompressionBombError), opened(data) as image:
@@ -112,5 +133,6 @@ TARGETS: dict[str, tuple[Callable[[bytes], None], tuple[Section | None, ...]]] =
     "container": (container, (None, Section.EXIF)),
     "weights": (function, (Section.WEIGHTS,)),
     "wavefront": (function, (Section.GRIDS,)),
+    "latent": (latent, (Section.GRIDS,)),
     "plugin": (plugin, (None, Section.WEIGHTS, Section.GRIDS)),
 }

@@ -251,7 +251,7 @@ class ProgressivePrior(nn.Module):
 def phase_masks(phases: int, height: int, width: int, device: torch.device) -> Iterator[Tensor]:
     """Cells (height, width) of each phase, 0.0 or 1.0: all, those of a checkerboard, or those of a quarter."""
     row, column = torch.arange(height, device=device)[:, None] % 2, torch.arange(width, device=device) % 2
-    order = {1: torch.zeros(1, 1), 2: (row + column) % 2, 4: 2 * (row ^ column) + row}[phases]
+    order = {1: torch.zeros(1, 1, device=device), 2: (row + column) % 2, 4: 2 * (row ^ column) + row}[phases]
     for phase in range(phases):
         yield (order == phase).float().expand(height, width)
 

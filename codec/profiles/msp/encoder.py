@@ -34,6 +34,7 @@ class MspEncoder(Encoder):
     """Encoder with the model that the options name."""
 
     bytes_per_pixel = 100
+    sections = (Section.GRIDS,)
     batchable = False
 
     def __init__(self, options: Options, device: torch.device) -> None:
@@ -76,7 +77,7 @@ class Coded:
 
     def log_sizes(self) -> Tensor:
         size = len(bitstream.write(self.head, self.stream))
-        return torch.tensor([size], dtype=torch.float64).log()
+        return torch.tensor([size], dtype=torch.float64, device="cpu").log()
 
 
 class LatentCoder(Coder[Coded]):
