@@ -232,14 +232,14 @@ def test_models_without_a_universal_function(own_store: Path, tmp_path: Path) ->
     entry = store.add(path)
     assert entry.path.parent == own_store
     pixels = photo(64, 80)
-    data = codec.encode(pixels, model="plain", quality=90, effort=1, device="cpu")
+    data = codec.encode(pixels, profile="clric", model="plain", quality=90, effort=1, device="cpu")
     assert unpack(data).header.model.hex() == entry.prefix
     sections, universal = unpack(data).sections, starts.universal_of(entry.load())
     weights = bitstream.read(sections[Section.WEIGHTS], sections[Section.GRIDS], 8, 10, 16, universal)[1]
     assert weights.origin.number == PLAIN
     found, usual = (codec.decode(each, device="cpu").astype(float) for each in (data, encode(pixels, 90, 1)))
     assert np.abs(found - pixels).mean() < 1.2 * np.abs(usual - pixels).mean()
-    small = codec.encode(pixels, model="plain", target_size=len(data) - 60, effort=1, device="cpu")
+    small = codec.encode(pixels, profile="clric", model="plain", target_size=len(data) - 60, effort=1, device="cpu")
     assert 0.95 * (len(data) - 60) < len(small) <= len(data) - 60
 
 
@@ -255,7 +255,7 @@ def test_models_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     path = tmp_path / "mine.safetensors"
     path.write_bytes(store.EMBEDDED.read_bytes())
     pixels = photo(32, 40)
-    coded = codec.encode_batch([pixels, pixels], model=path, quality=50, effort=1, device="cpu")
+    coded = codec.encode_batch([pixels, pixels], profile="clric", model=path, quality=50, effort=1, device="cpu")
     assert [unpack(data).header.model.hex() for data in coded] == [store.BASE_PREFIX] * 2
     assert read_paths == [path]
 

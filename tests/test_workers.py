@@ -176,11 +176,11 @@ def test_files_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     with Image.open(SAMPLE) as photo:
         crop = np.asarray(photo.convert("RGB"))[100:164, 200:296]
     pictures = [crop, crop[::-1], crop[:40, :56]]
-    plain = codec.encode_batch(pictures, effort=1)
+    plain = codec.encode_batch(pictures, profile="clric", effort=1)
     monkeypatch.setattr(batches, "_helpers", lambda count, device: count)
     asked: list[str] = []
     monkeypatch.setattr(workers.Helper, "result", spied(workers.Helper.result, asked))
-    assert codec.encode_batch(pictures, effort=1) == plain
+    assert codec.encode_batch(pictures, profile="clric", effort=1) == plain
     assert sorted(asked) == ["verify"] * 3 + ["write"] * 3
 
 
