@@ -13,6 +13,8 @@ from codec.entropy import tables
 
 Symbols = NDArray[np.int32]
 
+LIMIT = (1 << 14) - 1  # of a symbol's absolute value
+
 _stream = constriction.stream
 _tabled = _stream.model.Categorical(perfect=False)
 
@@ -25,6 +27,9 @@ class Coder(Protocol):
 
     def uniform(self, symbol: int, bits: int) -> int:
         """Code one number of so many raw bits, 1..16."""
+
+    def trusted(self, values: Symbols) -> Symbols:
+        """Return what a run gave, with its escapes; or numbers that nothing else gives, if it is not to be trusted."""
 
 
 class Encoder:
@@ -42,6 +47,9 @@ class Encoder:
         self._encoder.encode(symbol, _stream.model.Uniform(1 << bits))
         return symbol
 
+    def trusted(self, values: Symbols) -> Symbols:
+        return values
+
     def finish(self) -> bytes:
         """Return the bytes written so far, without the zero bytes at their end, which the decoder adds again."""
         words: NDArray[np.uint32] = self._encoder.get_compressed()
@@ -52,11 +60,12 @@ class Decoder:
     """Reads symbols from what `Encoder.finish` gave. Bytes that are no such thing give arbitrary symbols.
 
     Args:
-        lenient: give great numbers rather than an error where no encoder writes what is there.
+        instead: where no encoder writes what is there, give great numbers rather than an error, and this for all of a
+            run of Laplace distributions.
     """
 
-    def __init__(self, data: bytes, *, lenient: bool = False) -> None:
-        self._lenient = lenient
+    def __init__(self, data: bytes, *, instead: int | None = None) -> None:
+        self._instead, self._damaged = instead, False
         words = np.frombuffer(data + bytes(-len(data) % 4), "<u4").astype(np.uint32)
         self._decoder = _stream.queue.RangeDecoder(words)
 
@@ -69,11 +78,15 @@ class Decoder:
     def uniform(self, symbol: int, bits: int) -> int:
         return int(self._checked(_stream.model.Uniform(1 << bits)) or 0)
 
+    def trusted(self, values: Symbols) -> Symbols:
+        return np.full_like(values, self._instead) if self._damaged else values
+
     def _checked(self, *model: Any) -> Any:
         try:
             return self._decoder.decode(*model)
         except AssertionError as error:  # what constriction raises for bytes that no encoder writes
-            if self._lenient:
+            if self._instead is not None:
+                self._damaged = True
                 return None
             raise CorruptError("the entropy-coded data is not valid: the file is damaged") from error
 
@@ -85,10 +98,9 @@ class Decoder:
 
 def continuations(beginning: bytes) -> list[Decoder]:
     """Decoders of the least and the greatest stream that begin so: what both give is decided by the beginning."""
-    return [Decoder(beginning + end, lenient=True) for end in (b"", b"\xff" * 16)]
+    return [Decoder(beginning + end, instead=LIMIT + 1 + i) for i, end in enumerate((b"", b"\xff" * 16))]
 
 
-LIMIT = (1 << 14) - 1  # of a symbol's absolute value
 _BLOCK = 1 << 12  # symbols whose tables, of up to 4 KB each, are in memory at a time
 _CATEGORIES = 1 << 17  # of all symbols whose tables are made at a time: they stay in the processor's cache
 
@@ -119,7 +131,7 @@ def code_laplace(
     decoded = symbols - k
     for i in np.flatnonzero(symbols == escape):
         decoded[i] = _code_escape(coder, 0 if residual is None else int(residual[i]), k)
-    return (decoded + centre).astype(np.int32)
+    return coder.trusted((decoded + centre).astype(np.int32))
 
 
 def _code_escape(coder: Coder, residual: int, k: int) -> int:
