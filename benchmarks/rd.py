@@ -152,9 +152,9 @@ def summary(points: list[dict[str, Any]]) -> str:
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--qualities", type=numbers, default="10,30,50,70,90", show_default=True)
 @click.option("--codec", type=click.Choice(["clric", *OTHERS]), default="clric", show_default=True)
-@click.option("--profile", default="clric", show_default=True)
-@click.option("--model", default="base", show_default=True, help="Autoencoder, of profile clric.")
-@click.option("--effort", type=click.Choice([*"123456789", "paper"]), default="5", show_default=True, metavar="N")
+@click.option("--profile", default="msp", show_default=True)
+@click.option("--model", help="That of the profile by default.")
+@click.option("--effort", type=click.Choice([*"123456789", "paper"]), default="3", show_default=True, metavar="N")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps ...")
 @click.option(
     "--lpips", "weights", metavar="WEIGHTS", type=click.Path(exists=True, path_type=Path), help="Measure LPIPS too."
@@ -165,7 +165,7 @@ def summary(points: list[dict[str, Any]]) -> str:
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of each process.")
 @click.option("--json", "out", metavar="OUT", type=click.Path(path_type=Path), required=True, help="File of results.")
 def main(
-    folder: Path, qualities: list[float], codec: str, profile: str, model: str, effort: str, device: str,
+    folder: Path, qualities: list[float], codec: str, profile: str, model: str | None, effort: str, device: str,
     weights: Path | None, crop: tuple[int, int] | None, images: str | None, jobs: int, threads: int, out: Path,
 ) -> None:  # fmt: skip
     """Measure rate and distortion of the photos in FOLDER; resumes what OUT holds.
@@ -176,7 +176,8 @@ def main(
     names = images.split(",") if images else list(paths)
     if missing := [name for name in names if name not in paths]:
         raise click.UsageError(f"{folder} has no photos {', '.join(missing)}")
-    ours = {"profile": profile, "model": model, "effort": int(effort) if effort.isdigit() else effort, "device": device}
+    ours = {"profile": profile, "effort": int(effort) if effort.isdigit() else effort, "device": device}
+    ours |= {} if model is None else {"model": model}
     coder = Coder(codec, ours if codec == "clric" else OTHERS[codec], weights)
     results = resume(out, {**coder.settings, **({"crop": list(crop)} if crop else {})})
     tasks = [Task(paths[name], quality, crop) for name, quality in product(names, qualities)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -43,10 +44,30 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_info() -> None:
+    size = (SAMPLES / "rocket.clric").stat().st_size
     result = run("info", SAMPLES / "rocket.clric")
     assert (result.exit_code, result.stderr) == (0, "")
-    for told in ("640 x 427, RGB", "3445 bytes, 0.101 bpp", "clric", "base", "icc 560", "1.0"):
+    for told in (
+        "640 x 427, RGB",
+        f"{size} bytes, {8 * size / (640 * 427):.3f} bpp",
+        "msp",
+        "transform",
+        "icc 560",
+        "1.0",
+    ):
         assert told in result.stdout
+    assert "quality" not in result.stdout
+
+
+def test_info_in_detail() -> None:
+    result = run("info", "--detail", SAMPLES / "rocket.clric", Path(__file__).parent / "golden" / "rgb.clric")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert re.search(
+        r"preset +normal\n +quality +40\.\d\n +scales +1/128 \d+, 1/64 \d+, 1/32 \d+, 1/16 \d+\n", result.stdout
+    )
+    assert result.stdout.count("quality") == 1  # other profiles say no more than their headers do
+    [told] = records(run("info", "--detail", "--json", SAMPLES / "rocket.clric"))
+    assert told["coding"]["quality"] == pytest.approx(40, abs=0.2)
 
 
 def test_info_for_programs() -> None:
@@ -59,19 +80,20 @@ def test_info_for_programs() -> None:
     told = records(result)[2]
     assert told.pop("source") == str(SAMPLES / "rocket.clric")
     sections = told.pop("sections")
-    assert list(sections) == ["header", "icc", "weights", "grids"]
-    assert sum(sections.values()) == (SAMPLES / "rocket.clric").stat().st_size
+    size = (SAMPLES / "rocket.clric").stat().st_size
+    assert list(sections) == ["header", "icc", "grids"]
+    assert sum(sections.values()) == size
     assert told == {
         "status": "ok",
         "error": None,
         "width": 640,
         "height": 427,
         "mode": "RGB",
-        "bytes": 3445,
-        "bpp": 8 * 3445 / (640 * 427),
-        "profile": "clric",
-        "model": store.entries()[0].prefix,
-        "model_name": "base",
+        "bytes": size,
+        "bpp": 8 * size / (640 * 427),
+        "profile": "msp",
+        "model": store.TRANSFORM_PREFIX,
+        "model_name": "transform",
         "metadata": ["icc"],
         "version": "1.0",
     }
