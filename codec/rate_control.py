@@ -37,7 +37,8 @@ class Coder(ABC, Generic[Batch]):
         bounds: least and greatest logarithm.
         response: slope of the logarithm of the size against that of lambda, until it is known.
         steers: whether `aim` does more than `encode`.
-        fitting: logarithms of sizes, relative to what is asked for, that are only trimmed.
+        fitting: logarithms of sizes, relative to what is asked for, that are only trimmed; the second is 0 where
+            nothing can be.
         aim_at: where in there to go.
         further: in the logarithm of lambda, what is tried next where trimming does not suffice.
     """
@@ -124,14 +125,16 @@ class _Search:
 
     def _fit(self, off: Tensor) -> Tensor:
         """Whether files that are off so much need no more than trimming, (batch,)."""
-        return (off > self.fitting[0]) & (off < self.fitting[1])
+        return (off > self.fitting[0]) & (off <= self.fitting[1])
 
     def _amiss(self, off: Tensor) -> Tensor:
-        """Penalty (batch,) of sizes that are off so much: files too large can be trimmed, files too small stay so.
+        """Penalty (batch,) of sizes that are off so much: files too small stay so, files too large can be trimmed.
 
-        The worst that fits is better than the best that does not.
+        If they cannot, whatever is small enough is better than all of them. The worst that fits is better than the best
+        that does not.
         """
-        return torch.where(off > 0, off / 2, -off) + torch.where(self._fit(off), 0, max(map(abs, self.fitting)))
+        over = off / 2 if self.fitting[1] else off + 1
+        return torch.where(off > 0, over, -off) + torch.where(self._fit(off), 0, max(map(abs, self.fitting)))
 
     def add(self, logs: Tensor, log_sizes: Tensor) -> Tensor:
         """Note a try; return a mask (batch,) of where it is better than all before."""

@@ -25,7 +25,7 @@ from codec.profiles.options import PAPER
 from codec.rate_control import Coder, of_size
 from codec.tensors import to_tensor
 
-ITERATIONS = {1: 0, 2: 0, 3: 0, 4: 3, 5: 6, 6: 10, 7: 15, 8: 20, 9: 25, PAPER: 500}  # of overfitting, by effort
+ITERATIONS = {1: 0, 2: 0, 3: 0, 4: 3, 5: 6, 6: 9, 7: 12, 8: 16, 9: 20, PAPER: 500}  # of overfitting, by effort
 PRESETS = {1: "baseline", 2: "baseline", 9: "extra", PAPER: "extra"}  # where it is not the usual one
 USUAL = "normal"
 
@@ -91,7 +91,7 @@ class LatentCoder(Coder[Coded]):
     """
 
     response = -0.5
-    fitting, aim_at, further = (-0.008, 1e-9), -0.003, 0.02
+    fitting, aim_at, further = (-0.008, 0.0), -0.003, 0.02
 
     def __init__(
         self, transform: LearnedTransform, picture: Tensor, preset: str, iterations: int,
