@@ -139,7 +139,7 @@ def summary(points: list[dict[str, Any]]) -> str:
     for point in points:
         by_quality[point["quality"]].append(point)
     columns = {name: form for name, form in COLUMNS.items() if all(name in point for point in points)}
-    sections = ("header", "weights", "grids") if all("sections" in point for point in points) else ()
+    sections = [name for name in ("header", "weights", "grids") if all(name in p.get("sections", ()) for p in points)]
     rows = [["quality", "photos", *(title for title, _ in columns.values()), *sections]]
     for quality, group in sorted(by_quality.items()):
         means = [f"{mean(p[name] for p in group):.{digits}f}" for name, (_, digits) in columns.items()]
