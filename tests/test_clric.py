@@ -140,7 +140,7 @@ def test_tiles_of_distortion_make_up_the_picture(
 
     (found, gradient), (expected, of_all) = (value_and_gradient(each) for each in (measured.distortion, at_once))
     torch.testing.assert_close(found, expected, rtol=3e-3, atol=0)
-    assert (gradient - of_all).norm() < 0.03 * of_all.norm()
+    assert float((gradient - of_all).norm() / of_all.norm()) < 0.1  # tiles see half of the overlap around them
 
 
 def disturbed(picture: Tensor) -> Tensor:
