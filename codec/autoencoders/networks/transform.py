@@ -140,7 +140,12 @@ class Block(nn.Module):
 
 
 def initialise(layer: Spatial | Pointwise) -> None:
-    """Random weights that keep the variance, and no bias."""
+    """Random weights that keep the variance, and no bias; none where there is no memory for them.
+
+    There, torch would import a second's worth of modules for random numbers.
+    """
+    if layer.weight.is_meta:
+        return
     nn.init.normal_(layer.weight, std=layer.weight[0].numel() ** -0.5)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
