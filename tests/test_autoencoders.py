@@ -30,7 +30,7 @@ from codec.autoencoders.model import Model, build
 from codec.autoencoders.networks import ARCHITECTURES, Architecture
 from codec.autoencoders.perceptual_loss import perception
 from codec.autoencoders.tensor_file import TensorFile
-from codec.autoencoders.tiles import ramp, spans, tiled
+from codec.autoencoders.tiles import least, ramp, spans, tiled
 from codec.entropy import layers
 from codec.entropy.layers import Definition, narrowed
 
@@ -160,11 +160,15 @@ class TestTiles:
     @given(st.integers(1, 400), st.integers(8, 64), st.integers(1, 7))
     def test_weights_add_up_to_one(self, length: int, tile: int, scale: int) -> None:
         total = torch.zeros(length * scale)
-        for span in spans(length, tile, tile // 4):
-            assert span.stop - span.start <= tile
-            assert max(span.fade_in, span.fade_out) <= tile // 4 + 1
-            total[span.start * scale : span.stop * scale] += ramp(span, scale, total)
-        torch.testing.assert_close(total, torch.ones_like(total))
+        small = spans(length, least(length, tile, tile // 4), tile // 4)
+        assert len(small) == len(spans(length, tile, tile // 4))
+        assert all(max(span.fade_in, span.fade_out) <= tile // 4 + 1 for span in small)
+        for found in (small, spans(length, tile, tile // 4)):
+            total.zero_()
+            for span in found:
+                assert span.stop - span.start <= tile
+                total[span.start * scale : span.stop * scale] += ramp(span, scale, total)
+            torch.testing.assert_close(total, torch.ones_like(total))
 
     @given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 3), st.integers(1, 3))
     def test_what_needs_no_context_is_the_same(self, height: int, width: int, down: int, up: int) -> None:

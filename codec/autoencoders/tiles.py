@@ -23,14 +23,23 @@ class Span:
 
 
 def spans(length: int, tile: int, overlap: int) -> list[Span]:
-    """Cover an axis with as few tiles of at most `tile` as it takes, all equal, that overlap by `overlap` or 1 more."""
+    """Cover an axis with tiles of at most `tile`, as equal as they can be, that overlap by `overlap` or more."""
     if length <= tile:
         return [Span(0, length, 0, 0)]
-    count = -(-(length - overlap) // (tile - overlap))
-    side = -(-(length + (count - 1) * overlap) // count)
-    starts = [i * (length - side) // (count - 1) for i in range(count)]
-    shared = [0, *(a + side - b for a, b in pairwise(starts)), 0]
-    return [Span(a, a + side, *shared[i : i + 2]) for i, a in enumerate(starts)]
+    count = _count(length, tile, overlap)
+    starts = [i * (length - tile) // (count - 1) for i in range(count)]
+    shared = [0, *(a + tile - b for a, b in pairwise(starts)), 0]
+    return [Span(a, a + tile, *shared[i : i + 2]) for i, a in enumerate(starts)]
+
+
+def least(length: int, tile: int, overlap: int) -> int:
+    """Side of the smallest tiles that cover an axis in as few as those of `tile` do: they overlap by 1 more at most."""
+    count = _count(length, tile, overlap) if length > tile else 1
+    return -(-(length + (count - 1) * overlap) // count)
+
+
+def _count(length: int, tile: int, overlap: int) -> int:
+    return -(-(length - overlap) // (tile - overlap))
 
 
 def ramp(span: Span, scale: int, like: Tensor) -> Tensor:
@@ -65,34 +74,24 @@ def tiled(
         source: (batch, c, scales[0] * height, scales[0] * width).
         tile, overlap: in units, of which `source` has height x width.
     """
+
+    def joined(rows: list[Span], columns: list[Span]) -> Tensor:
+        made = source.new_zeros(len(source), channels, *(axis[-1].stop * scales[1] for axis in (rows, columns)))
+        for row, column in product(rows, columns):
+            part = function(_cut(source, row, column, scales[0])).float()
+            part = part * ramp(row, scales[1], part)[:, None] * ramp(column, scales[1], part)
+            _cut(made, row, column, scales[1]).add_(part)
+        return made
+
+    lengths = [length // scales[0] for length in source.shape[2:]]
     while True:
+        rows, columns = (spans(n, least(n, tile, overlap), overlap) for n in lengths)
         try:
-            return _tiled(function, source, channels, scales, tile, overlap)
+            return function(source) if len(rows) == len(columns) == 1 else joined(rows, columns)
         except Exception as error:
             if torch.is_grad_enabled() or tile < 4 * overlap or not is_out_of_memory(error):
                 raise
         tile //= 2
-
-
-def _tiled(
-    function: Callable[[Tensor], Tensor],
-    source: Tensor,
-    channels: int,
-    scales: tuple[int, int],
-    tile: int,
-    overlap: int,
-) -> Tensor:
-    """Apply a function with tiles of this side, as `tiled` does."""
-    units = [length // scales[0] for length in source.shape[2:]]
-    rows, columns = (spans(length, tile, overlap) for length in units)
-    if len(rows) == len(columns) == 1:
-        return function(source)
-    made = source.new_zeros(len(source), channels, *(length * scales[1] for length in units))
-    for row, column in product(rows, columns):
-        part = function(_cut(source, row, column, scales[0])).float()
-        part = part * ramp(row, scales[1], part)[:, None] * ramp(column, scales[1], part)
-        _cut(made, row, column, scales[1]).add_(part)
-    return made
 
 
 def _cut(x: Tensor, row: Span, column: Span, scale: int) -> Tensor:
