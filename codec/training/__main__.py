@@ -130,7 +130,8 @@ def _told() -> Iterator[None]:
 @training
 @crops(Settings.side, Settings.batch)
 @click.option("--start", type=FILE, help="Weights of an earlier export to start from.")
-def transform(data: Path, cache: Path, side: int, batch: int, start: Path | None) -> Task:
+@click.option("--compile", "compiled", is_flag=True, help="Takes a minute and a C++ compiler; then it is faster.")
+def transform(data: Path, cache: Path, side: int, batch: int, start: Path | None, compiled: bool) -> Task:
     """Train the learned transform.
 
     If there is a folder kodak with Kodak's photos, six of these are validated with, too. The folder of the training
@@ -140,7 +141,7 @@ def transform(data: Path, cache: Path, side: int, batch: int, start: Path | None
     photos, validation = photos_and_validation(data, cache, side)
     counts = ", ".join(f"{len(found)} {label}" for label, found in validation.sets.items())
     click.echo(f"{data}: {len(photos)} photos to train on; to validate with: {counts}")
-    return TransformTask(settings, photos, validation, start)
+    return TransformTask(settings, photos, validation, start, compiled)
 
 
 @training

@@ -100,7 +100,13 @@ class Spatial(nn.Conv2d):
     """A 3 x 3 convolution that repeats edges outwards: with zeros there, a picture of one colour would get a frame."""
 
     def __init__(self, inputs: int, outputs: int, groups: int = 1) -> None:
-        super().__init__(inputs, outputs, 3, padding=1, padding_mode="replicate", groups=groups)
+        super().__init__(inputs, outputs, 3, groups=groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, inputs, h, w) to (batch, outputs, h, w)"""
+        # As padding_mode="replicate", which torch.compile cannot differentiate in channels_last.
+        x = torch.cat([x[:, :, :1], x, x[:, :, -1:]], 2)
+        return super().forward(torch.cat([x[..., :1], x, x[..., -1:]], 3))
 
 
 class Block(nn.Module):
@@ -128,7 +134,8 @@ class Block(nn.Module):
         """(batch, channels, h, w) to the same."""
         x = x + self.mix_out(self.mix(F.silu(self.mix_in(x))))
         positions = x.permute(0, 2, 3, 1)
-        gated = torch.cat([self._gated(some) for some in positions.flatten(0, 2).split(AT_ONCE)])
+        at_once = positions[..., 0].numel() if self.training else AT_ONCE
+        gated = torch.cat([self._gated(some) for some in positions.flatten(0, 2).split(at_once)])
         return gated.view(positions.shape).permute(0, 3, 1, 2)
 
     def _gated(self, x: Tensor) -> Tensor:
