@@ -103,6 +103,12 @@ def test_specification_has_the_hash_of_the_tables() -> None:
     assert digest.hexdigest() == stated
 
 
+def test_integers_decide_what_floating_point_leaves_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = tables.counts(1)
+    monkeypatch.setattr(tables, "NEAR", 1.0)  # so that floating point is never sure
+    np.testing.assert_array_equal(tables.counts.__wrapped__(1), counts)
+
+
 def test_half_widths() -> None:
     chosen = [tables.HALF_WIDTHS[i] for i in tables.half_width_index()]
     assert chosen == [reader.half_width(scale) for scale in range(tables.SCALES)]

@@ -1,4 +1,4 @@
-"""Probability tables, made by integer arithmetic only: of discretised Laplace distributions, and of logits.
+"""Probability tables, defined by integer arithmetic only: of discretised Laplace distributions, and of logits.
 
 A Laplace distribution has one of 64 scales and a mean whose distance from the nearest integer is a multiple of 1/16. A
 symbol is the distance to that integer, from -K to K, or the escape symbol 2K + 1, after which the rest follows in raw
@@ -21,6 +21,8 @@ HALF_WIDTHS = (7, 15, 31, 63, 127, 255)  # K, chosen by the largest scale among 
 TOTAL = 1 << 24
 LOGIT_FRACTIONS = 64
 MAX_CATEGORIES = 1 << 14  # keeps what rounding down leaves to the most probable symbol below 2**-9
+
+NEAR = 1e-6  # far more than errors of floating point in counts
 
 _BITS = 96  # fixed-point precision
 _ONE = 1 << _BITS
@@ -58,8 +60,24 @@ def counts(width: int) -> NDArray[np.float64]:
     """
     k = HALF_WIDTHS[width]
     scales = int((half_width_index() <= width).sum())
-    rows = [[_row(scale, fraction, k) for fraction in range(FRACTIONS)] for scale in range(scales)]
-    return np.array(rows, np.float64)
+    shares = _shares(scales, k) * (TOTAL - (2 * k + 2))
+    found = np.floor(shares)
+    found[..., k] += TOTAL - (2 * k + 2) - found.sum(-1)
+    # What is this near a whole number could be rounded down otherwise than by integers, which decide.
+    for scale, fraction in np.argwhere((np.abs(shares - np.maximum(np.rint(shares), 1)) < NEAR).any(-1)):
+        found[scale, fraction] = _row(int(scale), int(fraction), k)
+    return found
+
+
+def _shares(scales: int, k: int) -> NDArray[np.float64]:
+    """Probabilities of the residuals -k..k and the escape, with errors below 1e-14: (scales, 16, 2k + 2)."""
+    scale = np.exp((LOG_SCALE_MIN_EIGHTHS + np.arange(scales)) / LOG_SCALE_FRACTIONS)[:, None, None]
+    mean = (np.arange(FRACTIONS) - FRACTIONS // 2)[:, None] / FRACTIONS
+    edges = np.arange(-k - 1, k + 1) + 0.5 - mean
+    tails = np.exp(-np.abs(edges) / scale) / 2
+    low, high = tails[..., :-1], tails[..., 1:]
+    inside = np.where((edges[:, :-1] < 0) & (edges[:, 1:] >= 0), 1 - low - high, np.abs(low - high))
+    return np.concatenate([inside, tails[..., :1] + tails[..., -1:]], -1)
 
 
 def _row(scale: int, fraction: int, k: int) -> list[int]:
