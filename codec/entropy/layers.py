@@ -18,7 +18,7 @@ round is beyond.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import product as pairs
 from typing import Any, NamedTuple, Self
@@ -114,8 +114,10 @@ class Proven(nn.Module):
             self.prove()
 
     def _apply(self, *args: Any, **kwargs: Any) -> Self:
+        before = list(self._buffers.values())
         super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
-        self.prove()
+        if any(new is not old for new, old in zip(self._buffers.values(), before, strict=True)):
+            self.prove()
         return self
 
 
@@ -154,23 +156,25 @@ class Layer(Proven):
         super().__init__(definition._asdict())
 
     def prove(self) -> None:
-        weight = _integers("weight", self.weight)
+        weight, bias, shift = (_integers(name, getattr(self, name)) for name in ("weight", "bias", "shift"))
         self._check_shapes()
-        biases, shifts, (self._low, self._high) = (t.tolist() for t in (self.bias, self.shift, self.inputs))
-        self._check_ranges(weight, shifts)
+        self._low, self._high = self.inputs.tolist()
+        self._check_ranges(weight)
         limit = max(abs(self._low), abs(self._high))
-        sums = weight.abs().flatten(1).sum(1).tolist()  # Python's integers have no bound of their own
-        self.bound = max(a * limit + abs(b) + _half(s) for a, b, s in zip(sums, biases, shifts, strict=True))
+        units = torch.ones_like(shift) << shift
+        half = units >> 1  # so that rounding down rounds to the nearest
+        sums, rest = weight.abs().flatten(1).sum(1), bias.abs() + half
+        if int(sums.max()) * limit < 1 << 62:
+            self.bound = int((sums * limit + rest).max())
+        else:  # which is refused
+            self.bound = int(sums.max()) * limit
         rounded = not self.depthwise and max(limit, int(weight.abs().max())) > OPERAND_LIMIT
         self.dtype = exact_dtype(self.bound, rounded=rounded)
         taps = weight.flatten(2) if weight.dim() > 2 else weight[:, :, None]
         # Powers of two scale exactly, so sums of scaled products are as exact: (taps * inputs, outputs).
-        scale = self._row(2.0**-s for s in shifts)
-        self._weight = taps.permute(2, 1, 0).flatten(0, 1).to(self.dtype).mul(scale).contiguous()
-        self._offset = self._row((b + _half(s)) * 2.0**-s for b, s in zip(biases, shifts, strict=True))
-
-    def _row(self, numbers: Iterable[float]) -> Tensor:
-        return torch.tensor(list(numbers), dtype=self.dtype, device=self.weight.device)
+        scale = 1 / units.double()
+        self._weight = taps.permute(2, 1, 0).flatten(0, 1).to(self.dtype).mul(scale.to(self.dtype)).contiguous()
+        self._offset = ((bias + half) * scale).to(self.dtype)
 
     def _check_shapes(self) -> None:
         shapes = [tuple(t.shape) for t in (self.weight, self.bias, self.shift, self.inputs)]
@@ -180,11 +184,12 @@ class Layer(Proven):
                 f"there are tensors of shapes {shapes}"
             )
 
-    def _check_ranges(self, weight: Tensor, shifts: list[int]) -> None:
+    def _check_ranges(self, weight: Tensor) -> None:
         if self._low > self._high:
             raise ValueError(f"the least input, {self._low}, must not be above the greatest, {self._high}")
-        if not all(0 <= s <= MAX_SHIFT for s in shifts):
-            raise ValueError(f"shifts must be 0 to {MAX_SHIFT}, not {min(shifts)} to {max(shifts)}")
+        least, greatest = int(self.shift.min()), int(self.shift.max())
+        if least < 0 or greatest > MAX_SHIFT:
+            raise ValueError(f"shifts must be 0 to {MAX_SHIFT}, not {least} to {greatest}")
         if int(weight.min()) <= -_WEIGHT_LIMIT or int(weight.max()) >= _WEIGHT_LIMIT:
             raise ValueError("weights must be within -2**31..2**31")
 
