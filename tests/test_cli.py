@@ -6,7 +6,6 @@ import json
 import os
 import pty
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -21,7 +20,7 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner, Result
-from conftest import FastProfile
+from conftest import FastProfile, no_space
 from PIL import Image
 
 import pillow_clric
@@ -334,7 +333,7 @@ def test_no_picture_on_a_terminal(folder: Path) -> None:
 # A program with the fast profile
 FAST = """
 import codec.profiles
-from conftest import FastProfile
+from conftest import FastProfile, no_space
 from pillow_clric import cli
 codec.profiles.profiles = lambda: (FastProfile(),)
 cli.main()
@@ -437,17 +436,6 @@ def test_outputs_are_atomic(error: BaseException, folder: Path, monkeypatch: pyt
 def test_new_files_have_the_usual_permissions(folder: Path) -> None:
     run(folder / "a.png")
     assert (folder / "a.clric").stat().st_mode == (folder / "notes.txt").stat().st_mode
-
-
-@contextmanager
-def no_space(count: int) -> Iterator[None]:
-    """Files cannot become larger than this, as on a disk that is full."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (count, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_full_disk(folder: Path) -> None:
