@@ -32,25 +32,29 @@ def _arguments(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@click.command()
-@click.option("--detail", is_flag=True, help="Also quality, preset and scales of profile msp: that takes a decode.")
-@_arguments
-def info(inputs: Sequence[str], recursive: bool, as_json: bool, detail: bool) -> None:
-    """Show what .clric files are, from their headers.
+@click.command(
+    help="""
+    Show what .clric files are, from their headers.
 
     An INPUT that is a folder stands for its .clric files. Exit status: 0, or 1 if a file cannot be read.
     """
+)
+@click.option("--detail", is_flag=True, help="Also quality, preset and scales of profile msp: that takes a decode.")
+@_arguments
+def info(inputs: Sequence[str], recursive: bool, as_json: bool, detail: bool) -> None:
     look = _details if detail else _facts
     sys.exit(1 if _look_at(inputs, recursive, as_json, look, show=_paragraph) else 0)
 
 
-@click.command()
-@_arguments
-def verify(inputs: Sequence[str], recursive: bool, as_json: bool) -> None:
-    """Check .clric files by their checksums, without decoding them.
+@click.command(
+    help="""
+    Check .clric files by their checksums, without decoding them.
 
     An INPUT that is a folder stands for its .clric files. Exit status: 0, or 1 if a file is damaged or incomplete.
     """
+)
+@_arguments
+def verify(inputs: Sequence[str], recursive: bool, as_json: bool) -> None:
     sys.exit(1 if _look_at(inputs, recursive, as_json, _verified) else 0)
 
 

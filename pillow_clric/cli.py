@@ -109,7 +109,21 @@ def _complete(context: click.Context, _: click.Parameter, incomplete: str) -> li
     return [*commands, CompletionItem(incomplete, type="file")]
 
 
-@click.group(cls=_Main, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_Main,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="""
+    Convert photos to .clric files, and .clric files to PNG or other formats.
+
+    An INPUT that is a folder stands for the photos in it or, if there are none, for its .clric files; - is stdin. OUT
+    is a folder if it is one already, ends with a slash, or is not named like an image.
+
+    Outputs are written completely or not at all, and never over an input. Metadata are kept if the format has a place
+    for them; what is transparent becomes white if it has no alpha. Exit status: 0 if all went well, 1 if a file failed,
+    2 if the command is wrong, 130 if it was interrupted.
+    """,
+)
 @click.argument(
     "inputs",
     nargs=-1,
@@ -165,15 +179,6 @@ def main(
     strip: bool,
     **options: Any,
 ) -> None:
-    """Convert photos to .clric files, and .clric files to PNG or other formats.
-
-    An INPUT that is a folder stands for the photos in it or, if there are none, for its .clric files; - is stdin. OUT
-    is a folder if it is one already, ends with a slash, or is not named like an image.
-
-    Outputs are written completely or not at all, and never over an input. Metadata are kept if the format has a place
-    for them; what is transparent becomes white if it has no alpha. Exit status: 0 if all went well, 1 if a file failed,
-    2 if the command is wrong, 130 if it was interrupted.
-    """
     given = {name: value for name, value in options.items() if value is not None}
     if len(given.keys() & {"quality", "target_size", "target_bpp"}) > 1:
         raise click.UsageError("give only one of --quality, --target-size and --target-bpp")

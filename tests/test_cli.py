@@ -860,6 +860,13 @@ def test_help_tells_all() -> None:
     assert "-h, --help" in run("info", "-h").stdout
 
 
+@pytest.mark.parametrize("command", [[], ["info"], ["compare"], ["models"], ["models", "add"]])
+def test_help_without_docstrings(command: list[str]) -> None:
+    arguments = ["-m", "pillow_clric.cli", *command, "--help"]
+    told, same = (subprocess.check_output([sys.executable, *flags, *arguments]) for flags in ([], ["-OO"]))
+    assert told == same
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
