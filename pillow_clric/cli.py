@@ -197,6 +197,9 @@ def main(
     else:
         records = _converted(plan, settings, workers, report, overwrite=overwrite, preserve=preserve)
     with report, closing(records):
+        if plan.renamed:
+            count, like = len(plan.renamed), plan.renamed[0]
+            report.note(f"{count} outputs are named like {like}: their inputs' names differ in nothing but their ends")
         for record in itertools.chain(told, records):
             report.tell(record)
             if fail_fast and record.status == "failed":

@@ -389,12 +389,31 @@ def test_overwrite(folder: Path, photo: Image.Image) -> None:
 
 
 def test_collisions_are_found_before_the_start(folder: Path, tmp_path: Path, photo: Image.Image) -> None:
-    photo.save(folder / "a.jpg")
-    result = run(folder, "-o", tmp_path / "out")
+    (tmp_path / "other").mkdir()
+    photo.save(tmp_path / "other" / "a.png")
+    result = run(folder, tmp_path / "other", "-o", tmp_path / "out")
     assert result.exit_code == 2
-    assert "a.jpg" in result.stderr
-    assert "a.png" in result.stderr
+    assert str(folder / "a.png") in result.stderr
+    assert str(tmp_path / "other" / "a.png") in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_inputs_that_differ_in_the_ends_of_their_names(folder: Path, tmp_path: Path, photo: Image.Image) -> None:
+    out = tmp_path / "out"
+    for name in ("a.jpg", "a.jpg.png"):  # the second is called like the first one's output
+        photo.save(folder / name)
+    result = run(folder, "-o", out)
+    assert result.exit_code == 0
+    assert names(out) == {"a.jpg.clric", "a.png.clric", "a.jpg.png.clric", "b.clric"}
+    assert f"3 outputs are named like {out / 'a.jpg.clric'}: " in result.stderr
+    assert result.stderr.count(" are named ") == 1
+    assert "4 skipped" in run(folder, "-o", out).stderr
+    assert " are named " not in run(folder, "-o", out, "--quiet").stderr
+
+    run(out, "-o", tmp_path / "back")
+    assert names(tmp_path / "back") == {"a.jpg.png", "a.png.png", "a.jpg.png.png", "b.png"}
+    run(out, "-o", tmp_path / "back", "--overwrite")
+    assert len(names(tmp_path / "back")) == 4
 
 
 def test_inputs_are_not_written_over(folder: Path, photo: Image.Image) -> None:

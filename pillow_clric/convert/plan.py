@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Literal, TextIO
 
@@ -61,11 +62,13 @@ class Plan:
         jobs: those to be done.
         skipped: those that are not done, as their targets exist.
         failures: files and folders that cannot be converted, and why.
+        renamed: targets that are named with the ends of their sources' names, as these differ in nothing else.
     """
 
     jobs: list[Job]
     skipped: list[Job]
     failures: list[tuple[str, str]]
+    renamed: list[Path]
 
 
 def make_plan(inputs: Sequence[str], output: str | None, *, recursive: bool, overwrite: bool) -> Plan:
@@ -80,10 +83,11 @@ def make_plan(inputs: Sequence[str], output: str | None, *, recursive: bool, ove
     Raises:
         click.UsageError: `output` does not fit the inputs, or files are in each other's way.
     """
-    plan = Plan([], [], [])
+    plan = Plan([], [], [], [])
     found = _jobs(
         inputs, output, recursive, lambda error: plan.failures.append((error.filename, error.strerror or str(error)))
     )
+    found = _told_apart(found, plan.renamed)
     for job in found:
         if job.target is None:
             plan.jobs.append(job)
@@ -127,6 +131,19 @@ def _jobs(inputs: Sequence[str], output: str | None, recursive: bool, on_error: 
             target = folder / (source.stem + (".clric" if encoding else ".png"))
             jobs.setdefault(_place(source), Job(source, target, encoding))
     return list(jobs.values())
+
+
+def _told_apart(jobs: list[Job], renamed: list[Path]) -> list[Job]:
+    """The jobs; targets that would be the same keep the ends of their sources' names: a.jpg.clric, a.png.clric."""
+    count = Counter(_place(job.target) for job in jobs if job.target)
+    same = [job for job in jobs if job.target and count[_place(job.target)] > 1 and job.target.stem != job.source.name]
+    if not same:
+        return jobs
+    longer = {job: job.target.with_name(job.source.name + job.suffix) for job in same if job.target}
+    renamed += longer.values()
+    return _told_apart(
+        [replace(job, target=longer.get(job, job.target)) for job in jobs], renamed
+    )  # others may be called so already
 
 
 def _single(given: str, output: str) -> Job:

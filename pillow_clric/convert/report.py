@@ -96,6 +96,11 @@ class Report:
 
         return show
 
+    def note(self, line: str) -> None:
+        """Say something that concerns the whole batch."""
+        if self._verbosity:
+            self._progress.console.print(shown(line))
+
     def tell(self, record: Record) -> None:
         """Count a file as done, and tell its outcome."""
         self.counts[record.status] += 1
