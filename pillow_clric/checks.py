@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -94,9 +95,12 @@ def _look_at(
 
 def _facts(path: Path) -> dict[str, Any]:
     """Contents of a file's header, by their names in `--json`."""
+    return _header(pillow_clric.info(path))
+
+
+def _header(found: pillow_clric.FileInfo) -> dict[str, Any]:
     from codec.autoencoders import store
 
-    found = pillow_clric.info(path)
     return {
         "width": found.width,
         "height": found.height,
@@ -114,7 +118,8 @@ def _facts(path: Path) -> dict[str, Any]:
 
 def _details(path: Path) -> dict[str, Any]:
     """Those facts, and what the file's profile knows of it."""
-    return _facts(path) | {"coding": codec.describe(path.read_bytes())}
+    data = path.read_bytes()
+    return _header(pillow_clric.info(data)) | {"coding": codec.describe(data)}
 
 
 def _paragraph(told: dict[str, Any]) -> str:
@@ -138,7 +143,8 @@ def _listed(sizes: dict[str, int]) -> str:
 
 
 def _verified(path: Path) -> dict[str, Any]:
-    pillow_clric.info(path)  # says more about what is no `.clric` file than `Image.open` does
-    with Image.open(path, formats=["CLRIC"]) as image:
+    data = path.read_bytes()
+    pillow_clric.info(data)  # says more about what is no `.clric` file than `Image.open` does
+    with Image.open(BytesIO(data), formats=["CLRIC"]) as image:
         image.verify()
     return {}

@@ -232,7 +232,7 @@ def check_output(output: Path, photos: list[Path], overwrite: bool) -> None:
     if output.exists():
         if any(output.samefile(photo) for photo in photos):
             raise click.UsageError(f"the page would be written over the photo {output}: name another output")
-        if not overwrite:
+        if not overwrite and not outputs.is_stream(output):
             raise click.UsageError(f"{output} exists: name another output, or give --overwrite")
     if why := outputs.obstacle(output):
         raise click.UsageError(why)

@@ -6,12 +6,15 @@ import json
 import os
 import pty
 import re
+import shlex
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -298,6 +301,38 @@ def test_usage_of_streams(arguments: list[str], folder: Path, monkeypatch: pytes
     assert names(folder) == before
 
 
+def test_streams_by_the_names_that_shells_give_them(folder: Path, photo: Image.Image) -> None:
+    script = """
+clric <(cat a.png) -o x.clric
+clric <(cat a.png) <(cat b.PNG) -o out/
+cat a.png | clric /dev/stdin -o /dev/stdout >y.clric
+clric x.clric -o /dev/stdout | clric /dev/stdin -o /dev/fd/3 3>z.clric
+clric a.png -o >(cat >w.clric); wait $!
+clric a.png -o /dev/null --overwrite
+clric verify <(cat w.clric) && clric info --detail --json <(cat w.clric) >info.json
+"""
+    shell(script, folder)
+    assert all(same(path, photo) for path in map(folder.joinpath, ("x.clric", "y.clric", "z.clric", "w.clric")))
+    assert len(names(folder / "out")) == 2
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+    assert json.loads((folder / "info.json").read_text())["width"] == photo.width
+
+
+def test_pipes_by_name(folder: Path, photo: Image.Image) -> None:
+    for name in ("in", "out", "out.jpg"):
+        os.mkfifo(folder / name)
+    with ThreadPoolExecutor() as others:
+        others.submit((folder / "in").write_bytes, (folder / "a.png").read_bytes())
+        written = others.submit((folder / "out").read_bytes)
+        assert run(folder / "in", "-o", folder / "out").exit_code == 0
+        others.submit((folder / "in").write_bytes, written.result())
+        written = others.submit((folder / "out.jpg").read_bytes)
+        assert run(folder / "in", "-o", folder / "out.jpg").exit_code == 0
+    with Image.open(BytesIO(written.result()), formats=["JPEG"]) as image:
+        assert image.size == photo.size
+    assert (folder / "out").is_fifo()
+
+
 @contextmanager
 def terminal() -> Iterator[tuple[int, list[bytes]]]:
     """A terminal, and what is written to it, which is complete in the end."""
@@ -333,9 +368,10 @@ def test_no_picture_on_a_terminal(folder: Path) -> None:
 # A program with the fast profile
 FAST = """
 import codec.profiles
-from conftest import FastProfile, no_space
+from conftest import FastProfile
 from pillow_clric import cli
-codec.profiles.profiles = lambda: (FastProfile(),)
+from pillow_clric.convert import run
+codec.profiles.profiles, run.cores = lambda: (FastProfile(),), lambda: 1
 cli.main()
 """
 
@@ -350,6 +386,16 @@ def fast(*arguments: str | Path, **how: Any) -> subprocess.CompletedProcess[str]
     command = [sys.executable, "-c", FAST, "--device", "cpu", *map(str, arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.run(command, text=True, env=environment, check=False, **{**pipes, **how})
+
+
+def shell(script: str, folder: Path, **how: Any) -> subprocess.CompletedProcess[str]:
+    """A script of bash in which `clric` is a program with the fast profile."""
+    own = ["-c", FAST.replace("cli.main()", "cli.main(prog_name='clric')")]
+    start = f'set -e; clric() {{ {shlex.join([sys.executable, *own])} "$@"; }}\n'
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    options = {"check": True, "capture_output": True, **how}
+    command = ["bash", "-c", start + script]
+    return subprocess.run(command, text=True, cwd=folder, env=os.environ | {"PYTHONPATH": path}, **options)
 
 
 def test_records_beside_a_progress_bar(folder: Path) -> None:

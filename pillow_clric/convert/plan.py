@@ -6,6 +6,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Literal, TextIO
@@ -14,7 +15,7 @@ import click
 from PIL import Image
 
 from codec.container import MAGIC
-from pillow_clric.convert.outputs import obstacle
+from pillow_clric.convert.outputs import is_stream, obstacle
 
 __all__ = ["STREAM", "Job", "Plan", "coded_files", "make_plan"]
 
@@ -34,7 +35,7 @@ class Job:
         source: a photo or a `.clric` file.
         target: the file to write, or None for stdout.
         encoding: whether `source` is the photo.
-        data: bytes from stdin, if that is the source.
+        data: bytes of the source, if that is a stream: they can be read but once.
     """
 
     source: Path
@@ -45,9 +46,10 @@ class Job:
     @property
     def suffix(self) -> str:
         """The end of the target's name, which says its format."""
-        if self.target is None:
+        suffix = "" if self.target is None else self.target.suffix.lower()
+        if suffix not in Image.registered_extensions() and (self.target is None or is_stream(self.target)):
             return ".clric" if self.encoding else ".png"
-        return self.target.suffix.lower()
+        return suffix
 
     def read(self) -> bytes:
         """The contents of the source."""
@@ -83,13 +85,15 @@ def make_plan(inputs: Sequence[str], output: str | None, *, recursive: bool, ove
     Raises:
         click.UsageError: `output` does not fit the inputs, or files are in each other's way.
     """
+    inputs = [STREAM if given == "/dev/stdin" else given for given in inputs]
+    output = STREAM if output == "/dev/stdout" else output
     plan = Plan([], [], [], [])
     found = _jobs(
         inputs, output, recursive, lambda error: plan.failures.append((error.filename, error.strerror or str(error)))
     )
     found = _told_apart(found, plan.renamed)
     for job in found:
-        if job.target is None:
+        if job.target is None or is_stream(job.target):
             plan.jobs.append(job)
         elif not overwrite and os.path.lexists(job.target) and not os.path.isdir(job.target):
             plan.skipped.append(job)
@@ -124,12 +128,15 @@ def _jobs(inputs: Sequence[str], output: str | None, recursive: bool, on_error: 
     jobs: dict[Path, Job] = {}
     for given in map(Path, inputs):
         for source in _expand(given, recursive, output, on_error):
-            encoding = not _is_coded(source)
+            if _place(source) in jobs:
+                continue
+            data = _streamed(source)
+            encoding = not _is_coded(source, data)
             folder = source.parent
             if output is not None:
                 folder = Path(output, folder.relative_to(given)) if os.path.isdir(given) else Path(output)
             target = folder / (source.stem + (".clric" if encoding else ".png"))
-            jobs.setdefault(_place(source), Job(source, target, encoding))
+            jobs[_place(source)] = Job(source, target, encoding, data)
     return list(jobs.values())
 
 
@@ -150,8 +157,8 @@ def _single(given: str, output: str) -> Job:
     """Job of one input for one file or stdout."""
     if output == STREAM and _stream("stdout").isatty():
         raise click.UsageError("a terminal shows no pictures: name an output, or pipe it to another program")
-    data = _stream("stdin").read() if given == STREAM else None
     source, target = Path(given), None if output == STREAM else Path(output)
+    data = _streamed(source)
     job = Job(source, target, not _is_coded(source, data), data)
     if job.encoding != (job.suffix == ".clric"):
         kind = (
@@ -161,6 +168,15 @@ def _single(given: str, output: str) -> Job:
     if Image.registered_extensions().get(job.suffix) not in Image.SAVE:
         raise click.UsageError(f"files named {job.suffix or 'without a dot'} cannot be written")
     return job
+
+
+def _streamed(source: Path) -> bytes | None:
+    """The contents of a stream; None of a file, and of what cannot be read: trying once more will say why."""
+    if str(source) == STREAM:
+        return _stream("stdin").read()
+    with suppress(OSError):
+        return source.read_bytes() if is_stream(source) else None
+    return None
 
 
 def _stream(name: Literal["stdin", "stdout"]) -> BinaryIO:
