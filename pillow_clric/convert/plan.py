@@ -158,7 +158,7 @@ def _single(given: str, output: str) -> Job:
     if output == STREAM and _stream("stdout").isatty():
         raise click.UsageError("a terminal shows no pictures: name an output, or pipe it to another program")
     source, target = Path(given), None if output == STREAM else Path(output)
-    data = _streamed(source)
+    data = _stream("stdin").read() if given == STREAM else _streamed(source)
     job = Job(source, target, not _is_coded(source, data), data)
     if job.encoding != (job.suffix == ".clric"):
         kind = (
@@ -172,8 +172,6 @@ def _single(given: str, output: str) -> Job:
 
 def _streamed(source: Path) -> bytes | None:
     """The contents of a stream; None of a file, and of what cannot be read: trying once more will say why."""
-    if str(source) == STREAM:
-        return _stream("stdin").read()
     with suppress(OSError):
         return source.read_bytes() if is_stream(source) else None
     return None
