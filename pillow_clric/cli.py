@@ -15,6 +15,7 @@ from click.shell_completion import CompletionItem
 
 from codec.profiles import DEFAULT, by_name, names
 from pillow_clric import __version__
+from pillow_clric._terminal import speaking
 from pillow_clric.checks import info, verify
 from pillow_clric.compare import compare
 from pillow_clric.convert import outputs
@@ -40,6 +41,10 @@ class _Main(click.Group):
     """Converts, unless the first argument is the name of a command."""
 
     allow_interspersed_args = True  # options may stand after inputs
+
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        with speaking():
+            return super().main(*arguments, **options)
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
@@ -120,8 +125,8 @@ def _complete(context: click.Context, _: click.Parameter, incomplete: str) -> li
     is a folder if it is one already, ends with a slash, or is not named like an image.
 
     Outputs are written completely or not at all, and never over an input. Metadata are kept if the format has a place
-    for them; what is transparent becomes white if it has no alpha. Exit status: 0 if all went well, 1 if a file failed,
-    2 if the command is wrong, 130 if it was interrupted.
+    for them; what is transparent becomes white if it has no alpha. Exit status: 0 if all went well, 1 if a file failed
+    or something could not be said, 2 if the command is wrong, 130 if it was interrupted.
     """,
 )
 @click.argument(

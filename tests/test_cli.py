@@ -32,6 +32,8 @@ from pillow_clric import cli
 from pillow_clric.convert import run as conversion
 from pillow_clric.convert.report import Report
 
+SAMPLES = Path(__file__).parent.parent / "samples"
+
 EXIF = Image.Exif()
 EXIF[0x010F] = "Maker"
 METADATA: dict[str, Any] = {"exif": EXIF.tobytes(), "icc_profile": b"a colour profile", "xmp": b"<x:xmpmeta/>"}
@@ -414,6 +416,45 @@ def test_closed_pipe(folder: Path) -> None:
     os.close(writing)
     assert result.returncode == 1
     assert result.stderr.startswith(f"failed: {folder / 'a.png'}: stdout cannot be written: Broken pipe\n0 converted")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        ("2>/dev/full", 1, ""),
+        ("2>&-", 1, ""),
+        ("--quiet >&- 2>&-", 0, ""),  # nothing was to be said
+        ("-j2 <&- >&- 2>&-", 1, ""),
+        ("--json >/dev/full", 1, "\nstdout cannot be written: No space left on device\n"),
+        ("--json >&-", 1, "\nstdout cannot be written: Bad file descriptor\n"),
+        ("--json | true; exit ${PIPESTATUS[0]}", 1, "2 converted"),
+    ],
+)
+def test_conversion_goes_on_where_nothing_can_be_said(arguments: str, status: int, said: str, folder: Path) -> None:
+    result = shell(f"clric a.png b.PNG -e1 {arguments}", folder, check=False)
+    assert {"a.clric", "b.clric"} <= names(folder)
+    assert result.returncode == status
+    assert said in result.stderr
+    assert "rror" not in result.stderr
+
+
+@pytest.mark.parametrize("command", ["--help", "info *.clric", "verify --json *.clric", "models list"])
+def test_what_cannot_be_said(command: str) -> None:
+    for target, why in (
+        (">/dev/full", "No space left on device"),
+        (">&-", "Bad file descriptor"),
+        ("| true; exit ${PIPESTATUS[0]}", ""),
+    ):
+        result = shell(f"clric {command} {target}", SAMPLES, check=False)
+        said = why and f"stdout cannot be written: {why}\n"
+        assert (result.returncode, result.stderr) == (1, said)
+
+
+@pytest.mark.parametrize("streams", ["<&-", "0>/dev/null"])
+def test_stdin_that_cannot_be_read(streams: str, folder: Path) -> None:
+    result = shell(f"clric - -o x.clric {streams}", folder, check=False)
+    assert (result.returncode, "Traceback" in result.stderr) == (2, False)
+    assert "Error: stdin " in result.stderr
 
 
 # What is never lost
@@ -883,9 +924,6 @@ def test_progress_on_a_terminal(folder: Path, monkeypatch: pytest.MonkeyPatch) -
 def program(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pillow_clric.cli", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-SAMPLES = Path(__file__).parent.parent / "samples"
 
 
 @pytest.mark.parametrize(

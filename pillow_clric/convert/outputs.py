@@ -16,6 +16,8 @@ from pathlib import Path
 from secrets import token_hex
 from typing import IO
 
+from pillow_clric._terminal import discard
+
 if sys.platform != "win32":
     import fcntl
 
@@ -111,8 +113,7 @@ def _write_to_stdout(data: bytes) -> None:
         stream.write(data)
         stream.flush()
     except OSError:
-        # What is left in its buffer would be tried again, and complained of, when the process ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        discard(stream)
         raise
 
 

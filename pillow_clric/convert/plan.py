@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, Literal, TextIO
+from typing import TextIO
 
 import click
 from PIL import Image
@@ -155,10 +155,10 @@ def _told_apart(jobs: list[Job], renamed: list[Path]) -> list[Job]:
 
 def _single(given: str, output: str) -> Job:
     """Job of one input for one file or stdout."""
-    if output == STREAM and _stream("stdout").isatty():
+    if output == STREAM and sys.stdout.isatty():
         raise click.UsageError("a terminal shows no pictures: name an output, or pipe it to another program")
     source, target = Path(given), None if output == STREAM else Path(output)
-    data = _stream("stdin").read() if given == STREAM else _streamed(source)
+    data = _stdin() if given == STREAM else _streamed(source)
     job = Job(source, target, not _is_coded(source, data), data)
     if job.encoding != (job.suffix == ".clric"):
         kind = (
@@ -177,11 +177,14 @@ def _streamed(source: Path) -> bytes | None:
     return None
 
 
-def _stream(name: Literal["stdin", "stdout"]) -> BinaryIO:
-    stream: TextIO | None = getattr(sys, name)
+def _stdin() -> bytes:
+    stream: TextIO | None = sys.stdin
     if stream is None:
-        raise click.UsageError(f"{name} is closed")
-    return stream.buffer
+        raise click.UsageError("stdin is closed")
+    try:
+        return stream.buffer.read()
+    except OSError as error:
+        raise click.UsageError(f"stdin cannot be read: {error.strerror or error}") from error
 
 
 def _check_targets(todo: Sequence[Job], jobs: Sequence[Job]) -> None:
