@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from io import BytesIO
@@ -15,7 +14,7 @@ from PIL import Image
 import codec
 import pillow_clric
 from pillow_clric.convert.plan import coded_files
-from pillow_clric.convert.report import message, shown
+from pillow_clric.convert.report import json_line, message, shown
 
 __all__ = ["info", "verify"]
 
@@ -83,7 +82,7 @@ def _look_at(
             bad += 1
             told |= {"status": "bad", "error": message(error, path)}
         if as_json:
-            click.echo(json.dumps(told))
+            click.echo(json_line(told))
         elif told["error"]:
             click.echo(f"bad: {shown(told['source'])}: {shown(told['error'])}", err=True)
         elif show:

@@ -872,6 +872,16 @@ def test_records(folder: Path) -> None:
     assert [record["status"] for record in records(run(folder / "b.PNG", "-n", "--overwrite", "--json"))] == ["planned"]
 
 
+def test_records_of_names_that_are_not_unicode(folder: Path) -> None:
+    name = os.fsdecode(b"\xff")
+    shutil.copy(folder / "a.png", folder / f"{name}.png")
+    converted, failed = run(folder / f"{name}.png", "--json"), run("verify", folder / f"{name}.png", "--json")
+    for result in (converted, failed):
+        [record] = records(result)
+        assert record["source"] == str(folder / r"\udcff.png")
+        json.dumps(record, ensure_ascii=False).encode()
+
+
 def test_fail_fast(folder: Path) -> None:
     for name in ("0.png", "aa.png"):
         (folder / name).write_bytes(b"not a photo")

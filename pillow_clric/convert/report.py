@@ -15,7 +15,7 @@ import click
 from pillow_clric._terminal import bars
 from pillow_clric.convert.plan import STREAM, Job
 
-__all__ = ["Record", "Report", "message", "shown"]
+__all__ = ["Record", "Report", "json_line", "message", "shown"]
 
 Status = Literal["converted", "failed", "planned", "skipped"]
 
@@ -117,7 +117,7 @@ class Report:
         if self._verbosity >= least:
             self._progress.console.print(_line(record))
         if self._as_json:
-            click.echo(json.dumps(asdict(record)))
+            click.echo(json_line(asdict(record)))
         self._check()
 
     def sum_up(self) -> None:
@@ -140,6 +140,14 @@ def message(error: BaseException, path: Path) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror if error.filename in (None, str(path)) else f"{error.strerror}: {error.filename}"
     return str(error) or type(error).__name__
+
+
+def json_line(values: dict[str, Any]) -> str:
+    """A record for programs; what is not UTF-8 in a file's name is escaped, as strict readers want it."""
+    texts = {
+        key: value.encode(errors="backslashreplace").decode() for key, value in values.items() if type(value) is str
+    }
+    return json.dumps(values | texts)
 
 
 def shown(text: str) -> str:
