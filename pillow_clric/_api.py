@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -15,6 +16,7 @@ import codec
 from codec.container import Header, Section, UnsupportedError, read_header
 from codec.profiles import DEFAULT, by_id, names
 from pillow_clric import _metadata, _modes
+from pillow_clric._losses import LossWarning, losses
 from pillow_clric._metadata import Exif, Icc, Xmp
 from pillow_clric._options import documented
 
@@ -40,7 +42,8 @@ def encode(
     """Code an image as the bytes of a `.clric` file. `image.save(fp, "CLRIC", ...)` takes the same arguments.
 
     Args:
-        image: of 8 bits a sample, with at least one pixel. Modes L, LA, RGB and RGBA are kept; others are converted to
+        image: of 8 bits a sample, with at least one pixel; of an animation the first picture is coded, and a
+            `LossWarning` says so. Modes L, LA, RGB and RGBA are kept; others are converted to
             one of them as Pillow does, with transparency of whatever kind as alpha. Alpha is lossless; colours that
             are wholly transparent are not kept. The EXIF orientation stays as it is, and so do the pixels.
         profile: the coding profile, one of `info()["profiles"]`.
@@ -86,6 +89,9 @@ def encode_batch(
     """
     for image in images:
         _modes.check(image)
+        for loss in losses(image):
+            name = getattr(image, "filename", "")
+            warnings.warn(f"{name}: {loss}" if name else loss, LossWarning, stacklevel=3)
     _metadata.check(exif, icc_profile, xmp)
     one, other = tee(_coded_forms(images, exif, icc_profile, xmp))
     metadata = (held for _, held in other)

@@ -8,6 +8,7 @@ from typing import Literal
 from PIL import Image
 
 from codec.container import Section
+from pillow_clric._losses import without_promises
 
 __all__ = ["EXIF_PREFIX", "Exif", "Icc", "Xmp", "check", "collect", "for_tiff"]
 
@@ -66,7 +67,7 @@ def collect(image: Image.Image, mode: str, exif: Exif, icc_profile: Icc, xmp: Xm
         colours = (icc_profile or b"")[_ICC_COLOURS].decode(errors="replace").strip()
         raise ValueError(f"icc_profile is for {colours} colours, but the image is coded as {mode}: leave it out")
     if xmp == "keep":
-        xmp = _own(image, "xmp")
+        xmp = without_promises(_own(image, "xmp"))
     if isinstance(xmp, str):
         xmp = xmp.encode()
     sections = {Section.ICC: icc_profile, Section.EXIF: (exif or b"").removeprefix(EXIF_PREFIX), Section.XMP: xmp}

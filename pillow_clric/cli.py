@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from types import FrameType
@@ -14,7 +15,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from codec.profiles import DEFAULT, by_name, names
-from pillow_clric import __version__
+from pillow_clric import LossWarning, __version__
 from pillow_clric._terminal import speaking
 from pillow_clric.checks import info, verify
 from pillow_clric.compare import compare
@@ -225,7 +226,8 @@ def _converted(plan: Plan, settings: Settings, workers: int | None, report: Repo
     """Convert files and write them as `_save` does; yield the outcome of each."""
     for folder in {job.target.parent for job in plan.jobs + plan.skipped if job.target}:
         outputs.remove_leftovers(folder)
-    with closing(results_of(plan.jobs, settings, workers, report.begin)) as results:
+    with warnings.catch_warnings(), closing(results_of(plan.jobs, settings, workers, report.begin)) as results:
+        warnings.simplefilter("ignore", LossWarning)  # results hold what they say
         for result in results:
             yield _save(result, **how)
 
@@ -252,6 +254,7 @@ def _save(result: Result, *, overwrite: bool, preserve: bool) -> Record:
         height=height,
         bpp=8 * (bytes_out if job.encoding else result.bytes_in) / (width * height),
         seconds=result.seconds,
+        warnings=result.warnings,
     )
 
 

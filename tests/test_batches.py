@@ -312,7 +312,7 @@ def test_reading_and_writing_while_the_gpu_works(
     was_written = {name: threading.Event() for name in "abc"}
     load, write = conversion._read, outputs.write
 
-    def read(job: Job, settings: conversion.Settings) -> tuple[Image.Image, int] | None:
+    def read(job: Job, settings: conversion.Settings) -> conversion.Photo | None:
         was_read[job.source.stem].set()
         return load(job, settings)
 

@@ -848,8 +848,8 @@ def test_records(folder: Path) -> None:
     result = run(folder, "--json", "--quiet")
     skipped, done, failed = records(result)
     assert len(result.stderr.splitlines()) == 1
-    keys = "source", "status", "target", "bytes_in", "bytes_out", "width", "height", "bpp", "seconds", "error"
-    assert tuple(done) == tuple(skipped) == tuple(failed) == keys
+    keys = "source status target bytes_in bytes_out width height bpp seconds error warnings"
+    assert tuple(done) == tuple(skipped) == tuple(failed) == tuple(keys.split())
     size = (folder / "b.clric").stat().st_size
     assert done.pop("seconds") > 0
     assert done == {
@@ -862,6 +862,7 @@ def test_records(folder: Path) -> None:
         "height": 32,
         "bpp": 8 * size / (48 * 32),
         "error": None,
+        "warnings": [],
     }
     assert (skipped["status"], skipped["error"]) == ("skipped", None)
     assert (failed["status"], failed["bytes_out"]) == ("failed", None)

@@ -33,6 +33,7 @@ class Record:
         bpp: bits of the `.clric` file per pixel.
         seconds: that it took; of photos that were coded together, the share of one.
         error: why it failed.
+        warnings: what is lost of it.
     """
 
     source: str
@@ -45,6 +46,7 @@ class Record:
     bpp: float | None = None
     seconds: float | None = None
     error: str | None = None
+    warnings: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, job: Job, status: Status, **known: Any) -> Record:
@@ -164,7 +166,8 @@ def _line(record: Record) -> str:
     line = f"{source} -> {target}"
     if record.status == "planned":
         return line
-    return f"{line}: {_sizes(record.bytes_in or 0, record.bytes_out or 0, record.bpp or 0)}, {record.seconds:.1f} s"
+    line += f": {_sizes(record.bytes_in or 0, record.bytes_out or 0, record.bpp or 0)}, {record.seconds:.1f} s"
+    return "\n".join([line, *(f"warning: {source}: {shown(text)}" for text in record.warnings)])
 
 
 def _sizes(bytes_in: int, bytes_out: int, bpp: float) -> str:

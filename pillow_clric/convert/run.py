@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent import futures
@@ -22,7 +23,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from codec.workers import Helper, KilledError, cores, possible
-from pillow_clric import BatchError, _modes, decode, encode, encode_batch
+from pillow_clric import BatchError, LossWarning, _modes, decode, encode, encode_batch
+from pillow_clric._losses import losses
 from pillow_clric._metadata import for_tiff
 from pillow_clric.convert.plan import Job
 from pillow_clric.convert.report import message
@@ -30,6 +32,8 @@ from pillow_clric.convert.report import message
 __all__ = ["Result", "Settings", "results_of", "to_format"]
 
 Progress = Callable[[int, int], None]
+Converted = tuple[bytes, tuple[int, int], tuple[str, ...]]
+Photo = tuple[Image.Image, int, tuple[str, ...]]
 
 _PIXELS_AT_ONCE = 2**26  # of the photos that a GPU encodes together; as many are read meanwhile
 _XMP_KEYWORD = "XML:com.adobe.xmp"  # PNG's name for it
@@ -72,6 +76,7 @@ class Result:
         bytes_in: of its source.
         size: width and height of the picture.
         error: its message, if there was one; there is nothing to write then.
+        warnings: what is lost of the source.
     """
 
     job: Job
@@ -80,6 +85,7 @@ class Result:
     bytes_in: int = 0
     size: tuple[int, int] = (0, 0)
     error: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 def results_of(
@@ -123,25 +129,25 @@ def convert(job: Job, settings: Settings, progress: Progress | None = None) -> R
     start = time.perf_counter()
     try:
         source = job.read()
-        data, size = (_encoded if job.encoding else _decoded)(source, job, settings, progress)
+        data, size, lost = (_encoded if job.encoding else _decoded)(source, job, settings, progress)
     except Exception as error:  # one bad file does not stop the batch
         return Result(job, time.perf_counter() - start, error=message(error, job.source))
-    return Result(job, time.perf_counter() - start, data, len(source), size)
+    return Result(job, time.perf_counter() - start, data, len(source), size, warnings=lost)
 
 
-def _encoded(source: bytes, _: Job, settings: Settings, progress: Progress | None) -> tuple[bytes, tuple[int, int]]:
-    """The photo as a `.clric` file, and its size."""
-    image = _photo(source, settings)
-    return encode(image, **settings.of_encode(), progress=progress), image.size
+def _encoded(source: bytes, _: Job, settings: Settings, progress: Progress | None) -> Converted:
+    """The photo as a `.clric` file, its size, and what is lost of it."""
+    image, lost = _photo(source, settings)
+    return encode(image, **settings.of_encode(), progress=progress), image.size, lost
 
 
-def _photo(source: bytes, settings: Settings) -> Image.Image:
-    """The photo that a file holds."""
+def _photo(source: bytes, settings: Settings) -> tuple[Image.Image, tuple[str, ...]]:
+    """The photo that a file holds, and what is lost of the file when it is coded."""
     try:
         image = Image.open(BytesIO(source))
     except UnidentifiedImageError as error:
         raise ValueError("cannot identify its format: it is no image that Pillow can open, or damaged") from error
-    return _upright(image) if settings.strip else image
+    return _upright(image) if settings.strip else image, tuple(losses(image))
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -152,13 +158,13 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _decoded(source: bytes, job: Job, settings: Settings, _: Progress | None) -> tuple[bytes, tuple[int, int]]:
-    """The `.clric` file as a file of its target's format, and its size."""
+def _decoded(source: bytes, job: Job, settings: Settings, _: Progress | None) -> Converted:
+    """The `.clric` file as a file of its target's format, its size, and that nothing is lost."""
     image = decode(source, device=settings.device)
     if settings.strip:
         image = _upright(image)
         image.info.clear()
-    return to_format(image, job.suffix, round(settings.options.get("quality", 95))), image.size
+    return to_format(image, job.suffix, round(settings.options.get("quality", 95))), image.size, ()
 
 
 def to_format(image: Image.Image, suffix: str, quality: int) -> bytes:
@@ -229,6 +235,7 @@ def _convert_alone(job: Job, settings: Settings) -> Result:
     import torch
 
     torch.set_num_threads(1)
+    warnings.simplefilter("ignore", LossWarning)
     return convert(job, settings)
 
 
@@ -281,27 +288,27 @@ def _layout(job: Job) -> tuple[str, int, int]:
         return "", 0, 0
 
 
-def _read(job: Job, settings: Settings) -> tuple[Image.Image, int] | None:
-    """The photo and the bytes of its file, if it can be read and coded."""
+def _read(job: Job, settings: Settings) -> Photo | None:
+    """The photo, the bytes of its file and what is lost of it, if it can be read and coded."""
     try:
         source = job.read()
-        image = _photo(source, settings)
+        image, lost = _photo(source, settings)
         _modes.check(image)
         image.load()
     except Exception:
         return None
-    return image, len(source)
+    return image, len(source), lost
 
 
 def _encode_together(
-    jobs: list[Job], reading: list[Future[tuple[Image.Image, int] | None]], settings: Settings, progress: Progress
+    jobs: list[Job], reading: list[Future[Photo | None]], settings: Settings, progress: Progress
 ) -> list[Result]:
     """Encode photos at once. Where that fails, and what could not be read, is tried alone, and told what is wrong."""
     start = time.perf_counter()
     read = {job: photo for job, future in zip(jobs, reading, strict=True) if (photo := future.result())}
     coded: Sequence[bytes | ValueError]
     try:
-        photos = [photo for photo, _ in read.values()]
+        photos = [photo for photo, *_ in read.values()]
         coded = encode_batch(photos, **settings.of_encode(), progress=progress) if photos else []
     except BatchError as error:
         coded = error.results
@@ -310,8 +317,8 @@ def _encode_together(
     seconds = (time.perf_counter() - start) / max(1, len(coded))
     results = {
         job: Result(job, seconds, error=str(data)) if isinstance(data, ValueError)
-        else Result(job, seconds, data, bytes_in, photo.size)
-        for (job, (photo, bytes_in)), data in zip(read.items(), coded, strict=True)
+        else Result(job, seconds, data, bytes_in, photo.size, warnings=lost)
+        for (job, (photo, bytes_in, lost)), data in zip(read.items(), coded, strict=True)
     }  # fmt: skip
     return [results.get(job) or convert(job, settings, progress) for job in jobs]
 
