@@ -238,8 +238,9 @@ def test_odd_names(name: str, folder: Path, photo: Image.Image, monkeypatch: pyt
     assert len(result.stderr.splitlines()) == 2
     assert "\x1b" not in result.stderr
     [record] = records(result)
-    assert (record["source"], Path(record["target"])) == (name, Path(name).with_suffix(".clric"))
-    assert same(Path(record["target"]), photo)
+    unicode = name.encode(errors="backslashreplace").decode()  # a lone surrogate is no text for strict readers of JSON
+    assert (record["source"], Path(record["target"])) == (unicode, Path(unicode).with_suffix(".clric"))
+    assert same(Path(name).with_suffix(".clric"), photo)
 
 
 def test_files_named_like_commands(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -871,16 +872,6 @@ def test_records(folder: Path) -> None:
     [back] = records(run(folder / "b.clric", "-o", folder / "new.png", "--json"))
     assert (back["bytes_in"], back["bpp"]) == (size, 8 * size / (48 * 32))
     assert [record["status"] for record in records(run(folder / "b.PNG", "-n", "--overwrite", "--json"))] == ["planned"]
-
-
-def test_records_of_names_that_are_not_unicode(folder: Path) -> None:
-    name = os.fsdecode(b"\xff")
-    shutil.copy(folder / "a.png", folder / f"{name}.png")
-    converted, failed = run(folder / f"{name}.png", "--json"), run("verify", folder / f"{name}.png", "--json")
-    for result in (converted, failed):
-        [record] = records(result)
-        assert record["source"] == str(folder / r"\udcff.png")
-        json.dumps(record, ensure_ascii=False).encode()
 
 
 def test_fail_fast(folder: Path) -> None:
