@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Literal
 
 from PIL import Image
@@ -87,10 +86,13 @@ def _fits(icc_profile: bytes, mode: str) -> bool:
 
 
 def for_tiff(exif: bytes | None, xmp: bytes | None) -> Image.Exif:
-    """Metadata as a TIFF file has them: its tags are the EXIF, but for those that say where its pixels are."""
+    """Metadata as a TIFF file has them: its tags are the EXIF, but for those that say where its pixels are.
+
+    Raises:
+        Exception: of any type, for EXIF that Pillow cannot parse.
+    """
     tags = Image.Exif()
-    with suppress(Exception):  # EXIF that Pillow cannot parse
-        tags.load(exif or b"")
+    tags.load(exif or b"")
     for tag in _TIFF_LAYOUT.intersection(tags):
         del tags[tag]
     if xmp:

@@ -10,6 +10,7 @@ import shlex
 import shutil
 import signal
 import stat
+import struct
 import subprocess
 import sys
 import threading
@@ -680,6 +681,78 @@ def test_orientation_is_kept(folder: Path, photo: Image.Image) -> None:
     run(folder / "t.clric", "-o", folder / "u.tiff")
     with Image.open(folder / "u.tiff") as image:
         assert image.tag_v2[0x0112] == 6  # type: ignore[attr-defined]
+
+
+def test_pictures_are_turned_where_nothing_says_so(folder: Path, photo: Image.Image) -> None:
+    upright = turned(photo, folder / "t.png")
+    run(folder / "t.png", "-o", folder / "t.clric")
+    for suffix in ("gif", "bmp", "ico", "jp2", "tga", "ppm", "sgi"):
+        assert run(folder / "t.clric", "-o", folder / f"u.{suffix}").exit_code == 0
+        with Image.open(folder / f"u.{suffix}") as image:
+            assert (image.width < image.height) == (upright.width < upright.height)
+            assert 0x0112 not in image.getexif()
+    run(folder / "t.clric", "-o", folder / "u.pdf")
+    box = re.search(rb"/MediaBox \[ 0 0 (\S+) (\S+) \]", (folder / "u.pdf").read_bytes())
+    assert box
+    assert float(box[1]) < float(box[2])
+
+
+def odd_exif(*entries: tuple[int, int, int, bytes]) -> bytes:
+    """EXIF with entries of tag, type, count and value."""
+    packed = b"".join(struct.pack(">HHI4s", *entry) for entry in entries)
+    return b"Exif\0\0MM\0*\0\0\0\x08" + struct.pack(">H", len(entries)) + packed + bytes(4)
+
+
+LARGE = Image.Exif()
+LARGE[0x010F] = "M" * 70_000
+LARGE.get_ifd(0x8769)[0x829A] = 0.5
+
+
+@pytest.mark.parametrize(
+    ("suffix", "metadata", "why"),
+    [
+        ("jpg", {"exif": LARGE.tobytes()}, "JPEG files cannot hold its EXIF of 70"),
+        ("jpg", {"xmp": bytes(70_000)}, "JPEG files cannot hold its XMP of 70000 bytes: "),
+        ("avif", {"exif": b"Exif\0\0garbage"}, "AVIF files cannot hold its EXIF, which is damaged: "),
+        ("tiff", {"exif": b"Exif\0\0garbage"}, "TIFF files cannot hold its EXIF, which is damaged: "),
+        (
+            "avif",
+            {"exif": odd_exif((0x0112, 2, 4, b"top"))},
+            "AVIF files cannot hold its EXIF tag Orientation, 'top': ",
+        ),
+        (
+            "tiff",
+            {"exif": odd_exif((0x0112, 2, 4, b"top"))},
+            "TIFF files cannot hold its EXIF tag Orientation, 'top': ",
+        ),
+        (
+            "tiff",
+            {"exif": odd_exif((0x011A, 2, 4, b"abc"))},
+            "TIFF files cannot hold its EXIF tag XResolution, 'abc': ",
+        ),
+    ],
+)
+def test_metadata_that_a_format_cannot_hold(
+    suffix: str, metadata: dict[str, Any], why: str, folder: Path, photo: Image.Image
+) -> None:
+    photo.save(folder / "t.clric", **metadata)
+    result = run(folder / "t.clric", "-o", folder / f"t.{suffix}")
+    assert result.exit_code == 1
+    assert f"failed: {folder / 't.clric'}: {why}" in result.stderr
+    assert "--strip" in result.stderr
+    for arguments in ([f"t.{suffix}", "--strip"], ["t.pdf"], ["t.gif"], ["t.png"]):
+        name, *strip = arguments
+        assert run(folder / "t.clric", "-o", folder / name, *strip).exit_code == 0
+    with Image.open(folder / "t.png") as image:
+        image.load()
+        assert image.info.items() >= metadata.items()
+
+
+def test_turned_though_other_tags_are_odd(folder: Path, photo: Image.Image) -> None:
+    photo.save(folder / "t.clric", exif=odd_exif((0x0112, 3, 1, b"\0\6"), (0x011A, 2, 4, b"abc")))
+    for arguments in (["u.bmp"], ["u.png", "--strip"]):
+        run(folder / "t.clric", "-o", folder / arguments[0], *arguments[1:])
+        assert same(folder / arguments[0], photo.transpose(Image.Transpose.ROTATE_270))
 
 
 def test_strip(folder: Path, photo: Image.Image) -> None:

@@ -14,12 +14,13 @@ from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from io import BytesIO
+from reprlib import repr as shortened
 from typing import Any
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from codec.workers import Helper, KilledError, cores, possible
@@ -37,7 +38,8 @@ Photo = tuple[Image.Image, int, tuple[str, ...]]
 
 _PIXELS_AT_ONCE = 2**26  # of the photos that a GPU encodes together; as many are read meanwhile
 _XMP_KEYWORD = "XML:com.adobe.xmp"  # PNG's name for it
-_METADATA = ("exif", "icc_profile", "xmp")
+_METADATA = {"exif": "EXIF", "icc_profile": "colour profile", "xmp": "XMP"}
+_WITH_METADATA = {"AVIF", "JPEG", "MPO", "PNG", "TIFF", "WEBP"}  # formats that have a place for them
 _WITH_ALPHA = {"AVIF", "ICO", "JPEG2000", "PNG", "TGA", "TIFF", "WEBP"}  # formats that keep all of it
 
 
@@ -152,10 +154,12 @@ def _photo(source: bytes, settings: Settings) -> tuple[Image.Image, tuple[str, .
 
 def _upright(image: Image.Image) -> Image.Image:
     """The image turned as its EXIF says, to look the same without."""
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # EXIF that Pillow cannot parse
-        return image
+    upright = image.copy()
+    upright.info.pop("exif", None)  # which cannot always be written anew, though it can be read
+    with suppress(Exception):  # EXIF that Pillow cannot parse
+        upright.getexif()[ExifTags.Base.Orientation] = image.getexif()[ExifTags.Base.Orientation]
+        ImageOps.exif_transpose(upright, in_place=True)
+    return upright
 
 
 def _decoded(source: bytes, job: Job, settings: Settings, _: Progress | None) -> Converted:
@@ -171,23 +175,69 @@ def to_format(image: Image.Image, suffix: str, quality: int) -> bytes:
     """The image as a file of another format, with its metadata.
 
     Args:
-        image: where the format has no alpha channel, what is transparent becomes white.
+        image: where the format has no alpha channel, what is transparent becomes white; where it has no place for EXIF,
+            the picture is turned as that says.
         suffix: end of the names of files in this format.
         quality: 0..100, where the format has it.
+
+    Raises:
+        ValueError: the format cannot hold some of the metadata.
     """
     name = Image.registered_extensions()[suffix]
-    options: dict[str, Any] = {key: image.info[key] for key in _METADATA if key in image.info}
+    if name not in _WITH_METADATA:
+        image = _upright(image)
+    if image.mode in ("LA", "RGBA") and name not in _WITH_ALPHA:
+        image = _modes.on_white(image)
+    buffer = BytesIO()
+    try:
+        image.save(buffer, name, quality=quality, **_options(name, image.info))
+    except Exception as error:
+        if what := _unfit(name, image.info):
+            advice = "--strip leaves metadata out, and PNG files hold them all"
+            raise ValueError(f"{name} files cannot hold its {what}: {advice}") from error
+        raise
+    return buffer.getvalue()
+
+
+def _options(name: str, info: Mapping[Any, Any]) -> dict[str, Any]:
+    """Arguments by which Pillow writes an image's metadata to a format that has a place for them."""
+    options = {key: info[key] for key in _METADATA if key in info and name in _WITH_METADATA}
     # Metadata that Pillow's plugins have no argument for
     if name == "PNG" and "xmp" in options:
         options["pnginfo"] = PngInfo()
         options["pnginfo"].add_itxt(_XMP_KEYWORD, options["xmp"].decode(errors="replace"))
     if name == "TIFF":
         options["exif"] = for_tiff(options.get("exif"), options.get("xmp"))
-    if image.mode in ("LA", "RGBA") and name not in _WITH_ALPHA:
-        image = _modes.on_white(image)
-    buffer = BytesIO()
-    image.save(buffer, name, quality=quality, **options)
-    return buffer.getvalue()
+    return options
+
+
+def _unfit(name: str, info: Mapping[Any, Any]) -> str:
+    """The metadata that make a format's writer fail, in words; "" if they do not."""
+    bad = next((key for key in _METADATA if key in info and not _fits(name, {key: info[key]})), "")
+    if bad != "exif":
+        return bad and f"{_METADATA[bad]} of {len(info[bad])} bytes"
+    tags = Image.Exif()
+    try:
+        tags.load(info["exif"])
+    except Exception:
+        return "EXIF, which is damaged"
+    what = f"EXIF of {len(info['exif'])} bytes"
+    while True:
+        try:
+            tags.tobytes()
+        except Exception:  # until the last one to blame is gone
+            tag, value = tags.popitem()
+            what = f"EXIF tag {ExifTags.TAGS.get(tag, tag)}, {shortened(value)}"
+        else:
+            return what
+
+
+def _fits(name: str, info: Mapping[str, Any]) -> bool:
+    try:
+        Image.new("L", (1, 1)).save(BytesIO(), name, **_options(name, info))
+    except Exception:
+        return False
+    return True
 
 
 # Side by side
