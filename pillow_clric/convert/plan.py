@@ -148,9 +148,8 @@ def _told_apart(jobs: list[Job], renamed: list[Path]) -> list[Job]:
         return jobs
     longer = {job: job.target.with_name(job.source.name + job.suffix) for job in same if job.target}
     renamed += longer.values()
-    return _told_apart(
-        [replace(job, target=longer.get(job, job.target)) for job in jobs], renamed
-    )  # others may be called so already
+    jobs = [replace(job, target=longer.get(job, job.target)) for job in jobs]
+    return _told_apart(jobs, renamed)  # others may be called so already
 
 
 def _single(given: str, output: str) -> Job:
