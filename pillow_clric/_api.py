@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, overload
 from PIL import Image
 
 import codec
+from codec import colour
 from codec.container import Header, Section, UnsupportedError, read_header
 from codec.profiles import DEFAULT, by_id, names
 from pillow_clric import _metadata, _modes
@@ -121,7 +122,8 @@ class FileInfo:
         model: hash of the autoencoder that reads the file, in hex, as `clric-convert models list` shows it; "" if it
             takes none.
         version: of the format, (major, minor).
-        sections: bytes of each part of the file, by name: "header", "weights", "grids", "icc", "exif", "xmp" ...
+        sections: bytes of each part of the file, by name: "header", "weights", "grids", "colour", "exif", "xmp" ...
+        colour: name of the space that the colours are in, "ICC profile" of another one; "" if the file does not say.
     """
 
     width: int
@@ -131,6 +133,7 @@ class FileInfo:
     model: str
     version: tuple[int, int]
     sections: dict[str, int]
+    colour: str = ""
 
     @property
     def file_size(self) -> int:
@@ -167,11 +170,11 @@ def info(source: str | PathLike[str] | bytes | BinaryIO | None = None) -> FileIn
     if source is None:
         return _installation()
     if isinstance(source, bytes):
-        return _file_info(read_header(BytesIO(source)))
+        return _file_info(BytesIO(source))
     if isinstance(source, (str, PathLike)):
         with open(source, "rb") as fp:
-            return _file_info(read_header(fp))
-    return _file_info(read_header(source))
+            return _file_info(fp)
+    return _file_info(source)
 
 
 def _coded_forms(
@@ -185,7 +188,8 @@ def _coded_forms(
         yield np.asarray(converted), _metadata.collect(image, converted.mode, exif, icc_profile, xmp)
 
 
-def _file_info(header: Header) -> FileInfo:
+def _file_info(fp: BinaryIO) -> FileInfo:
+    header = read_header(fp)
     try:
         profile = by_id(header.profile).name
     except UnsupportedError:
@@ -200,7 +204,18 @@ def _file_info(header: Header) -> FileInfo:
         header.model.hex(),
         header.version,
         {"header": header.size, **sections},
+        _colour_of(header, fp),
     )
+
+
+def _colour_of(header: Header, fp: BinaryIO) -> str:
+    """Name of the colours, for which as little is read as there is in front of it."""
+    if Section.COLOUR not in header.spans:
+        return "ICC profile" if Section.ICC in header.spans else ""
+    before = header.spans[Section.COLOUR][0] - header.size
+    while before and (piece := fp.read(min(before, 2**20))):
+        before -= len(piece)
+    return colour.name_of(fp.read(1))
 
 
 def _installation() -> dict[str, str | list[str]]:

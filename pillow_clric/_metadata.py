@@ -7,6 +7,7 @@ from typing import Literal
 
 from PIL import Image
 
+from codec import colour, icc
 from codec.container import Section
 
 __all__ = ["EXIF_PREFIX", "Exif", "Icc", "Xmp", "check", "collect", "for_tiff"]
@@ -26,10 +27,6 @@ _TIFF_LAYOUT = frozenset(
 )
 
 _TIFF_XMP = 700
-
-
-# Where an ICC profile says that it is one, and of which colours.
-_ICC_SIGNATURE, _ICC_COLOURS = slice(36, 40), slice(16, 20)
 
 
 def check(exif: Exif, icc_profile: Icc, xmp: Xmp) -> None:
@@ -63,13 +60,14 @@ def collect(image: Image.Image, mode: str, exif: Exif, icc_profile: Icc, xmp: Xm
         own = _own(image, "icc_profile")
         icc_profile = own if _fits(own, mode) else b""
     elif not _fits(icc_profile or b"", mode):
-        colours = (icc_profile or b"")[_ICC_COLOURS].decode(errors="replace").strip()
+        colours = icc.colours(icc_profile or b"").decode(errors="replace").strip()
         raise ValueError(f"icc_profile is for {colours} colours, but the image is coded as {mode}: leave it out")
     if xmp == "keep":
         xmp = _own(image, "xmp")
     if isinstance(xmp, str):
         xmp = xmp.encode()
-    sections = {Section.ICC: icc_profile, Section.EXIF: (exif or b"").removeprefix(EXIF_PREFIX), Section.XMP: xmp}
+    sections = {Section.EXIF: (exif or b"").removeprefix(EXIF_PREFIX), Section.XMP: xmp or b""}
+    sections |= colour.sections(icc_profile) if icc_profile else {}
     return {section: body for section, body in sections.items() if body}
 
 
@@ -81,8 +79,7 @@ def _own(image: Image.Image, key: str) -> bytes:
 
 def _fits(icc_profile: bytes, mode: str) -> bool:
     """Whether a profile is for the colours of this mode; bytes that are no ICC profile are taken as they are."""
-    colours = b"RGB " if mode.startswith("RGB") else b"GRAY"
-    return icc_profile[_ICC_SIGNATURE] != b"acsp" or icc_profile[_ICC_COLOURS] == colours
+    return icc.colours(icc_profile) in (b"", b"RGB " if mode.startswith("RGB") else b"GRAY")
 
 
 def for_tiff(exif: bytes | None, xmp: bytes | None) -> Image.Exif:
