@@ -45,8 +45,8 @@ def encode(
         profile: the coding profile, one of `info()["profiles"]`.
         exif: bytes or `Image.Exif`; "keep" takes the image's own with what was changed in `image.getexif()`, None or
             b"" none.
-        icc_profile: bytes; "keep", None or b"" as above. What was for other colours than the mode that is coded (such
-            as CMYK) is not kept.
+        icc_profile: bytes; "keep", None or b"" as above. The image's own is taken from a PNG file's gamma and
+            chromaticities, too. What was for other colours than the mode that is coded (such as CMYK) is not kept.
         xmp: bytes or str; "keep", None or b"" as above.
         options: {options}
 

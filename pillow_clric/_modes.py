@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-from io import BytesIO
-
 from PIL import Image
 
 from codec.container import MAX_PIXELS, MAX_SIDE, MODES
+from pillow_clric import _colour
 
-__all__ = ["check", "converted", "on_white", "to_srgb"]
+__all__ = ["check", "converted", "on_white"]
 
 _GREY_MODES = ("1", "L", "LA", "La")
 
@@ -37,8 +35,8 @@ def check(image: Image.Image) -> None:
 def converted(image: Image.Image) -> Image.Image:
     """The image, loaded, in the mode in which it is coded.
 
-    Transparency of whatever kind becomes alpha. What has a palette of greys alone becomes grey. CMYK is converted with
-    the help of its ICC profile, if it has one, and Pillow has `ImageCms`.
+    Transparency of whatever kind becomes alpha. What has a palette of greys alone becomes grey, unless its ICC profile
+    means colours only. CMYK is converted with the help of its ICC profile, if it has one, and Pillow has `ImageCms`.
 
     Raises:
         ValueError: as `check`, of what loading it shows.
@@ -46,7 +44,7 @@ def converted(image: Image.Image) -> Image.Image:
     image.load()
     check(image)
     if image.mode == "CMYK":
-        return _from_cmyk(image)
+        return _colour.to_srgb(image)
     alpha = image.has_transparency_data
     if image.mode in MODES and alpha == image.mode.endswith("A"):
         return image
@@ -56,23 +54,10 @@ def converted(image: Image.Image) -> Image.Image:
 
 
 def _is_grey(image: Image.Image) -> bool:
+    """Whether nothing is lost when an image of RGB or RGBA becomes grey."""
     red, green, blue = (image.getchannel(band).tobytes() for band in "RGB")
-    return red == green == blue
-
-
-def _from_cmyk(image: Image.Image) -> Image.Image:
-    icc_profile = image.info.get("icc_profile")
-    managed = to_srgb(image, icc_profile) if icc_profile else None
-    return image.convert("RGB") if managed is None else managed
-
-
-def to_srgb(image: Image.Image, icc_profile: bytes) -> Image.Image | None:
-    """An image of mode L, RGB or CMYK in sRGB; None if its profile cannot be used, or Pillow has no `ImageCms`."""
-    from PIL import ImageCms
-
-    with suppress(ImportError, ImageCms.PyCMSError):  # such as for a profile of other colours
-        return ImageCms.profileToProfile(image, BytesIO(icc_profile), ImageCms.createProfile("sRGB"), outputMode="RGB")
-    return None
+    profile = _colour.profile_of(image)
+    return red == green == blue and (not profile or bool(_colour.fitting(profile, "L")))
 
 
 def on_white(image: Image.Image) -> Image.Image:

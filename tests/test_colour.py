@@ -6,18 +6,24 @@ import struct
 import tracemalloc
 import zlib
 from io import BytesIO
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import reader
-from conftest import FastProfile, display_p3, icc_profile, opened, saved
+from click.testing import CliRunner
+from conftest import EXIF, FastProfile, display_p3, icc_profile, opened, saved
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
+from PIL.PngImagePlugin import PngInfo
 
 import pillow_clric
 from codec import CorruptError, FormatError, Header, Section, UnsupportedError, colour, icc, pack, unpack
+from pillow_clric import _colour, cli
+from pillow_clric.convert import run as conversion
 
 SRGB_COLUMNS = {b"r": (0x6FA2, 0x38F5, 0x0390), b"g": (0x6299, 0xB785, 0x18DA), b"b": (0x24A0, 0x0F84, 0xB6CF)}
 CURVE = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
@@ -229,3 +235,268 @@ def with_section(section: Section, body: bytes) -> bytes:
 
 def with_colour(body: bytes) -> bytes:
     return with_section(Section.COLOUR, body)
+
+
+# To sRGB
+
+
+@pytest.fixture(autouse=True)
+def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are converted in this process, the only one that knows the fast profile."""
+    monkeypatch.setattr(conversion, "cores", lambda: 1)
+
+
+def run(*arguments: str | Path) -> str:
+    """Run the command, and return what it writes to stderr."""
+    result = CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
+    return f"{result.exit_code} {result.stderr}"
+
+
+GREY_18 = grey(curv(0x1CD))
+CASES = {"RGB": display_p3(), "RGBA": KNOWN["Adobe RGB (1998)"][1], "L": GREY_18, "LA": KNOWN["grey gamma 2.2"][1]}
+
+
+def picture(photo: Image.Image, mode: str) -> Image.Image:
+    """`photo` in a mode, with a profile of colours or greys other than sRGB's."""
+    if mode.endswith("A"):
+        photo = photo.copy()
+        photo.putalpha(Image.linear_gradient("L").resize(photo.size).point(lambda value: max(value, 1)))
+    made = photo.convert(mode)
+    made.info["icc_profile"] = CASES[mode]
+    return made
+
+
+def as_seen(image: Image.Image) -> NDArray[np.int64]:
+    """Samples of sRGB, and alpha, by the image's profile: LittleCMS's, by itself."""
+    profile = image.info.get("icc_profile")
+    colours = image.convert(image.mode.removesuffix("A"))
+    if profile:
+        intent, flags = ImageCms.Intent.RELATIVE_COLORIMETRIC, ImageCms.Flags.BLACKPOINTCOMPENSATION
+        srgb = ImageCms.createProfile("sRGB")
+        found = ImageCms.profileToProfile(colours, BytesIO(profile), srgb, intent, "RGB", flags=flags)
+        assert found is not None
+        colours = found
+    alpha = image.getchannel("A") if image.mode.endswith("A") else Image.new("L", image.size, 255)
+    return np.dstack([np.asarray(colours.convert("RGB")), np.asarray(alpha)]).astype(int)
+
+
+def alike(one: Image.Image, other: Image.Image, tolerance: int = 1) -> bool:
+    return bool(np.abs(as_seen(one) - as_seen(other)).max() <= tolerance)
+
+
+@pytest.mark.parametrize("mode", CASES)
+def test_stripped_photos_look_the_same(
+    mode: str, photo: Image.Image, tmp_path: Path, fast_profile: FastProfile
+) -> None:
+    source = picture(photo, mode)
+    assert np.abs(as_seen(source) - as_seen(photo.convert(mode))).max() > 8  # the profile makes a difference
+    source.save(tmp_path / "a.png", icc_profile=source.info["icc_profile"])
+    assert run(tmp_path / "a.png", "--strip").startswith("0")
+    with Image.open(tmp_path / "a.clric") as image:
+        assert image.info == {}
+        assert image.mode == mode
+        assert alike(image, source)
+
+    saved(source).save(tmp_path / "b.clric")
+    assert run(tmp_path / "b.clric", "--strip", "-o", tmp_path / "b.png").startswith("0")
+    with Image.open(tmp_path / "b.png") as image:
+        assert "icc_profile" not in image.info
+        assert image.mode == mode
+        assert alike(image, source)
+
+
+@pytest.mark.parametrize(
+    "suffix", [".bmp", ".gif", ".ico", ".jp2", ".tga", ".ppm", ".tif", ".png", ".webp", ".avif", ".jpg"]
+)
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_other_formats_look_the_same(mode: str, suffix: str, photo: Image.Image, fast_profile: FastProfile) -> None:
+    """With a profile or, where there is no place for one that fits, in sRGB."""
+    source = saved(picture(Image.new(photo.mode, (32, 32), (40, 90, 160)), mode), exif=EXIF)
+    image = opened(conversion.to_format(source, suffix, 100))
+    image.load()
+    profile = image.info.get("icc_profile")
+    assert alike(image.convert("RGB" if image.mode in ("P", "RGBA") else image.mode), source, 4)
+    assert not profile or profile[16:19] == image.mode.encode()[:3] or (image.mode, profile[16:20]) == ("L", b"GRAY")
+    assert bool(profile) == (suffix in (".tif", ".png", ".jpg") or (suffix in (".webp", ".avif") and mode == "RGB"))
+    if suffix in (".png", ".jpg", ".webp", ".avif"):
+        assert image.getexif()[0x010F] == "Maker"
+
+
+def test_profiles_that_a_format_cannot_hold(photo: Image.Image, fast_profile: FastProfile) -> None:
+    """Pillow opens no PNG file with a profile of more than a megabyte."""
+    large = rgb(curv(), meta=bytes(2_000_000))
+    source = saved(photo, icc_profile=large)
+    assert source.info["icc_profile"] == large
+    image = opened(conversion.to_format(source, ".png", 95))
+    assert alike(image, source)
+    assert opened(conversion.to_format(source, ".jpg", 95)).info["icc_profile"] == large
+
+
+def test_black_stays_black(fast_profile: FastProfile) -> None:
+    """Of a display whose black is a dark grey, too: black point compensation."""
+    photo = Image.new("RGB", (2, 2))
+    photo.info["icc_profile"] = rgb(curv(*range(6000, 65536, 500)))
+    image = opened(conversion.to_format(saved(photo), ".bmp", 95))
+    assert image.getpixel((0, 0)) == (0, 0, 0)
+
+
+def test_icons(photo: Image.Image) -> None:
+    assert opened(conversion.to_format(photo, ".ico", 95)).size == photo.size
+    for suffix, size in ((".ico", (257, 8)), (".ico", (8, 257)), (".icns", (64, 64))):
+        with pytest.raises(ValueError, match=rf"{suffix} files hold icons.*{size[0]} x {size[1]}: choose another"):
+            conversion.to_format(photo.resize(size), suffix, 95)
+
+
+# Modes and profiles
+
+
+def grey_palette() -> Image.Image:
+    image = Image.linear_gradient("L").resize((8, 8)).convert("P")
+    image.putpalette([value for value in range(256) for _ in range(3)])
+    return image
+
+
+@pytest.mark.parametrize("profile", [rgb(curv()), KNOWN["Adobe RGB (1998)"][1], KNOWN["HP"][1], display_p3()])
+def test_palettes_of_greys_look_the_same(profile: bytes, fast_profile: FastProfile) -> None:
+    image = grey_palette()
+    image.info["icc_profile"] = profile
+    coloured = image.convert("RGB")
+    coloured.info["icc_profile"] = profile
+    assert alike(saved(image), coloured)
+    assert saved(image).mode == ("L" if colour.recognise(profile) else "RGB")
+
+
+@pytest.mark.parametrize("number", colour.SPACES)
+def test_greys_of_photos_look_the_same(number: int, photo: Image.Image, fast_profile: FastProfile) -> None:
+    """A photo made grey keeps the profile of what it was in `info`, as Pillow does."""
+    photo.info["icc_profile"] = colour.SPACES[number].profile(grey=False)
+    found = saved(photo.convert("L"))
+    coloured = photo.convert("L").convert("RGB")
+    assert alike(found, coloured)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK", "P"])
+@pytest.mark.parametrize("strange", ["text", 5, ["list"]])
+def test_strange_profiles(mode: str, strange: object, photo: Image.Image, fast_profile: FastProfile) -> None:
+    image = photo.convert(mode)
+    image.info["icc_profile"] = strange
+    assert "icc_profile" not in saved(image).info
+
+
+# What PNG and AVIF files say without a profile
+
+
+def png(image: Image.Image, chunks: dict[bytes, bytes], **options: Any) -> bytes:
+    info, buffer = PngInfo(), BytesIO()
+    for name, body in chunks.items():
+        info.add(name, body)
+    image.save(buffer, "PNG", pnginfo=info, **options)
+    return buffer.getvalue()
+
+
+def gama(gamma: float) -> bytes:
+    return struct.pack(">I", round(100000 * gamma))
+
+
+def chrm(*values: float) -> bytes:
+    return struct.pack(">8I", *(round(100000 * value) for value in values))
+
+
+BT709 = (0.3127, 0.3290, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
+P3 = (0.3127, 0.3290, 0.68, 0.32, 0.265, 0.69, 0.15, 0.06)
+SAID: dict[str, tuple[dict[bytes, bytes], bytes]] = {
+    "linear": ({b"gAMA": gama(1)}, rgb(curv())),
+    "gamma 1.8": ({b"gAMA": gama(1 / 1.8)}, rgb(para(0, 1.8))),
+    "P3 with a gamma": ({b"gAMA": gama(1 / 2.1), b"cHRM": chrm(*P3)}, rgb(para(0, 2.1), APPLE_P3)),
+    "P3": ({b"gAMA": gama(1 / 2.2), b"cHRM": chrm(*P3)}, KNOWN["Display P3"][1]),
+    "P3 alone": ({b"cHRM": chrm(*P3)}, KNOWN["Display P3"][1]),
+    "sRGB": ({b"gAMA": gama(1 / 2.2), b"cHRM": chrm(*BT709)}, b""),
+    "sRGB without cHRM": ({b"gAMA": gama(1 / 2.2)}, b""),
+    "sRGB, whatever else": ({b"sRGB": b"\0", b"gAMA": gama(1), b"cHRM": chrm(*P3)}, b""),
+    "nonsense": ({b"gAMA": bytes(4), b"cHRM": bytes(32)}, b""),
+    "no primaries": ({b"cHRM": chrm(*[0.3] * 8)}, b""),
+    "huge": ({b"gAMA": b"\0\0\0\1", b"cHRM": b"\xff" * 32}, b""),
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_gamma_and_chromaticities(name: str, photo: Image.Image, fast_profile: FastProfile) -> None:
+    chunks, profile = SAID[name]
+    photo.info["icc_profile"] = profile
+    found = saved(opened(png(photo, chunks, icc_profile=b"")))
+    assert alike(found, photo)
+    assert bool(found.info.get("icc_profile")) == bool(profile)
+
+
+def test_gamma_of_greys(photo: Image.Image, fast_profile: FastProfile) -> None:
+    meant = photo.convert("L")
+    meant.info["icc_profile"] = grey(para(0, 1.8))
+    assert alike(saved(opened(png(photo.convert("L"), {b"gAMA": gama(1 / 1.8), b"cHRM": chrm(*P3)}))), meant)
+
+
+def test_profiles_count_more_than_gamma(photo: Image.Image, fast_profile: FastProfile) -> None:
+    data = png(photo, {b"gAMA": gama(1)}, icc_profile=display_p3())
+    assert saved(opened(data)).info["icc_profile"] == display_p3()
+
+
+def with_code(photo: Image.Image, kind: str, primaries: int, transfer: int) -> bytes:
+    """A photo as a file that names its colours by a code."""
+    if kind == "png":
+        return png(photo, {b"cICP": bytes([primaries, transfer, 0, 1])})
+    buffer = BytesIO()
+    photo.save(buffer, "AVIF", quality=100, subsampling="4:4:4")
+    head, tail = buffer.getvalue().split(b"colrnclx")
+    return head + b"colrnclx" + struct.pack(">HH", primaries, transfer) + tail[4:]
+
+
+@pytest.mark.parametrize("kind", ["png", "avif"])
+@pytest.mark.parametrize(
+    ("code", "profile"),
+    [
+        ((1, 13), b""),
+        ((1, 1), b""),
+        ((2, 2), b""),
+        ((77, 78), b""),
+        ((12, 13), KNOWN["Display P3"][1]),
+        ((1, 8), rgb(curv())),
+    ],
+)
+def test_codes(
+    kind: str, code: tuple[int, int], profile: bytes, photo: Image.Image, tmp_path: Path, fast_profile: FastProfile
+) -> None:
+    path = tmp_path / f"a.{kind}"
+    path.write_bytes(with_code(photo, kind, *code))
+    assert run(path).startswith("0")
+    with Image.open(path) as plain, Image.open(tmp_path / "a.clric") as image:
+        plain.info["icc_profile"] = profile
+        assert bool(image.info.get("icc_profile")) == bool(profile)
+        assert alike(image, plain)
+
+
+@pytest.mark.parametrize("kind", ["png", "avif"])
+@pytest.mark.parametrize(("transfer", "name"), [(16, "PQ"), (18, "HLG")])
+def test_hdr_is_refused(
+    kind: str, transfer: int, name: str, photo: Image.Image, tmp_path: Path, fast_profile: FastProfile
+) -> None:
+    path = tmp_path / f"a.{kind}"
+    path.write_bytes(with_code(photo, kind, 9, transfer))
+    told = run(path)
+    assert told.startswith("1")
+    assert f"HDR picture ({name}), which .clric files cannot hold: export it as SDR" in told
+    assert not (tmp_path / "a.clric").exists()
+
+
+@given(st.data())
+def test_any_file_has_a_code_or_none(data: st.DataObject) -> None:
+    """Damaged files are told from others by Pillow; here nothing is raised but for HDR."""
+    kind = data.draw(st.sampled_from(["png", "avif"]))
+    source = with_code(Image.new("RGB", (4, 4)), kind, 12, 13)
+    damaged = bytearray(source[:300])
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(damaged)))
+        damaged[at : at + data.draw(st.integers(0, 8))] = data.draw(st.binary(max_size=8))
+    with Image.open(BytesIO(source)) as image:
+        try:
+            _colour.read_code(image, bytes(damaged))
+        except ValueError as error:
+            assert "HDR" in str(error)

@@ -19,10 +19,10 @@ from io import BytesIO
 from typing import Any
 
 from PIL import Image, ImageOps, UnidentifiedImageError
-from PIL.PngImagePlugin import PngInfo
+from PIL.PngImagePlugin import MAX_TEXT_CHUNK, PngInfo
 
 from codec.workers import Helper, KilledError, cores, possible
-from pillow_clric import BatchError, _modes, decode, encode, encode_batch
+from pillow_clric import BatchError, _colour, _modes, decode, encode, encode_batch
 from pillow_clric._metadata import for_tiff
 from pillow_clric.convert.plan import Job
 from pillow_clric.convert.report import message
@@ -35,6 +35,10 @@ _PIXELS_AT_ONCE = 2**26  # of the photos that a GPU encodes together; as many ar
 _XMP_KEYWORD = "XML:com.adobe.xmp"  # PNG's name for it
 _METADATA = ("exif", "icc_profile", "xmp")
 _WITH_ALPHA = {"AVIF", "ICO", "JPEG2000", "PNG", "TGA", "TIFF", "WEBP"}  # formats that keep all of it
+_WITH_GREY_PROFILE = {"JPEG", "MPO", "PNG", "TIFF"}  # formats that keep what is grey so
+_WITH_PROFILE = {"AVIF", "WEBP"} | _WITH_GREY_PROFILE
+_LARGEST_PROFILE = {"JPEG": 255 * 65519, "MPO": 255 * 65519, "PNG": MAX_TEXT_CHUNK - 1}  # that Pillow writes and reads
+_LARGEST_ICON = 256  # pixels a side
 
 
 @dataclass(frozen=True)
@@ -141,7 +145,13 @@ def _photo(source: bytes, settings: Settings) -> Image.Image:
         image = Image.open(BytesIO(source))
     except UnidentifiedImageError as error:
         raise ValueError("cannot identify its format: it is no image that Pillow can open, or damaged") from error
-    return _upright(image) if settings.strip else image
+    _colour.read_code(image, source)
+    return _stripped(image) if settings.strip else image
+
+
+def _stripped(image: Image.Image) -> Image.Image:
+    """The image as it looks, upright and in sRGB, so that it looks the same without its metadata."""
+    return _colour.to_srgb(_modes.converted(_upright(image)))
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -156,7 +166,7 @@ def _decoded(source: bytes, job: Job, settings: Settings, _: Progress | None) ->
     """The `.clric` file as a file of its target's format, and its size."""
     image = decode(source, device=settings.device)
     if settings.strip:
-        image = _upright(image)
+        image = _stripped(image)
         image.info.clear()
     return to_format(image, job.suffix, round(settings.options.get("quality", 95))), image.size
 
@@ -165,11 +175,17 @@ def to_format(image: Image.Image, suffix: str, quality: int) -> bytes:
     """The image as a file of another format, with its metadata.
 
     Args:
-        image: where the format has no alpha channel, what is transparent becomes white.
+        image: where the format has no alpha channel, what is transparent becomes white; where it has no place for the
+            colour profile, colours become those of sRGB.
         suffix: end of the names of files in this format.
         quality: 0..100, where the format has it.
+
+    Raises:
+        ValueError: the format is one of icons, which are smaller.
     """
     name = Image.registered_extensions()[suffix]
+    if "icc_profile" in image.info and not _holds_profile(name, image):
+        image = _colour.to_srgb(image)
     options: dict[str, Any] = {key: image.info[key] for key in _METADATA if key in image.info}
     # Metadata that Pillow's plugins have no argument for
     if name == "PNG" and "xmp" in options:
@@ -177,11 +193,24 @@ def to_format(image: Image.Image, suffix: str, quality: int) -> bytes:
         options["pnginfo"].add_itxt(_XMP_KEYWORD, options["xmp"].decode(errors="replace"))
     if name == "TIFF":
         options["exif"] = for_tiff(options.get("exif"), options.get("xmp"))
+    if name == "ICO":
+        options["sizes"] = [image.size]
+    if name == "ICNS" or (name == "ICO" and max(image.size) > _LARGEST_ICON):
+        raise ValueError(
+            f"{suffix} files hold icons, not pictures of {image.width} x {image.height}: choose another format"
+        )
     if image.mode in ("LA", "RGBA") and name not in _WITH_ALPHA:
         image = _modes.on_white(image)
     buffer = BytesIO()
     image.save(buffer, name, quality=quality, **options)
     return buffer.getvalue()
+
+
+def _holds_profile(name: str, image: Image.Image) -> bool:
+    """Whether a file of this format can say what the image's colours are."""
+    formats = _WITH_PROFILE if image.mode.startswith("RGB") else _WITH_GREY_PROFILE
+    size = len(image.info.get("icc_profile", b""))
+    return name in formats and size <= _LARGEST_PROFILE.get(name, size)
 
 
 # Side by side
