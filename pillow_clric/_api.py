@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -39,9 +40,11 @@ def encode(
     """Code an image as the bytes of a `.clric` file. `image.save(fp, "CLRIC", ...)` takes the same arguments.
 
     Args:
-        image: of 8 bits a sample, with at least one pixel. Modes L, LA, RGB and RGBA are kept; others are converted to
-            one of them as Pillow does, with transparency of whatever kind as alpha. Alpha is lossless; colours that
-            are wholly transparent are not kept. The EXIF orientation stays as it is, and so do the pixels.
+        image: with at least one pixel. Modes L, LA, RGB and RGBA are kept; others are converted to one of them as
+            Pillow does, with transparency of whatever kind as alpha. Samples of 16 bits are coded as 8 bits, with a
+            `LossWarning` where Pillow tells of them: of colours only before they are loaded, which `save` does. Alpha
+            is lossless; colours that are wholly transparent are not kept. The EXIF orientation stays as it is, and so
+            do the pixels.
         profile: the coding profile, one of `info()["profiles"]`.
         exif: bytes or `Image.Exif`; "keep" takes the image's own with what was changed in `image.getexif()`, None or
             b"" none.
@@ -51,8 +54,8 @@ def encode(
         options: {options}
 
     Raises:
-        ValueError: an argument is out of its range, the image is empty, too large or of more than 8 bits a sample, or
-            the smallest file possible is larger than the target; the message says how large it is.
+        ValueError: an argument is out of its range, the image is empty, too large or of floating point, or the smallest
+            file possible is larger than the target; the message says how large it is.
         TypeError: an argument is of a type other than these, or the profile has none of this name.
         RuntimeError: the device is not there, or the file did not decode to what was coded.
         ModelError: there is no such model, or it is damaged; an `OSError` that says what to do.
@@ -85,6 +88,8 @@ def encode_batch(
     """
     for image in images:
         _modes.check(image)
+        for loss in _modes.losses(image):
+            warnings.warn(loss, _modes.LossWarning, stacklevel=2)
     _metadata.check(exif, icc_profile, xmp)
     one, other = tee(_coded_forms(images, exif, icc_profile, xmp))
     metadata = (held for _, held in other)

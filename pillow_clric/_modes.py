@@ -1,15 +1,22 @@
-"""Modes in which images are coded: L, LA, RGB and RGBA are kept, others are converted as Pillow does."""
+"""Modes in which images are coded: L, LA, RGB and RGBA are kept, others are converted as Pillow does, to 8 bits."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from PIL import Image
 
 from codec.container import MAX_PIXELS, MAX_SIDE, MODES
 from pillow_clric import _colour
 
-__all__ = ["check", "converted", "on_white"]
+__all__ = ["LossWarning", "check", "converted", "losses", "on_white"]
 
 _GREY_MODES = ("1", "L", "LA", "La")
+_STEP = 257  # of 8 bits, in 16
+
+
+class LossWarning(UserWarning):
+    """Something of an image is not coded."""
 
 
 def check(image: Image.Image) -> None:
@@ -17,7 +24,7 @@ def check(image: Image.Image) -> None:
 
     Raises:
         TypeError: it is no image.
-        ValueError: it has no pixels, too many, or more than 8 bits a sample.
+        ValueError: it has no pixels, too many, or samples of floating point.
     """
     if not isinstance(image, Image.Image):
         raise TypeError(f"image must be a PIL.Image.Image, not {type(image).__name__}")
@@ -28,8 +35,14 @@ def check(image: Image.Image) -> None:
         raise ValueError(
             f"an image of {size} cannot be coded: the format has at most {MAX_PIXELS} pixels, and {MAX_SIDE} a side"
         )
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        raise ValueError(f"mode {image.mode} is not supported: scale it to 0..255 and convert to L first")
+    if image.mode == "F":
+        raise ValueError("mode F is not supported: scale it to 0..255 and convert to L first")
+
+
+def losses(image: Image.Image) -> list[str]:
+    """Return in words what of an image is not coded, as far as Pillow tells, which it does best before it is loaded."""
+    deep = _is_deep(image.mode) or any(_is_unpacked_from_more(*tile) for tile in getattr(image, "tile", ()))
+    return ["it has more than 8 bits a sample: coded as 8 bits"] if deep else []
 
 
 def converted(image: Image.Image) -> Image.Image:
@@ -38,11 +51,15 @@ def converted(image: Image.Image) -> Image.Image:
     Transparency of whatever kind becomes alpha. What has a palette of greys alone becomes grey, unless its ICC profile
     means colours only. CMYK is converted with the help of its ICC profile, if it has one, and Pillow has `ImageCms`.
 
+    Samples of 16 bits are rounded to 8. In mode I, which has any numbers, those up to 255 are taken as they are.
+
     Raises:
-        ValueError: as `check`, of what loading it shows.
+        ValueError: as `check`, of what loading it shows; or there are samples of mode I below 0 or above 65535.
     """
     image.load()
     check(image)
+    if _is_deep(image.mode):
+        return _in_eight_bits(image)
     if image.mode == "CMYK":
         return _colour.to_srgb(image)
     alpha = image.has_transparency_data
@@ -51,6 +68,35 @@ def converted(image: Image.Image) -> Image.Image:
     grey, colour = ("LA", "RGBA") if alpha else ("L", "RGB")
     made = image.convert(grey if image.mode in _GREY_MODES else colour)
     return made.convert(grey) if image.mode in ("P", "PA") and _is_grey(made) else made
+
+
+def _is_deep(mode: str) -> bool:
+    return mode == "I" or mode.startswith("I;16")
+
+
+def _is_unpacked_from_more(decoder: str, _: Any, __: Any, arguments: Any) -> bool:
+    """Whether a tile has more than 8 bits a sample in its file, whatever they become when they are loaded."""
+    given = arguments if isinstance(arguments, tuple) else (arguments,)
+    if any(isinstance(value, str) and ";16" in value for value in given):  # the layout of samples, such as RGB;16B
+        return True
+    return decoder == "ppm" and any(isinstance(value, int) and value > 255 for value in given)  # the largest sample
+
+
+def _in_eight_bits(image: Image.Image) -> Image.Image:
+    """An image of mode I or I;16 in mode L or, if a sample of it is transparent, LA."""
+    import numpy as np
+
+    samples = np.asarray(image).astype(np.int32)
+    low, high = samples.min(), samples.max()
+    if low < 0 or high > 255 * _STEP:
+        raise ValueError(f"mode I is not supported with samples from {low} to {high}: scale them to 0..255 first")
+    step = 1 if image.mode == "I" and high <= 255 else _STEP
+    made = Image.fromarray(((samples + step // 2) // step).astype(np.uint8))
+    transparent = image.info.get("transparency")
+    if transparent is not None:
+        made.putalpha(Image.fromarray(np.where(samples == transparent, 0, 255).astype(np.uint8)))
+    made.info = {key: value for key, value in image.info.items() if key != "transparency"}
+    return made
 
 
 def _is_grey(image: Image.Image) -> bool:

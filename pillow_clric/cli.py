@@ -175,9 +175,9 @@ def main(
     is a folder if it is one already, ends with a slash, or is not named like an image.
 
     Outputs are written completely or not at all, and never over an input. Metadata are kept if the format has a place
-    for them; colours become sRGB if it has none for their profile; what is transparent becomes white if it has no alpha.
-    Exit status: 0 if all went well, 1 if a file failed,
-    2 if the command is wrong, 130 if it was interrupted.
+    for them. If it has none for the colour profile, colours become sRGB; if it has no alpha, what is transparent
+    becomes white. Exit status: 0 if all went well, 1 if a file failed, 2 if the command is wrong, 130 if it was
+    interrupted.
     """
     given = {name: value for name, value in options.items() if value is not None}
     if len(given.keys() & {"quality", "target_size", "target_bpp"}) > 1:
@@ -244,6 +244,7 @@ def _save(result: Result, *, overwrite: bool, preserve: bool) -> Record:
         height=height,
         bpp=8 * (bytes_out if job.encoding else result.bytes_in) / (width * height),
         seconds=result.seconds,
+        warnings=result.warnings,
     )
 
 

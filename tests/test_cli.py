@@ -651,7 +651,7 @@ def test_metadata_are_kept(folder: Path, photo: Image.Image) -> None:
 def test_a_bad_file_does_not_stop_the_batch(folder: Path) -> None:
     (folder / "0.png").write_bytes(b"not a photo")
     (folder / "1.clric").write_bytes(b"not a file of ours")
-    Image.new("I;16", (4, 4)).save(folder / "2.png")
+    Image.new("F", (4, 4)).save(folder / "2.tif")
     result = run(folder, folder / "1.clric")
     assert result.exit_code == 1
     assert "2 converted" in result.stderr
@@ -754,7 +754,19 @@ def test_records(folder: Path) -> None:
     result = run(folder, "--json", "--quiet")
     skipped, done, failed = records(result)
     assert len(result.stderr.splitlines()) == 1
-    keys = "source", "status", "target", "bytes_in", "bytes_out", "width", "height", "bpp", "seconds", "error"
+    keys = (
+        "source",
+        "status",
+        "target",
+        "bytes_in",
+        "bytes_out",
+        "width",
+        "height",
+        "bpp",
+        "seconds",
+        "error",
+        "warnings",
+    )
     assert tuple(done) == tuple(skipped) == tuple(failed) == keys
     size = (folder / "b.clric").stat().st_size
     assert done.pop("seconds") > 0
@@ -768,6 +780,7 @@ def test_records(folder: Path) -> None:
         "height": 32,
         "bpp": 8 * size / (48 * 32),
         "error": None,
+        "warnings": [],
     }
     assert (skipped["status"], skipped["error"]) == ("skipped", None)
     assert (failed["status"], failed["bytes_out"]) == ("failed", None)
@@ -776,6 +789,20 @@ def test_records(folder: Path) -> None:
     [back] = records(run(folder / "b.clric", "-o", folder / "new.png", "--json"))
     assert (back["bytes_in"], back["bpp"]) == (size, 8 * size / (48 * 32))
     assert [record["status"] for record in records(run(folder / "b.PNG", "-n", "--overwrite", "--json"))] == ["planned"]
+
+
+def test_warnings(folder: Path, recwarn: pytest.WarningsRecorder) -> None:
+    """Of what is lost of a photo, in a line and in a list."""
+    for name, arguments in (("deep.png", []), ("stripped.png", ["--strip"])):
+        Image.new("I;16", (4, 4), 65535).save(folder / name)
+        result = run(folder / name, "--json", *arguments)
+        [record] = records(result)
+        assert record["warnings"] == ["it has more than 8 bits a sample: coded as 8 bits"]
+        assert f"warning: {folder / name}: it has more than 8 bits a sample: coded as 8 bits\n" in result.stderr
+        assert "warning" not in run(folder / name, "--overwrite", "--quiet", *arguments).stderr
+        with Image.open((folder / name).with_suffix(".clric")) as image:
+            assert image.getextrema() == (255, 255)
+    assert not recwarn.list
 
 
 def test_fail_fast(folder: Path) -> None:

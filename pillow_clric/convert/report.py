@@ -33,6 +33,7 @@ class Record:
         bpp: bits of the `.clric` file per pixel.
         seconds: that it took; of photos that were coded together, the share of one.
         error: why it failed.
+        warnings: what was lost of it, in words.
     """
 
     source: str
@@ -45,6 +46,7 @@ class Record:
     bpp: float | None = None
     seconds: float | None = None
     error: str | None = None
+    warnings: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, job: Job, status: Status, **known: Any) -> Record:
@@ -111,6 +113,8 @@ class Report:
         least = {"failed": 0, "skipped": 2}.get(record.status, 1)
         if self._verbosity >= least:
             self._progress.console.print(_line(record))
+            for warning in record.warnings:
+                self._progress.console.print(f"warning: {shown(record.source)}: {shown(warning)}")
         if self._as_json:
             click.echo(json.dumps(asdict(record)))
         self._check()

@@ -9,11 +9,12 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+import warnings
 from collections import deque
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Any
@@ -24,10 +25,11 @@ from PIL.PngImagePlugin import MAX_TEXT_CHUNK, PngInfo
 from codec.workers import Helper, KilledError, cores, possible
 from pillow_clric import BatchError, _colour, _modes, decode, encode, encode_batch
 from pillow_clric._metadata import for_tiff
+from pillow_clric._modes import LossWarning
 from pillow_clric.convert.plan import Job
 from pillow_clric.convert.report import message
 
-__all__ = ["Result", "Settings", "results_of", "to_format"]
+__all__ = ["Photo", "Result", "Settings", "results_of", "to_format"]
 
 Progress = Callable[[int, int], None]
 
@@ -75,6 +77,7 @@ class Result:
         data: bytes to write to its target.
         bytes_in: of its source.
         size: width and height of the picture.
+        warnings: what was lost of it, in words.
         error: its message, if there was one; there is nothing to write then.
     """
 
@@ -83,7 +86,23 @@ class Result:
     data: bytes = b""
     bytes_in: int = 0
     size: tuple[int, int] = (0, 0)
+    warnings: tuple[str, ...] = ()
     error: str = ""
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A photo to encode.
+
+    Attributes:
+        image: the photo.
+        bytes_in: of its file.
+        warnings: what is lost of it, in words.
+    """
+
+    image: Image.Image
+    bytes_in: int
+    warnings: tuple[str, ...]
 
 
 def results_of(
@@ -126,27 +145,38 @@ def convert(job: Job, settings: Settings, progress: Progress | None = None) -> R
     """Convert one file; errors are part of the result."""
     start = time.perf_counter()
     try:
-        source = job.read()
-        data, size = (_encoded if job.encoding else _decoded)(source, job, settings, progress)
+        return (_encoded if job.encoding else _decoded)(job, settings, progress, start)
     except Exception as error:  # one bad file does not stop the batch
         return Result(job, time.perf_counter() - start, error=message(error, job.source))
-    return Result(job, time.perf_counter() - start, data, len(source), size)
 
 
-def _encoded(source: bytes, _: Job, settings: Settings, progress: Progress | None) -> tuple[bytes, tuple[int, int]]:
-    """The photo as a `.clric` file, and its size."""
-    image = _photo(source, settings)
-    return encode(image, **settings.of_encode(), progress=progress), image.size
+def _encoded(job: Job, settings: Settings, progress: Progress | None, start: float) -> Result:
+    """The photo as a `.clric` file."""
+    photo = _photo(job, settings)
+    with _told_already():
+        data = encode(photo.image, **settings.of_encode(), progress=progress)
+    return Result(job, time.perf_counter() - start, data, photo.bytes_in, photo.image.size, photo.warnings)
 
 
-def _photo(source: bytes, settings: Settings) -> Image.Image:
+def _photo(job: Job, settings: Settings) -> Photo:
     """The photo that a file holds."""
+    source = job.read()
     try:
         image = Image.open(BytesIO(source))
     except UnidentifiedImageError as error:
         raise ValueError("cannot identify its format: it is no image that Pillow can open, or damaged") from error
+    _modes.check(image)
     _colour.read_code(image, source)
-    return _stripped(image) if settings.strip else image
+    losses = tuple(_modes.losses(image))
+    return Photo(_stripped(image) if settings.strip else image, len(source), losses)
+
+
+@contextmanager
+def _told_already() -> Iterator[None]:
+    """Encode without warnings of what `Photo.warnings` tells."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LossWarning)
+        yield
 
 
 def _stripped(image: Image.Image) -> Image.Image:
@@ -162,13 +192,15 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _decoded(source: bytes, job: Job, settings: Settings, _: Progress | None) -> tuple[bytes, tuple[int, int]]:
-    """The `.clric` file as a file of its target's format, and its size."""
+def _decoded(job: Job, settings: Settings, _: Progress | None, start: float) -> Result:
+    """The `.clric` file as a file of its target's format."""
+    source = job.read()
     image = decode(source, device=settings.device)
     if settings.strip:
         image = _stripped(image)
         image.info.clear()
-    return to_format(image, job.suffix, round(settings.options.get("quality", 95))), image.size
+    data = to_format(image, job.suffix, round(settings.options.get("quality", 95)))
+    return Result(job, time.perf_counter() - start, data, len(source), image.size)
 
 
 def to_format(image: Image.Image, suffix: str, quality: int) -> bytes:
@@ -310,28 +342,27 @@ def _layout(job: Job) -> tuple[str, int, int]:
         return "", 0, 0
 
 
-def _read(job: Job, settings: Settings) -> tuple[Image.Image, int] | None:
-    """The photo and the bytes of its file, if it can be read and coded."""
+def _read(job: Job, settings: Settings) -> Photo | None:
+    """The photo, if it can be read and coded."""
     try:
-        source = job.read()
-        image = _photo(source, settings)
-        _modes.check(image)
-        image.load()
+        photo = _photo(job, settings)
+        photo.image.load()
     except Exception:
         return None
-    return image, len(source)
+    return photo
 
 
 def _encode_together(
-    jobs: list[Job], reading: list[Future[tuple[Image.Image, int] | None]], settings: Settings, progress: Progress
+    jobs: list[Job], reading: list[Future[Photo | None]], settings: Settings, progress: Progress
 ) -> list[Result]:
     """Encode photos at once. Where that fails, and what could not be read, is tried alone, and told what is wrong."""
     start = time.perf_counter()
     read = {job: photo for job, future in zip(jobs, reading, strict=True) if (photo := future.result())}
     coded: Sequence[bytes | ValueError]
     try:
-        photos = [photo for photo, _ in read.values()]
-        coded = encode_batch(photos, **settings.of_encode(), progress=progress) if photos else []
+        images = [photo.image for photo in read.values()]
+        with _told_already():
+            coded = encode_batch(images, **settings.of_encode(), progress=progress) if images else []
     except BatchError as error:
         coded = error.results
     except Exception:
@@ -339,8 +370,8 @@ def _encode_together(
     seconds = (time.perf_counter() - start) / max(1, len(coded))
     results = {
         job: Result(job, seconds, error=str(data)) if isinstance(data, ValueError)
-        else Result(job, seconds, data, bytes_in, photo.size)
-        for (job, (photo, bytes_in)), data in zip(read.items(), coded, strict=True)
+        else Result(job, seconds, data, photo.bytes_in, photo.image.size, photo.warnings)
+        for (job, photo), data in zip(read.items(), coded, strict=True)
     }  # fmt: skip
     return [results.get(job) or convert(job, settings, progress) for job in jobs]
 
