@@ -354,9 +354,8 @@ def measured(image: Image.Image, codec: Codec, coded: Callable[[], Coded], lpips
 
 def open_rgb(path: Path) -> Image.Image:
     """A photo as all codecs get it: upright, in sRGB, on white where it is transparent, and without metadata."""
-    data = path.read_bytes()
-    with Image.open(BytesIO(data)) as opened:
-        read_code(opened, data)
+    with Image.open(path) as opened:
+        read_code(opened, path.read_bytes())
         image = to_srgb(converted(ImageOps.exif_transpose(opened)))
     if image.has_transparency_data:
         image = on_white(image)
