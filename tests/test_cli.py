@@ -705,6 +705,20 @@ def test_options_arrive(folder: Path, tmp_path: Path, fast_profile: FastProfile)
     assert (settings.quality, settings.effort, settings.device) == (75, 3, "auto")
 
 
+def test_warnings(folder: Path, recwarn: pytest.WarningsRecorder) -> None:
+    """Of what is lost of a photo, in a line and in a list."""
+    for name, arguments in (("deep.png", []), ("stripped.png", ["--strip"])):
+        Image.new("I;16", (4, 4), 65535).save(folder / name)
+        result = run(folder / name, "--json", *arguments)
+        [record] = records(result)
+        assert record["warnings"] == ["it has more than 8 bits a sample: coded as 8 bits"]
+        assert f"warning: {folder / name}: it has more than 8 bits a sample: coded as 8 bits\n" in result.stderr
+        assert "warning" not in run(folder / name, "--overwrite", "--quiet", *arguments).stderr
+        with Image.open((folder / name).with_suffix(".clric")) as image:
+            assert image.getextrema() == (255, 255)
+    assert not recwarn.list
+
+
 @pytest.mark.parametrize(
     ("arguments", "quality", "size", "bpp"),
     [
@@ -789,20 +803,6 @@ def test_records(folder: Path) -> None:
     [back] = records(run(folder / "b.clric", "-o", folder / "new.png", "--json"))
     assert (back["bytes_in"], back["bpp"]) == (size, 8 * size / (48 * 32))
     assert [record["status"] for record in records(run(folder / "b.PNG", "-n", "--overwrite", "--json"))] == ["planned"]
-
-
-def test_warnings(folder: Path, recwarn: pytest.WarningsRecorder) -> None:
-    """Of what is lost of a photo, in a line and in a list."""
-    for name, arguments in (("deep.png", []), ("stripped.png", ["--strip"])):
-        Image.new("I;16", (4, 4), 65535).save(folder / name)
-        result = run(folder / name, "--json", *arguments)
-        [record] = records(result)
-        assert record["warnings"] == ["it has more than 8 bits a sample: coded as 8 bits"]
-        assert f"warning: {folder / name}: it has more than 8 bits a sample: coded as 8 bits\n" in result.stderr
-        assert "warning" not in run(folder / name, "--overwrite", "--quiet", *arguments).stderr
-        with Image.open((folder / name).with_suffix(".clric")) as image:
-            assert image.getextrema() == (255, 255)
-    assert not recwarn.list
 
 
 def test_fail_fast(folder: Path) -> None:
