@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from itertools import tee
 from os import PathLike
-from typing import TYPE_CHECKING, Any, BinaryIO, overload
+from typing import TYPE_CHECKING, Any, BinaryIO, cast, overload
 
 from PIL import Image
 
@@ -17,6 +17,7 @@ from codec import colour
 from codec.container import Header, Section, UnsupportedError, read_header
 from codec.profiles import DEFAULT, by_id, names
 from pillow_clric import _metadata, _modes
+from pillow_clric._losses import LossWarning, losses
 from pillow_clric._metadata import Exif, Icc, Xmp
 from pillow_clric._options import documented
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["FileInfo", "decode", "encode", "encode_batch", "info"]
+
+Bytes = bytes | bytearray | memoryview
 
 
 @documented
@@ -40,11 +43,11 @@ def encode(
     """Code an image as the bytes of a `.clric` file. `image.save(fp, "CLRIC", ...)` takes the same arguments.
 
     Args:
-        image: with at least one pixel. Modes L, LA, RGB and RGBA are kept; others are converted to one of them as
-            Pillow does, with transparency of whatever kind as alpha. Samples of 16 bits are coded as 8 bits, with a
-            `LossWarning` where Pillow tells of them: of colours only before they are loaded, which `save` does. Alpha
-            is lossless; colours that are wholly transparent are not kept. The EXIF orientation stays as it is, and so
-            do the pixels.
+        image: with at least one pixel; of an animation the first picture is coded, and a `LossWarning` says so. Modes
+            L, LA, RGB and RGBA are kept; others are converted to one of them as Pillow does, with transparency of
+            whatever kind as alpha. Samples of 16 bits are coded as 8 bits, with a `LossWarning` where Pillow tells of
+            them: of colours only before they are loaded, which `save` does. Alpha is lossless; colours that are wholly
+            transparent are not kept. The EXIF orientation stays as it is, and so do the pixels.
         profile: the coding profile, one of `info()["profiles"]`.
         exif: bytes or `Image.Exif`; "keep" takes the image's own with what was changed in `image.getexif()`, None or
             b"" none.
@@ -88,29 +91,32 @@ def encode_batch(
     """
     for image in images:
         _modes.check(image)
-        for loss in _modes.losses(image):
-            warnings.warn(loss, _modes.LossWarning, stacklevel=2)
+        for loss in losses(image):
+            name = getattr(image, "filename", "")
+            warnings.warn(f"{name}: {loss}" if name else loss, LossWarning, stacklevel=3)
     _metadata.check(exif, icc_profile, xmp)
     one, other = tee(_coded_forms(images, exif, icc_profile, xmp))
     metadata = (held for _, held in other)
     return codec.encode_batch((pixels for pixels, _ in one), profile=profile, metadata=metadata, **options)
 
 
-def decode(data: bytes, *, device: str = "auto") -> Image.Image:
+def decode(data: Bytes, *, device: str = "auto") -> Image.Image:
     """Decode the bytes of a `.clric` file to a loaded image, with its metadata in `info`.
 
     Args:
-        data: the complete file; its beginning is enough while `PIL.ImageFile.LOAD_TRUNCATED_IMAGES` is set.
+        data: the complete file, as bytes or another object that holds them; its beginning is enough while
+            `PIL.ImageFile.LOAD_TRUNCATED_IMAGES` is set.
         device: "auto", or the torch device on which the float part runs.
 
     Raises:
         FormatError: the file is truncated, damaged, too new or too large; the message says which.
+        TypeError: it is of another type.
         RuntimeError: the device is not there.
         MemoryError: there is too little of it on the device.
         Image.DecompressionBombError: the image has more pixels than twice `Image.MAX_IMAGE_PIXELS`.
     """
-    read_header(BytesIO(data))  # says more about what is no `.clric` file than `Image.open` does
-    image = Image.open(BytesIO(data), formats=["CLRIC"])
+    read_header(_stream(data))  # says more about what is no `.clric` file than `Image.open` does
+    image = Image.open(_stream(data), formats=["CLRIC"])
     image.decoderconfig = (device,)
     image.load()
     return image
@@ -156,30 +162,36 @@ def info() -> dict[str, str | list[str]]: ...
 
 
 @overload
-def info(source: str | PathLike[str] | bytes | BinaryIO) -> FileInfo: ...
+def info(source: str | PathLike[str] | Bytes | BinaryIO) -> FileInfo: ...
 
 
-def info(source: str | PathLike[str] | bytes | BinaryIO | None = None) -> FileInfo | dict[str, str | list[str]]:
+def info(source: str | PathLike[str] | Bytes | BinaryIO | None = None) -> FileInfo | dict[str, str | list[str]]:
     """Return the contents of a file's header or, without a file, the versions and devices of this installation.
 
     Args:
-        source: a path, the bytes of a file, or a binary file object that stands at the file's start. Only the header
-            is read, so this is fast, and does not check that the rest of the file is there.
+        source: a path, a file as `decode` takes it, or a binary file object that stands at the file's start. Only the
+            header is read, so this is fast, and does not check that the rest of the file is there.
 
     Returns:
         A `FileInfo`; without `source`, a dict of the versions of what matters, "profiles" and "devices".
 
     Raises:
         FormatError: the file has no valid header; the message says why.
+        TypeError: the source is of another type.
     """
     if source is None:
         return _installation()
-    if isinstance(source, bytes):
-        return _file_info(BytesIO(source))
     if isinstance(source, (str, PathLike)):
         with open(source, "rb") as fp:
             return _file_info(fp)
-    return _file_info(source)
+    return _file_info(cast(BinaryIO, source) if hasattr(source, "read") else _stream(source))
+
+
+def _stream(data: Bytes) -> BytesIO:
+    try:
+        return BytesIO(memoryview(data))
+    except TypeError:
+        raise TypeError(f"a file is taken as bytes, not as {type(data).__name__}") from None
 
 
 def _coded_forms(

@@ -10,6 +10,7 @@ from PIL import Image
 from codec import colour, icc
 from codec.container import Section
 from pillow_clric import _colour
+from pillow_clric._losses import without_promises
 
 __all__ = ["EXIF_PREFIX", "Exif", "Icc", "Xmp", "check", "collect", "for_tiff"]
 
@@ -64,7 +65,7 @@ def collect(image: Image.Image, mode: str, exif: Exif, icc_profile: Icc, xmp: Xm
         colours = icc.colours(icc_profile or b"").decode(errors="replace").strip()
         raise ValueError(f"icc_profile is for {colours} colours, but the image is coded as {mode}: leave it out")
     if xmp == "keep":
-        xmp = _own(image, "xmp")
+        xmp = without_promises(_own(image, "xmp"))
     if isinstance(xmp, str):
         xmp = xmp.encode()
     sections = {Section.EXIF: (exif or b"").removeprefix(EXIF_PREFIX), Section.XMP: xmp or b""}

@@ -9,14 +9,10 @@ from PIL import Image
 from codec.container import MAX_PIXELS, MAX_SIDE, MODES
 from pillow_clric import _colour
 
-__all__ = ["LossWarning", "check", "converted", "losses", "on_white"]
+__all__ = ["check", "converted", "has_more_than_8_bits", "on_white"]
 
 _GREY_MODES = ("1", "L", "LA", "La")
 _STEP = 257  # of 8 bits, in 16
-
-
-class LossWarning(UserWarning):
-    """Something of an image is not coded."""
 
 
 def check(image: Image.Image) -> None:
@@ -39,10 +35,9 @@ def check(image: Image.Image) -> None:
         raise ValueError("mode F is not supported: scale it to 0..255 and convert to L first")
 
 
-def losses(image: Image.Image) -> list[str]:
-    """Return in words what of an image is not coded, as far as Pillow tells, which it does best before it is loaded."""
-    deep = _is_deep(image.mode) or any(_is_unpacked_from_more(*tile) for tile in getattr(image, "tile", ()))
-    return ["it has more than 8 bits a sample: coded as 8 bits"] if deep else []
+def has_more_than_8_bits(image: Image.Image) -> bool:
+    """Whether samples are rounded when an image is coded, as far as Pillow tells: of colours, before it is loaded."""
+    return _is_deep(image.mode) or any(_is_unpacked_from_more(*tile) for tile in getattr(image, "tile", ()))
 
 
 def converted(image: Image.Image) -> Image.Image:

@@ -6,13 +6,15 @@ import json
 import os
 import pty
 import re
-import resource
+import shlex
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -21,7 +23,7 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner, Result
-from conftest import FastProfile
+from conftest import FastProfile, no_space
 from PIL import Image
 
 import pillow_clric
@@ -29,6 +31,8 @@ from codec.profiles import DEFAULT
 from pillow_clric import cli
 from pillow_clric.convert import run as conversion
 from pillow_clric.convert.report import Report
+
+SAMPLES = Path(__file__).parent.parent / "samples"
 
 EXIF = Image.Exif()
 EXIF[0x010F] = "Maker"
@@ -234,8 +238,9 @@ def test_odd_names(name: str, folder: Path, photo: Image.Image, monkeypatch: pyt
     assert len(result.stderr.splitlines()) == 2
     assert "\x1b" not in result.stderr
     [record] = records(result)
-    assert (record["source"], Path(record["target"])) == (name, Path(name).with_suffix(".clric"))
-    assert same(Path(record["target"]), photo)
+    unicode = name.encode(errors="backslashreplace").decode()  # a lone surrogate is no text for strict readers of JSON
+    assert (record["source"], Path(record["target"])) == (unicode, Path(unicode).with_suffix(".clric"))
+    assert same(Path(name).with_suffix(".clric"), photo)
 
 
 def test_files_named_like_commands(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,6 +304,38 @@ def test_usage_of_streams(arguments: list[str], folder: Path, monkeypatch: pytes
     assert names(folder) == before
 
 
+def test_streams_by_the_names_that_shells_give_them(folder: Path, photo: Image.Image) -> None:
+    script = """
+clric <(cat a.png) -o x.clric
+clric <(cat a.png) <(cat b.PNG) -o out/
+cat a.png | clric /dev/stdin -o /dev/stdout >y.clric
+clric x.clric -o /dev/stdout | clric /dev/stdin -o /dev/fd/3 3>z.clric
+clric a.png -o >(cat >w.clric); wait $!
+clric a.png -o /dev/null --overwrite
+clric verify <(cat w.clric) && clric info --detail --json <(cat w.clric) >info.json
+"""
+    shell(script, folder)
+    assert all(same(path, photo) for path in map(folder.joinpath, ("x.clric", "y.clric", "z.clric", "w.clric")))
+    assert len(names(folder / "out")) == 2
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+    assert json.loads((folder / "info.json").read_text())["width"] == photo.width
+
+
+def test_pipes_by_name(folder: Path, photo: Image.Image) -> None:
+    for name in ("in", "out", "out.jpg"):
+        os.mkfifo(folder / name)
+    with ThreadPoolExecutor() as others:
+        others.submit((folder / "in").write_bytes, (folder / "a.png").read_bytes())
+        written = others.submit((folder / "out").read_bytes)
+        assert run(folder / "in", "-o", folder / "out").exit_code == 0
+        others.submit((folder / "in").write_bytes, written.result())
+        written = others.submit((folder / "out.jpg").read_bytes)
+        assert run(folder / "in", "-o", folder / "out.jpg").exit_code == 0
+    with Image.open(BytesIO(written.result()), formats=["JPEG"]) as image:
+        assert image.size == photo.size
+    assert (folder / "out").is_fifo()
+
+
 @contextmanager
 def terminal() -> Iterator[tuple[int, list[bytes]]]:
     """A terminal, and what is written to it, which is complete in the end."""
@@ -336,7 +373,8 @@ FAST = """
 import codec.profiles
 from conftest import FastProfile
 from pillow_clric import cli
-codec.profiles.profiles = lambda: (FastProfile(),)
+from pillow_clric.convert import run
+codec.profiles.profiles, run.cores = lambda: (FastProfile(),), lambda: 1
 cli.main()
 """
 
@@ -351,6 +389,16 @@ def fast(*arguments: str | Path, **how: Any) -> subprocess.CompletedProcess[str]
     command = [sys.executable, "-c", FAST, "--device", "cpu", *map(str, arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.run(command, text=True, env=environment, check=False, **{**pipes, **how})
+
+
+def shell(script: str, folder: Path, **how: Any) -> subprocess.CompletedProcess[str]:
+    """A script of bash in which `clric` is a program with the fast profile."""
+    own = ["-c", FAST.replace("cli.main()", "cli.main(prog_name='clric')")]
+    start = f'set -e; clric() {{ {shlex.join([sys.executable, *own])} "$@"; }}\n'
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    options = {"check": True, "capture_output": True, **how}
+    command = ["bash", "-c", start + script]
+    return subprocess.run(command, text=True, cwd=folder, env=os.environ | {"PYTHONPATH": path}, **options)
 
 
 def test_records_beside_a_progress_bar(folder: Path) -> None:
@@ -369,6 +417,45 @@ def test_closed_pipe(folder: Path) -> None:
     os.close(writing)
     assert result.returncode == 1
     assert result.stderr.startswith(f"failed: {folder / 'a.png'}: stdout cannot be written: Broken pipe\n0 converted")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        ("2>/dev/full", 1, ""),
+        ("2>&-", 1, ""),
+        ("--quiet >&- 2>&-", 0, ""),  # nothing was to be said
+        ("-j2 <&- >&- 2>&-", 1, ""),
+        ("--json >/dev/full", 1, "\nstdout cannot be written: No space left on device\n"),
+        ("--json >&-", 1, "\nstdout cannot be written: Bad file descriptor\n"),
+        ("--json | true; exit ${PIPESTATUS[0]}", 1, "2 converted"),
+    ],
+)
+def test_conversion_goes_on_where_nothing_can_be_said(arguments: str, status: int, said: str, folder: Path) -> None:
+    result = shell(f"clric a.png b.PNG -e1 {arguments}", folder, check=False)
+    assert {"a.clric", "b.clric"} <= names(folder)
+    assert result.returncode == status
+    assert said in result.stderr
+    assert "rror" not in result.stderr
+
+
+@pytest.mark.parametrize("command", ["--help", "info *.clric", "verify --json *.clric", "models list"])
+def test_what_cannot_be_said(command: str) -> None:
+    for target, why in (
+        (">/dev/full", "No space left on device"),
+        (">&-", "Bad file descriptor"),
+        ("| true; exit ${PIPESTATUS[0]}", ""),
+    ):
+        result = shell(f"clric {command} {target}", SAMPLES, check=False)
+        said = why and f"stdout cannot be written: {why}\n"
+        assert (result.returncode, result.stderr) == (1, said)
+
+
+@pytest.mark.parametrize("streams", ["<&-", "0>/dev/null"])
+def test_stdin_that_cannot_be_read(streams: str, folder: Path) -> None:
+    result = shell(f"clric - -o x.clric {streams}", folder, check=False)
+    assert (result.returncode, "Traceback" in result.stderr) == (2, False)
+    assert "Error: stdin " in result.stderr
 
 
 # What is never lost
@@ -390,12 +477,31 @@ def test_overwrite(folder: Path, photo: Image.Image) -> None:
 
 
 def test_collisions_are_found_before_the_start(folder: Path, tmp_path: Path, photo: Image.Image) -> None:
-    photo.save(folder / "a.jpg")
-    result = run(folder, "-o", tmp_path / "out")
+    (tmp_path / "other").mkdir()
+    photo.save(tmp_path / "other" / "a.png")
+    result = run(folder, tmp_path / "other", "-o", tmp_path / "out")
     assert result.exit_code == 2
-    assert "a.jpg" in result.stderr
-    assert "a.png" in result.stderr
+    assert str(folder / "a.png") in result.stderr
+    assert str(tmp_path / "other" / "a.png") in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_inputs_that_differ_in_the_ends_of_their_names(folder: Path, tmp_path: Path, photo: Image.Image) -> None:
+    out = tmp_path / "out"
+    for name in ("a.jpg", "a.jpg.png"):  # the second is called like the first one's output
+        photo.save(folder / name)
+    result = run(folder, "-o", out)
+    assert result.exit_code == 0
+    assert names(out) == {"a.jpg.clric", "a.png.clric", "a.jpg.png.clric", "b.clric"}
+    assert f"3 outputs are named like {out / 'a.jpg.clric'}: " in result.stderr
+    assert result.stderr.count(" are named ") == 1
+    assert "4 skipped" in run(folder, "-o", out).stderr
+    assert " are named " not in run(folder, "-o", out, "--quiet").stderr
+
+    run(out, "-o", tmp_path / "back")
+    assert names(tmp_path / "back") == {"a.jpg.png", "a.png.png", "a.jpg.png.png", "b.png"}
+    run(out, "-o", tmp_path / "back", "--overwrite")
+    assert len(names(tmp_path / "back")) == 4
 
 
 def test_inputs_are_not_written_over(folder: Path, photo: Image.Image) -> None:
@@ -437,17 +543,6 @@ def test_outputs_are_atomic(error: BaseException, folder: Path, monkeypatch: pyt
 def test_new_files_have_the_usual_permissions(folder: Path) -> None:
     run(folder / "a.png")
     assert (folder / "a.clric").stat().st_mode == (folder / "notes.txt").stat().st_mode
-
-
-@contextmanager
-def no_space(count: int) -> Iterator[None]:
-    """Files cannot become larger than this, as on a disk that is full."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (count, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_full_disk(folder: Path) -> None:
@@ -705,7 +800,7 @@ def test_options_arrive(folder: Path, tmp_path: Path, fast_profile: FastProfile)
     assert (settings.quality, settings.effort, settings.device) == (75, 3, "auto")
 
 
-def test_warnings(folder: Path, recwarn: pytest.WarningsRecorder) -> None:
+def test_samples_of_sixteen_bits(folder: Path, recwarn: pytest.WarningsRecorder) -> None:
     """Of what is lost of a photo, in a line and in a list."""
     for name, arguments in (("deep.png", []), ("stripped.png", ["--strip"])):
         Image.new("I;16", (4, 4), 65535).save(folder / name)
@@ -768,20 +863,8 @@ def test_records(folder: Path) -> None:
     result = run(folder, "--json", "--quiet")
     skipped, done, failed = records(result)
     assert len(result.stderr.splitlines()) == 1
-    keys = (
-        "source",
-        "status",
-        "target",
-        "bytes_in",
-        "bytes_out",
-        "width",
-        "height",
-        "bpp",
-        "seconds",
-        "error",
-        "warnings",
-    )
-    assert tuple(done) == tuple(skipped) == tuple(failed) == keys
+    keys = "source status target bytes_in bytes_out width height bpp seconds error warnings"
+    assert tuple(done) == tuple(skipped) == tuple(failed) == tuple(keys.split())
     size = (folder / "b.clric").stat().st_size
     assert done.pop("seconds") > 0
     assert done == {
@@ -859,9 +942,6 @@ def program(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-SAMPLES = Path(__file__).parent.parent / "samples"
-
-
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -897,6 +977,13 @@ def test_help_tells_all() -> None:
         assert re.search(rf"^  {name}  +[A-Z]", told, re.MULTILINE)
     assert max(map(len, told.splitlines())) <= 80
     assert "-h, --help" in run("info", "-h").stdout
+
+
+@pytest.mark.parametrize("command", [[], ["info"], ["compare"], ["models"], ["models", "add"]])
+def test_help_without_docstrings(command: list[str]) -> None:
+    arguments = ["-m", "pillow_clric.cli", *command, "--help"]
+    told, same = (subprocess.check_output([sys.executable, *flags, *arguments]) for flags in ([], ["-OO"]))
+    assert told == same
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Any
@@ -23,15 +23,17 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import MAX_TEXT_CHUNK, PngInfo
 
 from codec.workers import Helper, KilledError, cores, possible
-from pillow_clric import BatchError, _colour, _modes, decode, encode, encode_batch
+from pillow_clric import BatchError, LossWarning, _colour, _modes, decode, encode, encode_batch
+from pillow_clric._losses import losses
 from pillow_clric._metadata import for_tiff
-from pillow_clric._modes import LossWarning
 from pillow_clric.convert.plan import Job
 from pillow_clric.convert.report import message
 
-__all__ = ["Photo", "Result", "Settings", "results_of", "to_format"]
+__all__ = ["Result", "Settings", "results_of", "to_format"]
 
 Progress = Callable[[int, int], None]
+Converted = tuple[bytes, tuple[int, int], tuple[str, ...]]
+Photo = tuple[Image.Image, int, tuple[str, ...]]
 
 _PIXELS_AT_ONCE = 2**26  # of the photos that a GPU encodes together; as many are read meanwhile
 _XMP_KEYWORD = "XML:com.adobe.xmp"  # PNG's name for it
@@ -77,8 +79,8 @@ class Result:
         data: bytes to write to its target.
         bytes_in: of its source.
         size: width and height of the picture.
-        warnings: what was lost of it, in words.
         error: its message, if there was one; there is nothing to write then.
+        warnings: what is lost of the source.
     """
 
     job: Job
@@ -86,23 +88,8 @@ class Result:
     data: bytes = b""
     bytes_in: int = 0
     size: tuple[int, int] = (0, 0)
-    warnings: tuple[str, ...] = ()
     error: str = ""
-
-
-@dataclass(frozen=True)
-class Photo:
-    """A photo to encode.
-
-    Attributes:
-        image: the photo.
-        bytes_in: of its file.
-        warnings: what is lost of it, in words.
-    """
-
-    image: Image.Image
-    bytes_in: int
-    warnings: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 def results_of(
@@ -145,38 +132,29 @@ def convert(job: Job, settings: Settings, progress: Progress | None = None) -> R
     """Convert one file; errors are part of the result."""
     start = time.perf_counter()
     try:
-        return (_encoded if job.encoding else _decoded)(job, settings, progress, start)
+        source = job.read()
+        data, size, lost = (_encoded if job.encoding else _decoded)(source, job, settings, progress)
     except Exception as error:  # one bad file does not stop the batch
         return Result(job, time.perf_counter() - start, error=message(error, job.source))
+    return Result(job, time.perf_counter() - start, data, len(source), size, warnings=lost)
 
 
-def _encoded(job: Job, settings: Settings, progress: Progress | None, start: float) -> Result:
-    """The photo as a `.clric` file."""
-    photo = _photo(job, settings)
-    with _told_already():
-        data = encode(photo.image, **settings.of_encode(), progress=progress)
-    return Result(job, time.perf_counter() - start, data, photo.bytes_in, photo.image.size, photo.warnings)
+def _encoded(source: bytes, _: Job, settings: Settings, progress: Progress | None) -> Converted:
+    """The photo as a `.clric` file, its size, and what is lost of it."""
+    image, lost = _photo(source, settings)
+    return encode(image, **settings.of_encode(), progress=progress), image.size, lost
 
 
-def _photo(job: Job, settings: Settings) -> Photo:
-    """The photo that a file holds."""
-    source = job.read()
+def _photo(source: bytes, settings: Settings) -> tuple[Image.Image, tuple[str, ...]]:
+    """The photo that a file holds, and what is lost of the file when it is coded."""
     try:
         image = Image.open(BytesIO(source))
     except UnidentifiedImageError as error:
         raise ValueError("cannot identify its format: it is no image that Pillow can open, or damaged") from error
     _modes.check(image)
     _colour.read_code(image, source)
-    losses = tuple(_modes.losses(image))
-    return Photo(_stripped(image) if settings.strip else image, len(source), losses)
-
-
-@contextmanager
-def _told_already() -> Iterator[None]:
-    """Encode without warnings of what `Photo.warnings` tells."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", LossWarning)
-        yield
+    lost = tuple(losses(image))
+    return _stripped(image) if settings.strip else image, lost
 
 
 def _stripped(image: Image.Image) -> Image.Image:
@@ -192,15 +170,13 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _decoded(job: Job, settings: Settings, _: Progress | None, start: float) -> Result:
-    """The `.clric` file as a file of its target's format."""
-    source = job.read()
+def _decoded(source: bytes, job: Job, settings: Settings, _: Progress | None) -> Converted:
+    """The `.clric` file as a file of its target's format, its size, and that nothing is lost."""
     image = decode(source, device=settings.device)
     if settings.strip:
         image = _stripped(image)
         image.info.clear()
-    data = to_format(image, job.suffix, round(settings.options.get("quality", 95)))
-    return Result(job, time.perf_counter() - start, data, len(source), image.size)
+    return to_format(image, job.suffix, round(settings.options.get("quality", 95))), image.size, ()
 
 
 def to_format(image: Image.Image, suffix: str, quality: int) -> bytes:
@@ -228,9 +204,8 @@ def to_format(image: Image.Image, suffix: str, quality: int) -> bytes:
     if name == "ICO":
         options["sizes"] = [image.size]
     if name == "ICNS" or (name == "ICO" and max(image.size) > _LARGEST_ICON):
-        raise ValueError(
-            f"{suffix} files hold icons, not pictures of {image.width} x {image.height}: choose another format"
-        )
+        size = f"{image.width} x {image.height}"
+        raise ValueError(f"{suffix} files hold icons, not pictures of {size}: choose another format")
     if image.mode in ("LA", "RGBA") and name not in _WITH_ALPHA:
         image = _modes.on_white(image)
     buffer = BytesIO()
@@ -290,6 +265,7 @@ def _convert_alone(job: Job, settings: Settings) -> Result:
     import torch
 
     torch.set_num_threads(1)
+    warnings.simplefilter("ignore", LossWarning)
     return convert(job, settings)
 
 
@@ -343,13 +319,14 @@ def _layout(job: Job) -> tuple[str, int, int]:
 
 
 def _read(job: Job, settings: Settings) -> Photo | None:
-    """The photo, if it can be read and coded."""
+    """The photo, the bytes of its file and what is lost of it, if it can be read and coded."""
     try:
-        photo = _photo(job, settings)
-        photo.image.load()
+        source = job.read()
+        image, lost = _photo(source, settings)
+        image.load()
     except Exception:
         return None
-    return photo
+    return image, len(source), lost
 
 
 def _encode_together(
@@ -360,9 +337,8 @@ def _encode_together(
     read = {job: photo for job, future in zip(jobs, reading, strict=True) if (photo := future.result())}
     coded: Sequence[bytes | ValueError]
     try:
-        images = [photo.image for photo in read.values()]
-        with _told_already():
-            coded = encode_batch(images, **settings.of_encode(), progress=progress) if images else []
+        photos = [photo for photo, *_ in read.values()]
+        coded = encode_batch(photos, **settings.of_encode(), progress=progress) if photos else []
     except BatchError as error:
         coded = error.results
     except Exception:
@@ -370,8 +346,8 @@ def _encode_together(
     seconds = (time.perf_counter() - start) / max(1, len(coded))
     results = {
         job: Result(job, seconds, error=str(data)) if isinstance(data, ValueError)
-        else Result(job, seconds, data, photo.bytes_in, photo.image.size, photo.warnings)
-        for (job, photo), data in zip(read.items(), coded, strict=True)
+        else Result(job, seconds, data, bytes_in, photo.size, warnings=lost)
+        for (job, (photo, bytes_in, lost)), data in zip(read.items(), coded, strict=True)
     }  # fmt: skip
     return [results.get(job) or convert(job, settings, progress) for job in jobs]
 
