@@ -68,13 +68,14 @@ def primaries(chromaticities: Chromaticities) -> Primaries:
 
     bradford = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
     try:
-        x, y = np.array(chromaticities).T
-        points = np.stack([x, y, 1 - x - y])
-        white = points[:, 3] / y[3]
-        cones = bradford @ (np.array(_D50) / 65536) / (bradford @ white)
-        adaptation = np.linalg.solve(bradford, cones[:, None] * bradford)
-        columns = adaptation @ (points[:, :3] * np.linalg.solve(points[:, :3], white))
-        whole = np.rint(np.stack([columns.T, adaptation]) * 65536).astype(int).tolist()
+        with np.errstate(all="raise"):
+            x, y = np.array(chromaticities).T
+            points = np.stack([x, y, 1 - x - y])
+            white = points[:, 3] / y[3]
+            cones = bradford @ (np.array(_D50) / 65536) / (bradford @ white)
+            adaptation = np.linalg.solve(bradford, cones[:, None] * bradford)
+            columns = adaptation @ (points[:, :3] * np.linalg.solve(points[:, :3], white))
+            whole = np.rint(np.stack([columns.T, adaptation]) * 65536).astype(int).tolist()
     except (ArithmeticError, ValueError) as error:
         raise ValueError(f"no display has primaries of chromaticities {chromaticities}") from error
     return Primaries(tuple(map(tuple, whole[0])), tuple(value for row in whole[1] for value in row))

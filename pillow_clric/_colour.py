@@ -1,4 +1,4 @@
-"""Colours of images: the profile that says what they mean, and their conversion to sRGB."""
+"""Colours of images: what says what they mean, and their conversion to sRGB."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 from codec import colour, icc
 
-__all__ = ["colours_of", "fitting", "profile_of", "read_code", "to_srgb"]
+__all__ = ["colours_of", "fitting", "profile_of", "read_codes", "to_srgb"]
 
 _SRGB_GAMMA = 0.45455  # as PNG files have it that mean sRGB
 _SRGB_CHROMATICITIES = (0.3127, 0.3290, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)  # in the order of PNG: white first
@@ -57,22 +57,25 @@ def fitting(profile: bytes, mode: str) -> bytes:
     return colour.SPACES[number].profile(grey=True) if number else b""
 
 
-def read_code(image: Image.Image, data: bytes) -> None:
-    """Put into an image's `info` what its file says of its colours in a code, which Pillow does not read.
+def read_codes(image: Image.Image, data: bytes) -> None:
+    """Put into an image's `info` what its file says of its samples in codes, which Pillow does not read.
+
+    That is "icc_profile", if it has none, and "bit_depth", which pillow_heif calls so, if it is more than 8.
 
     Args:
-        image: not loaded; with an ICC profile, it is left as it is.
+        image: not loaded.
         data: its file.
 
     Raises:
         ValueError: the picture is HDR.
     """
-    find = {"PNG": _png_code, "AVIF": _box_code, "HEIF": _box_code}.get(image.format or "")
-    primaries, transfer = find(data) if find else (0, 0)
+    (primaries, transfer), depth = _FIND.get(image.format or "", _no_codes)(data)
     if transfer in _HDR:
         raise ValueError(
             f"it is an HDR picture ({_HDR[transfer]}), which .clric files cannot hold: export it as SDR, such as sRGB"
         )
+    if depth > 8:
+        image.info["bit_depth"] = depth
     if primaries in _PRIMARIES and transfer in _CURVES and not image.info.get("icc_profile"):
         name = f"H.273 {primaries}, {transfer}"
         image.info["icc_profile"] = _described(name, _CURVES[transfer], _PRIMARIES[primaries], image.mode)
@@ -112,37 +115,60 @@ def _described(name: str, curve: icc.Curve, display: icc.Primaries, mode: str) -
     return b"" if colour.recognise(profile) == colour.SRGB else profile
 
 
-def _png_code(data: bytes) -> tuple[int, int]:
-    """Primaries and transfer function of a PNG file's chunk cICP; 0, 0 if it has none."""
+# Primaries and transfer function, and bits of a sample, each 0 if it is not told
+
+Codes = tuple[tuple[int, int], int]
+
+
+def _no_codes(_: bytes) -> Codes:
+    return (0, 0), 0
+
+
+def _png_codes(data: bytes) -> Codes:
+    """Those of a PNG file's chunk cICP."""
     at = 8
     while at + 12 <= len(data):
         length, name = struct.unpack_from(">I4s", data, at)
         if name == b"cICP" and length == 4:
-            return data[at + 8], data[at + 9]
+            return (data[at + 8], data[at + 9]), 0
         if name == b"IDAT":
             break
         at += 12 + length
-    return 0, 0
+    return _no_codes(data)
 
 
-def _box_code(data: bytes) -> tuple[int, int]:
-    """Primaries and transfer function of the first such code (nclx) of an AVIF or HEIF file; 0, 0 if it has none."""
-    bodies = [memoryview(data)]
-    for name, skipped in ((b"meta", 4), (b"iprp", 0), (b"ipco", 0), (b"colr", 0)):
-        bodies = [body[skipped:] for outer in bodies for kind, body in _boxes(outer) if kind == name]
-    codes = (struct.unpack(">HH", body[4:8]) for body in bodies if bytes(body[:4]) == b"nclx" and len(body) >= 8)
-    return next(codes, (0, 0))
+def _avif_codes(data: bytes) -> Codes:
+    """Those of the first picture of an AVIF or HEIF file."""
+    properties = b"meta", b"iprp", b"ipco"
+    names = (body for body in _boxes(data, *properties, b"colr") if body[:4] == b"nclx" and len(body) >= 8)
+    name = next(names, bytes(8))
+    depths = (10 + body[2] // 32 % 2 * 2 for body in _boxes(data, *properties, b"av1C") if body[2:] and body[2] & 0x40)
+    return struct.unpack(">HH", name[4:8]), next(depths, 0)
 
 
-def _boxes(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
-    """Types and bodies of the boxes in an ISO base media file, or in one of its boxes."""
-    while len(data) >= 8:
-        length, kind = struct.unpack_from(">I4s", data)
+def _jpeg2000_codes(data: bytes) -> Codes:
+    depths = (1 + body[10] % 128 for body in _boxes(data, b"jp2h", b"ihdr") if len(body) > 10 and body[10] < 255)
+    return (0, 0), next(depths, 0)
+
+
+_FIND = {"PNG": _png_codes, "AVIF": _avif_codes, "HEIF": _avif_codes, "JPEG2000": _jpeg2000_codes}
+
+
+def _boxes(data: bytes, first: bytes, *others: bytes) -> Iterator[bytes]:
+    """Bodies of the boxes of ISO's media files that lie in one another so, by their names."""
+    at = 0
+    while at + 8 <= len(data):
+        length, name = struct.unpack_from(">I4s", data, at)
         start = 8
-        if length == 1 and len(data) >= 16:  # a long one
-            (length,), start = struct.unpack_from(">Q", data, 8), 16
+        if length == 1 and at + 16 <= len(data):  # a long one
+            (length,), start = struct.unpack_from(">Q", data, at + 8), 16
         length = length or len(data)  # the last one
         if length < start:
             break
-        yield kind, data[start:length]
-        data = data[length:]
+        if name == first:
+            body = data[at + start + 4 * (name == b"meta") : at + length]
+            if others:
+                yield from _boxes(body, *others)
+            else:
+                yield body
+        at += length

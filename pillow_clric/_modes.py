@@ -37,7 +37,10 @@ def check(image: Image.Image) -> None:
 
 def has_more_than_8_bits(image: Image.Image) -> bool:
     """Whether samples are rounded when an image is coded, as far as Pillow tells: of colours, before it is loaded."""
-    return _is_deep(image.mode) or any(_is_unpacked_from_more(*tile) for tile in getattr(image, "tile", ()))
+    told = image.info.get("bit_depth")  # by pillow_heif and `_colour.read_codes`
+    if _is_deep(image.mode) or (isinstance(told, int) and told > 8):
+        return True
+    return any(_is_unpacked_from_more(*tile) for tile in getattr(image, "tile", ()))
 
 
 def converted(image: Image.Image) -> Image.Image:

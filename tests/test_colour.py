@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import tracemalloc
+import warnings
 import zlib
 from io import BytesIO
 from pathlib import Path
@@ -444,6 +445,9 @@ def with_code(photo: Image.Image, kind: str, primaries: int, transfer: int) -> b
     if kind == "png":
         return png(photo, {b"cICP": bytes([primaries, transfer, 0, 1])})
     buffer = BytesIO()
+    if kind == "jp2":
+        photo.save(buffer, "JPEG2000")
+        return buffer.getvalue()
     photo.save(buffer, "AVIF", quality=100, subsampling="4:4:4")
     head, tail = buffer.getvalue().split(b"colrnclx")
     return head + b"colrnclx" + struct.pack(">HH", primaries, transfer) + tail[4:]
@@ -486,10 +490,27 @@ def test_hdr_is_refused(
     assert not (tmp_path / "a.clric").exists()
 
 
+@pytest.mark.parametrize(("name", "box", "at", "flags"), [("AVIF", b"av1C", 6, 0x40), ("JPEG2000", b"ihdr", 14, 0x0F)])
+def test_depths(name: str, box: bytes, at: int, flags: int, photo: Image.Image, fast_profile: FastProfile) -> None:
+    """Of formats of which Pillow gives 8 bits of any."""
+    buffer = BytesIO()
+    photo.save(buffer, name)
+    deep = bytearray(buffer.getvalue())
+    deep[deep.index(box) + at] |= flags
+    image = opened(buffer.getvalue())
+    _colour.read_codes(image, buffer.getvalue())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        saved(image)
+    _colour.read_codes(image, bytes(deep))
+    with pytest.warns(pillow_clric.LossWarning, match="coded as 8 bits"):
+        saved(image)
+
+
 @given(st.data())
 def test_any_file_has_a_code_or_none(data: st.DataObject) -> None:
     """Damaged files are told from others by Pillow; here nothing is raised but for HDR."""
-    kind = data.draw(st.sampled_from(["png", "avif"]))
+    kind = data.draw(st.sampled_from(["png", "avif", "jp2"]))
     source = with_code(Image.new("RGB", (4, 4)), kind, 12, 13)
     damaged = bytearray(source[:300])
     for _ in range(data.draw(st.integers(1, 4))):
@@ -497,6 +518,6 @@ def test_any_file_has_a_code_or_none(data: st.DataObject) -> None:
         damaged[at : at + data.draw(st.integers(0, 8))] = data.draw(st.binary(max_size=8))
     with Image.open(BytesIO(source)) as image:
         try:
-            _colour.read_code(image, bytes(damaged))
+            _colour.read_codes(image, bytes(damaged))
         except ValueError as error:
             assert "HDR" in str(error)

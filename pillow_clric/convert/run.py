@@ -152,7 +152,7 @@ def _photo(source: bytes, settings: Settings) -> tuple[Image.Image, tuple[str, .
     except UnidentifiedImageError as error:
         raise ValueError("cannot identify its format: it is no image that Pillow can open, or damaged") from error
     _modes.check(image)
-    _colour.read_code(image, source)
+    _colour.read_codes(image, source)
     lost = tuple(losses(image))
     return _stripped(image) if settings.strip else image, lost
 
