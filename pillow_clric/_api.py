@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast, overload
 from PIL import Image
 
 import codec
+from codec import colour
 from codec.container import Header, Section, UnsupportedError, read_header
 from codec.profiles import DEFAULT, by_id, names
 from pillow_clric import _metadata, _modes
@@ -42,21 +43,22 @@ def encode(
     """Code an image as the bytes of a `.clric` file. `image.save(fp, "CLRIC", ...)` takes the same arguments.
 
     Args:
-        image: of 8 bits a sample, with at least one pixel; of an animation the first picture is coded, and a
-            `LossWarning` says so. Modes L, LA, RGB and RGBA are kept; others are converted to
-            one of them as Pillow does, with transparency of whatever kind as alpha. Alpha is lossless; colours that
-            are wholly transparent are not kept. The EXIF orientation stays as it is, and so do the pixels.
+        image: with at least one pixel; of an animation the first picture is coded, and a `LossWarning` says so. Modes
+            L, LA, RGB and RGBA are kept; others are converted to one of them as Pillow does, with transparency of
+            whatever kind as alpha. Samples of 16 bits are coded as 8 bits, with a `LossWarning` where Pillow tells of
+            them: of colours only before they are loaded, which `save` does. Alpha is lossless; colours that are wholly
+            transparent are not kept. The EXIF orientation stays as it is, and so do the pixels.
         profile: the coding profile, one of `info()["profiles"]`.
         exif: bytes or `Image.Exif`; "keep" takes the image's own with what was changed in `image.getexif()`, None or
             b"" none.
-        icc_profile: bytes; "keep", None or b"" as above. What was for other colours than the mode that is coded (such
-            as CMYK) is not kept.
+        icc_profile: bytes; "keep", None or b"" as above. The image's own is taken from a PNG file's gamma and
+            chromaticities, too. What was for other colours than the mode that is coded (such as CMYK) is not kept.
         xmp: bytes or str; "keep", None or b"" as above.
         options: {options}
 
     Raises:
-        ValueError: an argument is out of its range, the image is empty, too large or of more than 8 bits a sample, or
-            the smallest file possible is larger than the target; the message says how large it is.
+        ValueError: an argument is out of its range, the image is empty, too large or of floating point, or the smallest
+            file possible is larger than the target; the message says how large it is.
         TypeError: an argument is of a type other than these, or the profile has none of this name.
         RuntimeError: the device is not there, or the file did not decode to what was coded.
         ModelError: there is no such model, or it is damaged; an `OSError` that says what to do.
@@ -131,7 +133,8 @@ class FileInfo:
         model: hash of the autoencoder that reads the file, in hex, as `clric-convert models list` shows it; "" if it
             takes none.
         version: of the format, (major, minor).
-        sections: bytes of each part of the file, by name: "header", "weights", "grids", "icc", "exif", "xmp" ...
+        sections: bytes of each part of the file, by name: "header", "weights", "grids", "colour", "exif", "xmp" ...
+        colour: name of the space that the colours are in, "ICC profile" of another one; "" if the file does not say.
     """
 
     width: int
@@ -141,6 +144,7 @@ class FileInfo:
     model: str
     version: tuple[int, int]
     sections: dict[str, int]
+    colour: str = ""
 
     @property
     def file_size(self) -> int:
@@ -179,9 +183,8 @@ def info(source: str | PathLike[str] | Bytes | BinaryIO | None = None) -> FileIn
         return _installation()
     if isinstance(source, (str, PathLike)):
         with open(source, "rb") as fp:
-            return _file_info(read_header(fp))
-    stream = cast(BinaryIO, source) if hasattr(source, "read") else _stream(source)
-    return _file_info(read_header(stream))
+            return _file_info(fp)
+    return _file_info(cast(BinaryIO, source) if hasattr(source, "read") else _stream(source))
 
 
 def _stream(data: Bytes) -> BytesIO:
@@ -202,7 +205,8 @@ def _coded_forms(
         yield np.asarray(converted), _metadata.collect(image, converted.mode, exif, icc_profile, xmp)
 
 
-def _file_info(header: Header) -> FileInfo:
+def _file_info(fp: BinaryIO) -> FileInfo:
+    header = read_header(fp)
     try:
         profile = by_id(header.profile).name
     except UnsupportedError:
@@ -217,7 +221,18 @@ def _file_info(header: Header) -> FileInfo:
         header.model.hex(),
         header.version,
         {"header": header.size, **sections},
+        _colour_of(header, fp),
     )
+
+
+def _colour_of(header: Header, fp: BinaryIO) -> str:
+    """Name of the colours, for which as little is read as there is in front of it."""
+    if Section.COLOUR not in header.spans:
+        return "ICC profile" if Section.ICC in header.spans else ""
+    before = header.spans[Section.COLOUR][0] - header.size
+    while before and (piece := fp.read(min(before, 2**20))):
+        before -= len(piece)
+    return colour.name_of(fp.read(1))
 
 
 def _installation() -> dict[str, str | list[str]]:

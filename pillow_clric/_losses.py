@@ -1,4 +1,4 @@
-"""What a file holds beside the one picture that is coded: other frames, gain maps, films."""
+"""What of an image's file is not coded: samples of more than 8 bits, other frames, gain maps, films."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from contextlib import suppress
 from xml.dom import minidom
 
 from PIL import Image
+
+from pillow_clric import _modes
 
 __all__ = ["LossWarning", "losses", "without_promises"]
 
@@ -28,6 +30,8 @@ class LossWarning(UserWarning):
 
 def losses(image: Image.Image) -> Iterator[str]:
     """Sentences on what is lost of an image's file when it is coded; the image need not be loaded."""
+    if _modes.has_more_than_8_bits(image):
+        yield "it has more than 8 bits a sample: coded as 8 bits"
     if (count := _frames(image)) > 1:
         yield f"only the first of {count} pictures is kept: a .clric file holds one"
     xmp = image.info.get("xmp")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from io import BufferedRandom, BufferedWriter, RawIOBase
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
 from PIL import Image, ImageFile
 
 import codec
-from codec.container import MAGIC, Header, Section, TruncatedError, read_header
+from codec import colour
+from codec.container import MAGIC, Header, Section, TruncatedError, UnsupportedError, read_header
 from pillow_clric._api import encode
 from pillow_clric._metadata import EXIF_PREFIX
 from pillow_clric._options import options
@@ -53,17 +55,29 @@ class ClricImageFile(ImageFile.ImageFile):
 
     def _read_metadata(self, header: Header, start: int) -> None:
         assert self.fp is not None
-        keys = {Section.ICC: ("icc_profile", b""), Section.EXIF: ("exif", EXIF_PREFIX), Section.XMP: ("xmp", b"")}
-        for section, (key, prefix) in keys.items():
+        for section in (Section.COLOUR, Section.ICC, Section.EXIF, Section.XMP):
             if section not in header.spans:
                 continue
             offset, length = header.spans[section]
             self.fp.seek(start + offset)
             body = _read(self.fp, length)
             if len(body) == length:
-                self.info[key] = prefix + body
+                self._add_metadata(section, body, grey=header.channels == 1)
             elif not ImageFile.LOAD_TRUNCATED_IMAGES:
                 raise TruncatedError(f"file is truncated: it ends in its {section.name} section; get the whole file")
+
+    def _add_metadata(self, section: Section, body: bytes, *, grey: bool) -> None:
+        if section == Section.EXIF:
+            self.info["exif"] = EXIF_PREFIX + body
+        elif section == Section.XMP:
+            self.info["xmp"] = body
+        elif section == Section.ICC:
+            self.info["icc_profile"] = body
+        else:
+            try:
+                self.info["icc_profile"] = colour.profile(body, grey=grey)
+            except UnsupportedError as error:  # of a section that may be skipped
+                warnings.warn(f"{error}; its colours are shown as if they were sRGB", stacklevel=2)
 
     def draft(
         self, mode: str | None, size: tuple[int, int] | None

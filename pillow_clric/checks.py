@@ -18,7 +18,7 @@ from pillow_clric.convert.report import json_line, message, shown
 
 __all__ = ["info", "verify"]
 
-_METADATA = ("exif", "icc", "xmp")
+_METADATA = ("exif", "colour", "icc", "xmp")
 
 
 def _arguments(command: Callable[..., None]) -> Callable[..., None]:
@@ -110,6 +110,7 @@ def _header(found: pillow_clric.FileInfo) -> dict[str, Any]:
         "model": found.model or None,
         "model_name": next((entry.name for entry in store.entries() if entry.prefix == found.model), None),
         "sections": found.sections,
+        "colour": found.colour or None,
         "metadata": [name for name in _METADATA if name in found.sections],
         "version": ".".join(map(str, found.version)),
     }
@@ -130,6 +131,7 @@ def _paragraph(told: dict[str, Any]) -> str:
         "model": told["model"] and f"{told['model']} ({told['model_name'] or 'not here'})",
         "sections": told["sections"],
         **told.get("coding", {}),
+        "colour": told["colour"],
         "metadata": ", ".join(told["metadata"]) or "none",
         "format": told["version"],
     }

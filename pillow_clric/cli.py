@@ -126,8 +126,9 @@ def _complete(context: click.Context, _: click.Parameter, incomplete: str) -> li
     is a folder if it is one already, ends with a slash, or is not named like an image.
 
     Outputs are written completely or not at all, and never over an input. Metadata are kept if the format has a place
-    for them; what is transparent becomes white if it has no alpha. Exit status: 0 if all went well, 1 if a file failed
-    or something could not be said, 2 if the command is wrong, 130 if it was interrupted.
+    for them. If it has none for the colour profile, colours become sRGB; if it has no alpha, what is transparent
+    becomes white. Exit status: 0 if all went well, 1 if a file failed or something could not be said, 2 if the command
+    is wrong, 130 if it was interrupted.
     """,
 )
 @click.argument(
@@ -147,7 +148,11 @@ def _complete(context: click.Context, _: click.Parameter, incomplete: str) -> li
 )
 @with_options
 @click.option("--profile", metavar="NAME", default=DEFAULT, show_default=True, help=f"{' or '.join(names())}.")
-@click.option("--strip", is_flag=True, help="Leave metadata out; the picture is turned as its EXIF says.")
+@click.option(
+    "--strip",
+    is_flag=True,
+    help="Leave metadata out; the picture is turned as its EXIF says, and its colours become sRGB.",
+)
 @click.option("-r", "--recursive", is_flag=True, help="Folders with all below them; OUT is laid out alike.")
 @click.option("--overwrite", is_flag=True, help="Write over existing files; they are skipped otherwise.")
 @click.option("-p", "--preserve", is_flag=True, help="Keep times and permissions of files.")

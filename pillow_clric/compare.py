@@ -25,7 +25,8 @@ from PIL import Image, ImageOps
 
 from codec.profiles import DEFAULT, by_name
 from pillow_clric import decode, encode, info
-from pillow_clric._modes import check, on_white, to_srgb
+from pillow_clric._colour import read_codes, to_srgb
+from pillow_clric._modes import converted, on_white
 from pillow_clric._terminal import bars
 from pillow_clric.convert import outputs
 from pillow_clric.convert.report import message, shown
@@ -357,15 +358,10 @@ def measured(image: Image.Image, codec: Codec, coded: Callable[[], Coded], lpips
 def open_rgb(path: Path) -> Image.Image:
     """A photo as all codecs get it: upright, in sRGB, on white where it is transparent, and without metadata."""
     with Image.open(path) as opened:
-        image = ImageOps.exif_transpose(opened)
-    check(image)
-    icc_profile = image.info.get("icc_profile")
+        read_codes(opened, path.read_bytes())
+        image = to_srgb(converted(ImageOps.exif_transpose(opened)))
     if image.has_transparency_data:
-        image = on_white(image.convert("RGBA"))
-    if image.mode not in ("L", "RGB", "CMYK"):
-        image = image.convert("RGB")
-    if icc_profile:
-        image = to_srgb(image, icc_profile) or image
+        image = on_white(image)
     return Image.frombytes("RGB", image.size, image.convert("RGB").tobytes())
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import click
 from PIL import Image, ImageOps
 
+from pillow_clric._colour import to_srgb
+from pillow_clric._modes import converted
 from pillow_clric.convert.outputs import write
 
 __all__ = ["thumbnail"]
@@ -15,7 +17,7 @@ __all__ = ["thumbnail"]
 
 @click.command(
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Write a small copy of INPUT, upright, to OUTPUT. It is a PNG file, whatever the name.",
+    help="Write a small copy of INPUT, upright and in sRGB, to OUTPUT. It is a PNG file, whatever the name.",
 )
 @click.argument("source", metavar="INPUT", type=click.Path(exists=True, dir_okay=False))
 @click.argument("target", metavar="OUTPUT", type=click.Path(dir_okay=False))
@@ -25,7 +27,7 @@ def thumbnail(source: str, target: str, size: int) -> None:
         with Image.open(source) as image:
             image.thumbnail((size, size))
             buffer = BytesIO()
-            ImageOps.exif_transpose(image).save(buffer, "PNG")
+            to_srgb(converted(ImageOps.exif_transpose(image))).save(buffer, "PNG")
         write(Path(target), buffer.getvalue(), overwrite=True)
-    except (OSError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise click.ClickException(str(error)) from error

@@ -95,6 +95,7 @@ def test_info_for_programs() -> None:
         "profile": "msp",
         "model": store.TRANSFORM_PREFIX,
         "model_name": "transform",
+        "colour": "ICC profile",
         "metadata": ["icc"],
         "version": "1.0",
     }

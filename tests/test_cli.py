@@ -819,7 +819,7 @@ def test_metadata_are_kept(folder: Path, photo: Image.Image) -> None:
 def test_a_bad_file_does_not_stop_the_batch(folder: Path) -> None:
     (folder / "0.png").write_bytes(b"not a photo")
     (folder / "1.clric").write_bytes(b"not a file of ours")
-    Image.new("I;16", (4, 4)).save(folder / "2.png")
+    Image.new("F", (4, 4)).save(folder / "2.tif")
     result = run(folder, folder / "1.clric")
     assert result.exit_code == 1
     assert "2 converted" in result.stderr
@@ -871,6 +871,20 @@ def test_options_arrive(folder: Path, tmp_path: Path, fast_profile: FastProfile)
     run(folder / "b.PNG")
     settings = fast_profile.used[-1]
     assert (settings.quality, settings.effort, settings.device) == (75, 3, "auto")
+
+
+def test_samples_of_sixteen_bits(folder: Path, recwarn: pytest.WarningsRecorder) -> None:
+    """Of what is lost of a photo, in a line and in a list."""
+    for name, arguments in (("deep.png", []), ("stripped.png", ["--strip"])):
+        Image.new("I;16", (4, 4), 65535).save(folder / name)
+        result = run(folder / name, "--json", *arguments)
+        [record] = records(result)
+        assert record["warnings"] == ["it has more than 8 bits a sample: coded as 8 bits"]
+        assert f"warning: {folder / name}: it has more than 8 bits a sample: coded as 8 bits\n" in result.stderr
+        assert "warning" not in run(folder / name, "--overwrite", "--quiet", *arguments).stderr
+        with Image.open((folder / name).with_suffix(".clric")) as image:
+            assert image.getextrema() == (255, 255)
+    assert not recwarn.list
 
 
 @pytest.mark.parametrize(

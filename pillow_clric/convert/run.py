@@ -21,10 +21,10 @@ from reprlib import repr as shortened
 from typing import Any
 
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
-from PIL.PngImagePlugin import PngInfo
+from PIL.PngImagePlugin import MAX_TEXT_CHUNK, PngInfo
 
 from codec.workers import Helper, KilledError, cores, possible
-from pillow_clric import BatchError, LossWarning, _modes, decode, encode, encode_batch
+from pillow_clric import BatchError, LossWarning, _colour, _modes, decode, encode, encode_batch
 from pillow_clric._losses import losses
 from pillow_clric._metadata import for_tiff
 from pillow_clric.convert.plan import Job
@@ -41,6 +41,10 @@ _XMP_KEYWORD = "XML:com.adobe.xmp"  # PNG's name for it
 _METADATA = {"exif": "EXIF", "icc_profile": "colour profile", "xmp": "XMP"}
 _WITH_METADATA = {"AVIF", "JPEG", "MPO", "PNG", "TIFF", "WEBP"}  # formats that have a place for them
 _WITH_ALPHA = {"AVIF", "ICO", "JPEG2000", "PNG", "TGA", "TIFF", "WEBP"}  # formats that keep all of it
+_WITH_GREY_PROFILE = {"JPEG", "MPO", "PNG", "TIFF"}  # formats that keep what is grey so
+_WITH_PROFILE = {"AVIF", "WEBP"} | _WITH_GREY_PROFILE
+_LARGEST_PROFILE = {"JPEG": 255 * 65519, "MPO": 255 * 65519, "PNG": MAX_TEXT_CHUNK - 1}  # that Pillow writes and reads
+_LARGEST_ICON = 256  # pixels a side
 
 
 @dataclass(frozen=True)
@@ -149,7 +153,15 @@ def _photo(source: bytes, settings: Settings) -> tuple[Image.Image, tuple[str, .
         image = Image.open(BytesIO(source))
     except UnidentifiedImageError as error:
         raise ValueError("cannot identify its format: it is no image that Pillow can open, or damaged") from error
-    return _upright(image) if settings.strip else image, tuple(losses(image))
+    _modes.check(image)
+    _colour.read_codes(image, source)
+    lost = tuple(losses(image))
+    return _stripped(image) if settings.strip else image, lost
+
+
+def _stripped(image: Image.Image) -> Image.Image:
+    """The image as it looks, upright and in sRGB, so that it looks the same without its metadata."""
+    return _colour.to_srgb(_modes.converted(_upright(image)))
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -166,7 +178,7 @@ def _decoded(source: bytes, job: Job, settings: Settings, _: Progress | None) ->
     """The `.clric` file as a file of its target's format, its size, and that nothing is lost."""
     image = decode(source, device=settings.device)
     if settings.strip:
-        image = _upright(image)
+        image = _stripped(image)
         image.info.clear()
     return to_format(image, job.suffix, round(settings.options.get("quality", 95))), image.size, ()
 
@@ -175,22 +187,27 @@ def to_format(image: Image.Image, suffix: str, quality: int) -> bytes:
     """The image as a file of another format, with its metadata.
 
     Args:
-        image: where the format has no alpha channel, what is transparent becomes white; where it has no place for EXIF,
-            the picture is turned as that says.
+        image: where the format has no alpha channel, what is transparent becomes white; where it has no place for its
+            colour profile, colours become those of sRGB; where it has none for EXIF, it is turned as that says.
         suffix: end of the names of files in this format.
         quality: 0..100, where the format has it.
 
     Raises:
-        ValueError: the format cannot hold some of the metadata.
+        ValueError: the format is one of icons, which are smaller, or cannot hold some of the metadata.
     """
     name = Image.registered_extensions()[suffix]
+    if name == "ICNS" or (name == "ICO" and max(image.size) > _LARGEST_ICON):
+        size = f"{image.width} x {image.height}"
+        raise ValueError(f"{suffix} files hold icons, not pictures of {size}: choose another format")
     if name not in _WITH_METADATA:
         image = _upright(image)
+    if "icc_profile" in image.info and not _holds_profile(name, image):
+        image = _colour.to_srgb(image)
     if image.mode in ("LA", "RGBA") and name not in _WITH_ALPHA:
         image = _modes.on_white(image)
     buffer = BytesIO()
     try:
-        image.save(buffer, name, quality=quality, **_options(name, image.info))
+        image.save(buffer, name, quality=quality, sizes=[image.size], **_options(name, image.info))  # sizes: of icons
     except Exception as error:
         if what := _unfit(name, image.info):
             advice = "--strip leaves metadata out, and PNG files hold them all"
@@ -238,6 +255,13 @@ def _fits(name: str, info: Mapping[str, Any]) -> bool:
     except Exception:
         return False
     return True
+
+
+def _holds_profile(name: str, image: Image.Image) -> bool:
+    """Whether a file of this format can say what the image's colours are."""
+    formats = _WITH_PROFILE if image.mode.startswith("RGB") else _WITH_GREY_PROFILE
+    size = len(image.info.get("icc_profile", b""))
+    return name in formats and size <= _LARGEST_PROFILE.get(name, size)
 
 
 # Side by side
@@ -343,7 +367,6 @@ def _read(job: Job, settings: Settings) -> Photo | None:
     try:
         source = job.read()
         image, lost = _photo(source, settings)
-        _modes.check(image)
         image.load()
     except Exception:
         return None
