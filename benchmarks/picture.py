@@ -19,7 +19,7 @@ from codec.training.validation import judge
 
 NAMES = {"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF"}
 CAPTION = 46  # pixels above each version, for two lines
-METADATA = ("exif", "icc", "xmp")
+METADATA = ("colour", "exif", "icc", "xmp")
 
 
 def at_size(image: Image.Image, codec: str, size: int) -> bytes:

@@ -83,7 +83,7 @@ def encode(
         pixels: uint8, (height, width) for greyscale, (height, width, 3) for RGB; or (height, width, 2) and (height,
             width, 4) with alpha, which is lossless. Colours that are wholly transparent are not kept.
         profile: name of a coding profile, see `codec.profiles.names()`.
-        metadata: bytes to carry along, under `Section.ICC`, `Section.EXIF` or `Section.XMP`.
+        metadata: bytes to carry along, under `Section.EXIF`, `Section.XMP` or as `codec.colour.sections` gives them.
         options: quality, effort and so on: the profile's `options`.
 
     Raises:

@@ -62,11 +62,12 @@ class Section(IntEnum):
     ICC = 4
     EXIF = 5
     XMP = 6
+    COLOUR = 7
 
 
 # Metadata first: it is read at open. Grids last: what a truncated file loses is the finest of them.
-_ORDER = (Section.ICC, Section.EXIF, Section.XMP, Section.ALPHA, Section.WEIGHTS, Section.GRIDS)
-_METADATA = frozenset({Section.ICC, Section.EXIF, Section.XMP})
+_ORDER = (Section.COLOUR, Section.ICC, Section.EXIF, Section.XMP, Section.ALPHA, Section.WEIGHTS, Section.GRIDS)
+_METADATA = frozenset({Section.COLOUR, Section.ICC, Section.EXIF, Section.XMP})
 
 
 class FormatError(OSError):

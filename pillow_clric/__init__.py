@@ -13,6 +13,7 @@ coded. Processes that are spawned (not forked) must import it again, in a DataLo
 from codec import BatchError
 from codec.container import CorruptError, FormatError, LimitError, TruncatedError, UnsupportedError
 from pillow_clric._api import FileInfo, decode, encode, encode_batch, info
+from pillow_clric._losses import LossWarning
 from pillow_clric._plugin import ClricImageFile, register_clric_opener
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "FileInfo",
     "FormatError",
     "LimitError",
+    "LossWarning",
     "TruncatedError",
     "UnsupportedError",
     "__version__",

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import tee
 from os import PathLike
-from typing import TYPE_CHECKING, Any, BinaryIO, overload
+from typing import TYPE_CHECKING, Any, BinaryIO, cast, overload
 
 from PIL import Image
 
 import codec
+from codec import colour
 from codec.container import Header, Section, UnsupportedError, read_header
 from codec.profiles import DEFAULT, by_id, names
 from pillow_clric import _metadata, _modes
+from pillow_clric._losses import LossWarning, losses
 from pillow_clric._metadata import Exif, Icc, Xmp
 from pillow_clric._options import documented
 
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["FileInfo", "decode", "encode", "encode_batch", "info"]
+
+Bytes = bytes | bytearray | memoryview
 
 
 @documented
@@ -38,20 +43,22 @@ def encode(
     """Code an image as the bytes of a `.clric` file. `image.save(fp, "CLRIC", ...)` takes the same arguments.
 
     Args:
-        image: of 8 bits a sample, with at least one pixel. Modes L, LA, RGB and RGBA are kept; others are converted to
-            one of them as Pillow does, with transparency of whatever kind as alpha. Alpha is lossless; colours that
-            are wholly transparent are not kept. The EXIF orientation stays as it is, and so do the pixels.
+        image: with at least one pixel; of an animation the first picture is coded, and a `LossWarning` says so. Modes
+            L, LA, RGB and RGBA are kept; others are converted to one of them as Pillow does, with transparency of
+            whatever kind as alpha. Samples of 16 bits are coded as 8 bits, with a `LossWarning` where Pillow tells of
+            them: of colours only before they are loaded, which `save` does. Alpha is lossless; colours that are wholly
+            transparent are not kept. The EXIF orientation stays as it is, and so do the pixels.
         profile: the coding profile, one of `info()["profiles"]`.
         exif: bytes or `Image.Exif`; "keep" takes the image's own with what was changed in `image.getexif()`, None or
             b"" none.
-        icc_profile: bytes; "keep", None or b"" as above. What was for other colours than the mode that is coded (such
-            as CMYK) is not kept.
+        icc_profile: bytes; "keep", None or b"" as above. The image's own is taken from a PNG file's gamma and
+            chromaticities, too. What was for other colours than the mode that is coded (such as CMYK) is not kept.
         xmp: bytes or str; "keep", None or b"" as above.
         options: {options}
 
     Raises:
-        ValueError: an argument is out of its range, the image is empty, too large or of more than 8 bits a sample, or
-            the smallest file possible is larger than the target; the message says how large it is.
+        ValueError: an argument is out of its range, the image is empty, too large or of floating point, or the smallest
+            file possible is larger than the target; the message says how large it is.
         TypeError: an argument is of a type other than these, or the profile has none of this name.
         RuntimeError: the device is not there, or the file did not decode to what was coded.
         ModelError: there is no such model, or it is damaged; an `OSError` that says what to do.
@@ -84,27 +91,32 @@ def encode_batch(
     """
     for image in images:
         _modes.check(image)
+        for loss in losses(image):
+            name = getattr(image, "filename", "")
+            warnings.warn(f"{name}: {loss}" if name else loss, LossWarning, stacklevel=3)
     _metadata.check(exif, icc_profile, xmp)
     one, other = tee(_coded_forms(images, exif, icc_profile, xmp))
     metadata = (held for _, held in other)
     return codec.encode_batch((pixels for pixels, _ in one), profile=profile, metadata=metadata, **options)
 
 
-def decode(data: bytes, *, device: str = "auto") -> Image.Image:
+def decode(data: Bytes, *, device: str = "auto") -> Image.Image:
     """Decode the bytes of a `.clric` file to a loaded image, with its metadata in `info`.
 
     Args:
-        data: the complete file; its beginning is enough while `PIL.ImageFile.LOAD_TRUNCATED_IMAGES` is set.
+        data: the complete file, as bytes or another object that holds them; its beginning is enough while
+            `PIL.ImageFile.LOAD_TRUNCATED_IMAGES` is set.
         device: "auto", or the torch device on which the float part runs.
 
     Raises:
         FormatError: the file is truncated, damaged, too new or too large; the message says which.
+        TypeError: it is of another type.
         RuntimeError: the device is not there.
         MemoryError: there is too little of it on the device.
         Image.DecompressionBombError: the image has more pixels than twice `Image.MAX_IMAGE_PIXELS`.
     """
-    read_header(BytesIO(data))  # says more about what is no `.clric` file than `Image.open` does
-    image = Image.open(BytesIO(data), formats=["CLRIC"])
+    read_header(_stream(data))  # says more about what is no `.clric` file than `Image.open` does
+    image = Image.open(_stream(data), formats=["CLRIC"])
     image.decoderconfig = (device,)
     image.load()
     return image
@@ -121,7 +133,8 @@ class FileInfo:
         model: hash of the autoencoder that reads the file, in hex, as `clric-convert models list` shows it; "" if it
             takes none.
         version: of the format, (major, minor).
-        sections: bytes of each part of the file, by name: "header", "weights", "grids", "icc", "exif", "xmp" ...
+        sections: bytes of each part of the file, by name: "header", "weights", "grids", "colour", "exif", "xmp" ...
+        colour: name of the space that the colours are in, "ICC profile" of another one; "" if the file does not say.
     """
 
     width: int
@@ -131,6 +144,7 @@ class FileInfo:
     model: str
     version: tuple[int, int]
     sections: dict[str, int]
+    colour: str = ""
 
     @property
     def file_size(self) -> int:
@@ -148,30 +162,36 @@ def info() -> dict[str, str | list[str]]: ...
 
 
 @overload
-def info(source: str | PathLike[str] | bytes | BinaryIO) -> FileInfo: ...
+def info(source: str | PathLike[str] | Bytes | BinaryIO) -> FileInfo: ...
 
 
-def info(source: str | PathLike[str] | bytes | BinaryIO | None = None) -> FileInfo | dict[str, str | list[str]]:
+def info(source: str | PathLike[str] | Bytes | BinaryIO | None = None) -> FileInfo | dict[str, str | list[str]]:
     """Return the contents of a file's header or, without a file, the versions and devices of this installation.
 
     Args:
-        source: a path, the bytes of a file, or a binary file object that stands at the file's start. Only the header
-            is read, so this is fast, and does not check that the rest of the file is there.
+        source: a path, a file as `decode` takes it, or a binary file object that stands at the file's start. Only the
+            header is read, so this is fast, and does not check that the rest of the file is there.
 
     Returns:
         A `FileInfo`; without `source`, a dict of the versions of what matters, "profiles" and "devices".
 
     Raises:
         FormatError: the file has no valid header; the message says why.
+        TypeError: the source is of another type.
     """
     if source is None:
         return _installation()
-    if isinstance(source, bytes):
-        return _file_info(read_header(BytesIO(source)))
     if isinstance(source, (str, PathLike)):
         with open(source, "rb") as fp:
-            return _file_info(read_header(fp))
-    return _file_info(read_header(source))
+            return _file_info(fp)
+    return _file_info(cast(BinaryIO, source) if hasattr(source, "read") else _stream(source))
+
+
+def _stream(data: Bytes) -> BytesIO:
+    try:
+        return BytesIO(memoryview(data))
+    except TypeError:
+        raise TypeError(f"a file is taken as bytes, not as {type(data).__name__}") from None
 
 
 def _coded_forms(
@@ -185,7 +205,8 @@ def _coded_forms(
         yield np.asarray(converted), _metadata.collect(image, converted.mode, exif, icc_profile, xmp)
 
 
-def _file_info(header: Header) -> FileInfo:
+def _file_info(fp: BinaryIO) -> FileInfo:
+    header = read_header(fp)
     try:
         profile = by_id(header.profile).name
     except UnsupportedError:
@@ -200,7 +221,18 @@ def _file_info(header: Header) -> FileInfo:
         header.model.hex(),
         header.version,
         {"header": header.size, **sections},
+        _colour_of(header, fp),
     )
+
+
+def _colour_of(header: Header, fp: BinaryIO) -> str:
+    """Name of the colours, for which as little is read as there is in front of it."""
+    if Section.COLOUR not in header.spans:
+        return "ICC profile" if Section.ICC in header.spans else ""
+    before = header.spans[Section.COLOUR][0] - header.size
+    while before and (piece := fp.read(min(before, 2**20))):
+        before -= len(piece)
+    return colour.name_of(fp.read(1))
 
 
 def _installation() -> dict[str, str | list[str]]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Literal
 
 from PIL import Image
 
+from codec import colour, icc
 from codec.container import Section
+from pillow_clric import _colour
+from pillow_clric._losses import without_promises
 
 __all__ = ["EXIF_PREFIX", "Exif", "Icc", "Xmp", "check", "collect", "for_tiff"]
 
@@ -28,10 +30,6 @@ _TIFF_LAYOUT = frozenset(
 _TIFF_XMP = 700
 
 
-# Where an ICC profile says that it is one, and of which colours.
-_ICC_SIGNATURE, _ICC_COLOURS = slice(36, 40), slice(16, 20)
-
-
 def check(exif: Exif, icc_profile: Icc, xmp: Xmp) -> None:
     """Refuse values that are neither "keep" nor None nor of a type that is taken.
 
@@ -49,7 +47,8 @@ def collect(image: Image.Image, mode: str, exif: Exif, icc_profile: Icc, xmp: Xm
 
     Args:
         image: gives what is "keep"; must be loaded, as some formats hold metadata after the pixels.
-        mode: in which it is coded; its own ICC profile is left out if it is for other colours.
+        mode: in which it is coded; its own ICC profile is left out if it is for other colours, unless those are well
+            known and the mode is grey.
         exif, icc_profile, xmp: values that `check` let pass.
 
     Raises:
@@ -60,16 +59,16 @@ def collect(image: Image.Image, mode: str, exif: Exif, icc_profile: Icc, xmp: Xm
     elif exif == "keep":
         exif = _own_exif(image)
     if icc_profile == "keep":
-        own = _own(image, "icc_profile")
-        icc_profile = own if _fits(own, mode) else b""
-    elif not _fits(icc_profile or b"", mode):
-        colours = (icc_profile or b"")[_ICC_COLOURS].decode(errors="replace").strip()
+        icc_profile = _colour.fitting(_colour.profile_of(image), mode)
+    elif icc.colours(icc_profile or b"") not in (b"", _colour.colours_of(mode)):
+        colours = icc.colours(icc_profile or b"").decode(errors="replace").strip()
         raise ValueError(f"icc_profile is for {colours} colours, but the image is coded as {mode}: leave it out")
     if xmp == "keep":
-        xmp = _own(image, "xmp")
+        xmp = without_promises(_own(image, "xmp"))
     if isinstance(xmp, str):
         xmp = xmp.encode()
-    sections = {Section.ICC: icc_profile, Section.EXIF: (exif or b"").removeprefix(EXIF_PREFIX), Section.XMP: xmp}
+    sections = {Section.EXIF: (exif or b"").removeprefix(EXIF_PREFIX), Section.XMP: xmp or b""}
+    sections |= colour.sections(icc_profile) if icc_profile else {}
     return {section: body for section, body in sections.items() if body}
 
 
@@ -79,17 +78,14 @@ def _own(image: Image.Image, key: str) -> bytes:
     return value if isinstance(value, bytes) else b""
 
 
-def _fits(icc_profile: bytes, mode: str) -> bool:
-    """Whether a profile is for the colours of this mode; bytes that are no ICC profile are taken as they are."""
-    colours = b"RGB " if mode.startswith("RGB") else b"GRAY"
-    return icc_profile[_ICC_SIGNATURE] != b"acsp" or icc_profile[_ICC_COLOURS] == colours
-
-
 def for_tiff(exif: bytes | None, xmp: bytes | None) -> Image.Exif:
-    """Metadata as a TIFF file has them: its tags are the EXIF, but for those that say where its pixels are."""
+    """Metadata as a TIFF file has them: its tags are the EXIF, but for those that say where its pixels are.
+
+    Raises:
+        Exception: of any type, for EXIF that Pillow cannot parse.
+    """
     tags = Image.Exif()
-    with suppress(Exception):  # EXIF that Pillow cannot parse
-        tags.load(exif or b"")
+    tags.load(exif or b"")
     for tag in _TIFF_LAYOUT.intersection(tags):
         del tags[tag]
     if xmp:

@@ -1,17 +1,18 @@
-"""Modes in which images are coded: L, LA, RGB and RGBA are kept, others are converted as Pillow does."""
+"""Modes in which images are coded: L, LA, RGB and RGBA are kept, others are converted as Pillow does, to 8 bits."""
 
 from __future__ import annotations
 
-from contextlib import suppress
-from io import BytesIO
+from typing import Any
 
 from PIL import Image
 
 from codec.container import MAX_PIXELS, MAX_SIDE, MODES
+from pillow_clric import _colour
 
-__all__ = ["check", "converted", "on_white", "to_srgb"]
+__all__ = ["check", "converted", "has_more_than_8_bits", "on_white"]
 
 _GREY_MODES = ("1", "L", "LA", "La")
+_STEP = 257  # of 8 bits, in 16
 
 
 def check(image: Image.Image) -> None:
@@ -19,7 +20,7 @@ def check(image: Image.Image) -> None:
 
     Raises:
         TypeError: it is no image.
-        ValueError: it has no pixels, too many, or more than 8 bits a sample.
+        ValueError: it has no pixels, too many, or samples of floating point.
     """
     if not isinstance(image, Image.Image):
         raise TypeError(f"image must be a PIL.Image.Image, not {type(image).__name__}")
@@ -30,23 +31,35 @@ def check(image: Image.Image) -> None:
         raise ValueError(
             f"an image of {size} cannot be coded: the format has at most {MAX_PIXELS} pixels, and {MAX_SIDE} a side"
         )
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        raise ValueError(f"mode {image.mode} is not supported: scale it to 0..255 and convert to L first")
+    if image.mode == "F":
+        raise ValueError("mode F is not supported: scale it to 0..255 and convert to L first")
+
+
+def has_more_than_8_bits(image: Image.Image) -> bool:
+    """Whether samples are rounded when an image is coded, as far as Pillow tells: of colours, before it is loaded."""
+    told = image.info.get("bit_depth")  # by pillow_heif and `_colour.read_codes`
+    if _is_deep(image.mode) or (isinstance(told, int) and told > 8):
+        return True
+    return any(_is_unpacked_from_more(*tile) for tile in getattr(image, "tile", ()))
 
 
 def converted(image: Image.Image) -> Image.Image:
     """The image, loaded, in the mode in which it is coded.
 
-    Transparency of whatever kind becomes alpha. What has a palette of greys alone becomes grey. CMYK is converted with
-    the help of its ICC profile, if it has one, and Pillow has `ImageCms`.
+    Transparency of whatever kind becomes alpha. What has a palette of greys alone becomes grey, unless its ICC profile
+    means colours only. CMYK is converted with the help of its ICC profile, if it has one, and Pillow has `ImageCms`.
+
+    Samples of 16 bits are rounded to 8. In mode I, which has any numbers, those up to 255 are taken as they are.
 
     Raises:
-        ValueError: as `check`, of what loading it shows.
+        ValueError: as `check`, of what loading it shows; or there are samples of mode I below 0 or above 65535.
     """
     image.load()
     check(image)
+    if _is_deep(image.mode):
+        return _in_eight_bits(image)
     if image.mode == "CMYK":
-        return _from_cmyk(image)
+        return _colour.to_srgb(image)
     alpha = image.has_transparency_data
     if image.mode in MODES and alpha == image.mode.endswith("A"):
         return image
@@ -55,24 +68,40 @@ def converted(image: Image.Image) -> Image.Image:
     return made.convert(grey) if image.mode in ("P", "PA") and _is_grey(made) else made
 
 
+def _is_deep(mode: str) -> bool:
+    return mode == "I" or mode.startswith("I;16")
+
+
+def _is_unpacked_from_more(decoder: str, _: Any, __: Any, arguments: Any) -> bool:
+    """Whether a tile has more than 8 bits a sample in its file, whatever they become when they are loaded."""
+    given = arguments if isinstance(arguments, tuple) else (arguments,)
+    if any(isinstance(value, str) and ";16" in value for value in given):  # the layout of samples, such as RGB;16B
+        return True
+    return decoder == "ppm" and any(isinstance(value, int) and value > 255 for value in given)  # the largest sample
+
+
+def _in_eight_bits(image: Image.Image) -> Image.Image:
+    """An image of mode I or I;16 in mode L or, if a sample of it is transparent, LA."""
+    import numpy as np
+
+    samples = np.asarray(image).astype(np.int32)
+    low, high = samples.min(), samples.max()
+    if low < 0 or high > 255 * _STEP:
+        raise ValueError(f"mode I is not supported with samples from {low} to {high}: scale them to 0..255 first")
+    step = 1 if image.mode == "I" and high <= 255 else _STEP
+    made = Image.fromarray(((samples + step // 2) // step).astype(np.uint8))
+    transparent = image.info.get("transparency")
+    if transparent is not None:
+        made.putalpha(Image.fromarray(np.where(samples == transparent, 0, 255).astype(np.uint8)))
+    made.info = {key: value for key, value in image.info.items() if key != "transparency"}
+    return made
+
+
 def _is_grey(image: Image.Image) -> bool:
+    """Whether nothing is lost when an image of RGB or RGBA becomes grey."""
     red, green, blue = (image.getchannel(band).tobytes() for band in "RGB")
-    return red == green == blue
-
-
-def _from_cmyk(image: Image.Image) -> Image.Image:
-    icc_profile = image.info.get("icc_profile")
-    managed = to_srgb(image, icc_profile) if icc_profile else None
-    return image.convert("RGB") if managed is None else managed
-
-
-def to_srgb(image: Image.Image, icc_profile: bytes) -> Image.Image | None:
-    """An image of mode L, RGB or CMYK in sRGB; None if its profile cannot be used, or Pillow has no `ImageCms`."""
-    from PIL import ImageCms
-
-    with suppress(ImportError, ImageCms.PyCMSError):  # such as for a profile of other colours
-        return ImageCms.profileToProfile(image, BytesIO(icc_profile), ImageCms.createProfile("sRGB"), outputMode="RGB")
-    return None
+    profile = _colour.profile_of(image)
+    return red == green == blue and (not profile or bool(_colour.fitting(profile, "L")))
 
 
 def on_white(image: Image.Image) -> Image.Image:

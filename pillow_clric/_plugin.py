@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+import warnings
+from io import BufferedRandom, BufferedWriter, RawIOBase
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
 from PIL import Image, ImageFile
 
 import codec
-from codec.container import MAGIC, Header, Section, TruncatedError, read_header
+from codec import colour
+from codec.container import MAGIC, Header, Section, TruncatedError, UnsupportedError, read_header
 from pillow_clric._api import encode
 from pillow_clric._metadata import EXIF_PREFIX
 from pillow_clric._options import options
@@ -52,17 +55,29 @@ class ClricImageFile(ImageFile.ImageFile):
 
     def _read_metadata(self, header: Header, start: int) -> None:
         assert self.fp is not None
-        keys = {Section.ICC: ("icc_profile", b""), Section.EXIF: ("exif", EXIF_PREFIX), Section.XMP: ("xmp", b"")}
-        for section, (key, prefix) in keys.items():
+        for section in (Section.COLOUR, Section.ICC, Section.EXIF, Section.XMP):
             if section not in header.spans:
                 continue
             offset, length = header.spans[section]
             self.fp.seek(start + offset)
             body = _read(self.fp, length)
             if len(body) == length:
-                self.info[key] = prefix + body
+                self._add_metadata(section, body, grey=header.channels == 1)
             elif not ImageFile.LOAD_TRUNCATED_IMAGES:
                 raise TruncatedError(f"file is truncated: it ends in its {section.name} section; get the whole file")
+
+    def _add_metadata(self, section: Section, body: bytes, *, grey: bool) -> None:
+        if section == Section.EXIF:
+            self.info["exif"] = EXIF_PREFIX + body
+        elif section == Section.XMP:
+            self.info["xmp"] = body
+        elif section == Section.ICC:
+            self.info["icc_profile"] = body
+        else:
+            try:
+                self.info["icc_profile"] = colour.profile(body, grey=grey)
+            except UnsupportedError as error:  # of a section that may be skipped
+                warnings.warn(f"{error}; its colours are shown as if they were sRGB", stacklevel=2)
 
     def draft(
         self, mode: str | None, size: tuple[int, int] | None
@@ -90,6 +105,8 @@ class ClricImageFile(ImageFile.ImageFile):
         if not self.tile:  # loaded, or unpickled
             return super().load()
         with self._lock:  # Pillow's own load() cannot be shared by threads
+            if self.tile and self.fp is None:
+                raise ValueError("a file that was verified or closed cannot be loaded: open it again")
             return super().load()
 
     def load_seek(self, pos: int) -> None:
@@ -166,10 +183,30 @@ def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     info = im.encoderinfo
     names = {option.name for option in options()} | (encode.__kwdefaults__ or {}).keys()
     data = encode(im, **{name: value for name, value in info.items() if name in names})
-    fp.write(data)
+    _write(fp, data)
 
 
 def _save_all(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     if getattr(im, "n_frames", 1) > 1 or im.encoderinfo.get("append_images"):
-        raise ValueError("animations are not supported: a .clric file holds one image; save without save_all")
+        raise ValueError("a .clric file holds one image: save each on its own, without save_all=True and append_images")
     _save(im, fp, filename)
+
+
+def _write(fp: IO[bytes], data: bytes) -> None:
+    """Write all of `data`, to whatever takes how much of it at once.
+
+    Past a buffer: what that holds when a disk is full would fail again as Pillow closes the file, before it removes it.
+    """
+    if isinstance(fp, (BufferedRandom, BufferedWriter)):
+        fp.flush()
+        _write(cast(IO[bytes], fp.raw), data)
+        if fp.seekable():
+            fp.seek(fp.raw.tell())
+        return
+    left = memoryview(data)
+    count: int | None = fp.write(data)  # nothing is said by writers that take all, and by those that would block
+    while count != len(left) and (count is not None or isinstance(fp, RawIOBase)):
+        if not count:
+            raise BlockingIOError("the file takes no more bytes: what was written of it is not complete")
+        left = left[count:]
+        count = fp.write(left)

@@ -1,14 +1,88 @@
-"""What commands show on stderr: lines, and on a terminal bars with the time that is left."""
+"""What commands say: lines, and on a terminal bars with the time that is left.
+
+What cannot be said (a full disk, a reader that has gone, a stream that was closed) ends no conversion; the exit status
+tells of it.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import IO, TYPE_CHECKING, Any, TextIO, cast
 
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn
 
-__all__ = ["bars"]
+__all__ = ["bars", "discard", "speaking"]
+
+
+@contextmanager
+def speaking() -> Iterator[None]:
+    """Let nothing that is written to stdout or stderr raise an error; end with status 1 if some of it was lost."""
+    _open_streams()
+    told = sys.stdout, sys.stderr
+    streams = _Speech(sys.stdout), _Speech(sys.stderr)
+    sys.stdout, sys.stderr = (cast(TextIO, stream) for stream in streams)
+    status: Any = 0
+    try:
+        yield
+    except SystemExit as end:
+        status = end.code
+    finally:
+        sys.stdout.flush()
+        lost = streams[0].error
+        if lost and not isinstance(lost, BrokenPipeError):  # a reader that has gone knows why
+            sys.stderr.write(f"stdout cannot be written: {lost.strerror or lost}\n")
+        sys.stderr.flush()
+        sys.stdout, sys.stderr = told
+    sys.exit(status or int(any(stream.error for stream in streams)))
+
+
+def discard(stream: IO[Any]) -> None:
+    """Let a stream that failed write to nowhere, or Python would try again, and complain, when it ends."""
+    with suppress(OSError):  # it has no descriptor
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+class _Speech:
+    """A stream of text that keeps the first error of writing to it.
+
+    Attributes:
+        error: that error, if there was one.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.error: OSError | None = None
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        self._attempt(self._stream.write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._attempt(self._stream.flush)
+
+    def _attempt(self, action: Callable[..., object], *arguments: str) -> None:
+        try:
+            action(*arguments)
+        except OSError as error:
+            self.error = self.error or error
+            discard(self._stream)
+
+
+def _open_streams() -> None:
+    """Open standard streams that are closed, as ones that nothing can be written to; files would get their numbers."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDONLY)
+            os.set_inheritable(descriptor, True)
+            if name != "stdin":
+                setattr(sys, name, os.fdopen(descriptor, "w"))
 
 
 def bars(amount: ProgressColumn, *, quiet: bool = False, period: float = 30) -> Progress:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,11 @@ from PIL import Image
 import codec
 import pillow_clric
 from pillow_clric.convert.plan import coded_files
-from pillow_clric.convert.report import message, shown
+from pillow_clric.convert.report import json_line, message, shown
 
 __all__ = ["info", "verify"]
 
-_METADATA = ("exif", "icc", "xmp")
+_METADATA = ("exif", "colour", "icc", "xmp")
 
 
 def _arguments(command: Callable[..., None]) -> Callable[..., None]:
@@ -32,25 +32,29 @@ def _arguments(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@click.command()
-@click.option("--detail", is_flag=True, help="Also quality, preset and scales of profile msp: that takes a decode.")
-@_arguments
-def info(inputs: Sequence[str], recursive: bool, as_json: bool, detail: bool) -> None:
-    """Show what .clric files are, from their headers.
+@click.command(
+    help="""
+    Show what .clric files are, from their headers.
 
     An INPUT that is a folder stands for its .clric files. Exit status: 0, or 1 if a file cannot be read.
     """
+)
+@click.option("--detail", is_flag=True, help="Also quality, preset and scales of profile msp: that takes a decode.")
+@_arguments
+def info(inputs: Sequence[str], recursive: bool, as_json: bool, detail: bool) -> None:
     look = _details if detail else _facts
     sys.exit(1 if _look_at(inputs, recursive, as_json, look, show=_paragraph) else 0)
 
 
-@click.command()
-@_arguments
-def verify(inputs: Sequence[str], recursive: bool, as_json: bool) -> None:
-    """Check .clric files by their checksums, without decoding them.
+@click.command(
+    help="""
+    Check .clric files by their checksums, without decoding them.
 
     An INPUT that is a folder stands for its .clric files. Exit status: 0, or 1 if a file is damaged or incomplete.
     """
+)
+@_arguments
+def verify(inputs: Sequence[str], recursive: bool, as_json: bool) -> None:
     sys.exit(1 if _look_at(inputs, recursive, as_json, _verified) else 0)
 
 
@@ -78,7 +82,7 @@ def _look_at(
             bad += 1
             told |= {"status": "bad", "error": message(error, path)}
         if as_json:
-            click.echo(json.dumps(told))
+            click.echo(json_line(told))
         elif told["error"]:
             click.echo(f"bad: {shown(told['source'])}: {shown(told['error'])}", err=True)
         elif show:
@@ -90,9 +94,12 @@ def _look_at(
 
 def _facts(path: Path) -> dict[str, Any]:
     """Contents of a file's header, by their names in `--json`."""
+    return _header(pillow_clric.info(path))
+
+
+def _header(found: pillow_clric.FileInfo) -> dict[str, Any]:
     from codec.autoencoders import store
 
-    found = pillow_clric.info(path)
     return {
         "width": found.width,
         "height": found.height,
@@ -103,6 +110,7 @@ def _facts(path: Path) -> dict[str, Any]:
         "model": found.model or None,
         "model_name": next((entry.name for entry in store.entries() if entry.prefix == found.model), None),
         "sections": found.sections,
+        "colour": found.colour or None,
         "metadata": [name for name in _METADATA if name in found.sections],
         "version": ".".join(map(str, found.version)),
     }
@@ -110,7 +118,8 @@ def _facts(path: Path) -> dict[str, Any]:
 
 def _details(path: Path) -> dict[str, Any]:
     """Those facts, and what the file's profile knows of it."""
-    return _facts(path) | {"coding": codec.describe(path.read_bytes())}
+    data = path.read_bytes()
+    return _header(pillow_clric.info(data)) | {"coding": codec.describe(data)}
 
 
 def _paragraph(told: dict[str, Any]) -> str:
@@ -122,6 +131,7 @@ def _paragraph(told: dict[str, Any]) -> str:
         "model": told["model"] and f"{told['model']} ({told['model_name'] or 'not here'})",
         "sections": told["sections"],
         **told.get("coding", {}),
+        "colour": told["colour"],
         "metadata": ", ".join(told["metadata"]) or "none",
         "format": told["version"],
     }
@@ -134,7 +144,8 @@ def _listed(sizes: dict[str, int]) -> str:
 
 
 def _verified(path: Path) -> dict[str, Any]:
-    pillow_clric.info(path)  # says more about what is no `.clric` file than `Image.open` does
-    with Image.open(path, formats=["CLRIC"]) as image:
+    data = path.read_bytes()
+    pillow_clric.info(data)  # says more about what is no `.clric` file than `Image.open` does
+    with Image.open(BytesIO(data), formats=["CLRIC"]) as image:
         image.verify()
     return {}

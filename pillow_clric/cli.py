@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from types import FrameType
@@ -14,7 +15,8 @@ import click
 from click.shell_completion import CompletionItem
 
 from codec.profiles import DEFAULT, by_name, names
-from pillow_clric import __version__
+from pillow_clric import LossWarning, __version__
+from pillow_clric._terminal import speaking
 from pillow_clric.checks import info, verify
 from pillow_clric.compare import compare
 from pillow_clric.convert import outputs
@@ -40,6 +42,10 @@ class _Main(click.Group):
     """Converts, unless the first argument is the name of a command."""
 
     allow_interspersed_args = True  # options may stand after inputs
+
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        with speaking():
+            return super().main(*arguments, **options)
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
@@ -109,7 +115,22 @@ def _complete(context: click.Context, _: click.Parameter, incomplete: str) -> li
     return [*commands, CompletionItem(incomplete, type="file")]
 
 
-@click.group(cls=_Main, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_Main,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="""
+    Convert photos to .clric files, and .clric files to PNG or other formats.
+
+    An INPUT that is a folder stands for the photos in it or, if there are none, for its .clric files; - is stdin. OUT
+    is a folder if it is one already, ends with a slash, or is not named like an image.
+
+    Outputs are written completely or not at all, and never over an input. Metadata are kept if the format has a place
+    for them. If it has none for the colour profile, colours become sRGB; if it has no alpha, what is transparent
+    becomes white. Exit status: 0 if all went well, 1 if a file failed or something could not be said, 2 if the command
+    is wrong, 130 if it was interrupted.
+    """,
+)
 @click.argument(
     "inputs",
     nargs=-1,
@@ -127,7 +148,11 @@ def _complete(context: click.Context, _: click.Parameter, incomplete: str) -> li
 )
 @with_options
 @click.option("--profile", metavar="NAME", default=DEFAULT, show_default=True, help=f"{' or '.join(names())}.")
-@click.option("--strip", is_flag=True, help="Leave metadata out; the picture is turned as its EXIF says.")
+@click.option(
+    "--strip",
+    is_flag=True,
+    help="Leave metadata out; the picture is turned as its EXIF says, and its colours become sRGB.",
+)
 @click.option("-r", "--recursive", is_flag=True, help="Folders with all below them; OUT is laid out alike.")
 @click.option("--overwrite", is_flag=True, help="Write over existing files; they are skipped otherwise.")
 @click.option("-p", "--preserve", is_flag=True, help="Keep times and permissions of files.")
@@ -165,15 +190,6 @@ def main(
     strip: bool,
     **options: Any,
 ) -> None:
-    """Convert photos to .clric files, and .clric files to PNG or other formats.
-
-    An INPUT that is a folder stands for the photos in it or, if there are none, for its .clric files; - is stdin. OUT
-    is a folder if it is one already, ends with a slash, or is not named like an image.
-
-    Outputs are written completely or not at all, and never over an input. Metadata are kept if the format has a place
-    for them; what is transparent becomes white if it has no alpha. Exit status: 0 if all went well, 1 if a file failed,
-    2 if the command is wrong, 130 if it was interrupted.
-    """
     given = {name: value for name, value in options.items() if value is not None}
     if len(given.keys() & {"quality", "target_size", "target_bpp"}) > 1:
         raise click.UsageError("give only one of --quality, --target-size and --target-bpp")
@@ -192,6 +208,9 @@ def main(
     else:
         records = _converted(plan, settings, workers, report, overwrite=overwrite, preserve=preserve)
     with report, closing(records):
+        if plan.renamed:
+            count, like = len(plan.renamed), plan.renamed[0]
+            report.note(f"{count} outputs are named like {like}: their inputs' names differ in nothing but their ends")
         for record in itertools.chain(told, records):
             report.tell(record)
             if fail_fast and record.status == "failed":
@@ -212,7 +231,8 @@ def _converted(plan: Plan, settings: Settings, workers: int | None, report: Repo
     """Convert files and write them as `_save` does; yield the outcome of each."""
     for folder in {job.target.parent for job in plan.jobs + plan.skipped if job.target}:
         outputs.remove_leftovers(folder)
-    with closing(results_of(plan.jobs, settings, workers, report.begin)) as results:
+    with warnings.catch_warnings(), closing(results_of(plan.jobs, settings, workers, report.begin)) as results:
+        warnings.simplefilter("ignore", LossWarning)  # results hold what they say
         for result in results:
             yield _save(result, **how)
 
@@ -239,6 +259,7 @@ def _save(result: Result, *, overwrite: bool, preserve: bool) -> Record:
         height=height,
         bpp=8 * (bytes_out if job.encoding else result.bytes_in) / (width * height),
         seconds=result.seconds,
+        warnings=result.warnings,
     )
 
 

@@ -25,7 +25,8 @@ from PIL import Image, ImageOps
 
 from codec.profiles import DEFAULT, by_name
 from pillow_clric import decode, encode, info
-from pillow_clric._modes import check, on_white, to_srgb
+from pillow_clric._colour import read_codes, to_srgb
+from pillow_clric._modes import converted, on_white
 from pillow_clric._terminal import bars
 from pillow_clric.convert import outputs
 from pillow_clric.convert.report import message, shown
@@ -159,7 +160,20 @@ def _to_rates(_context: click.Context, _option: click.Parameter, text: str) -> l
     return rates
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="""
+    Show photos in .clric and other formats, each at the same sizes, in one HTML page.
+
+    The other formats are AVIF, WebP and JPEG, and JPEG XL and HEIC where the packages pillow-jxl-plugin and pillow-heif
+    are installed. Each gets the best quality that is not larger than the size.
+
+    The page holds all it needs: it can be looked at offline, and sent to others.
+
+    Exit status: 0 if all went well, 1 if something could not be coded, 2 if the command is wrong, 130 if it was
+    interrupted.
+    """,
+)
 @click.argument("photos", nargs=-1, required=True, metavar="PHOTO...", type=click.Path(exists=True, dir_okay=False))
 @click.option(
     "-o",
@@ -200,16 +214,6 @@ def compare(
     photos: tuple[str, ...], output: Path, overwrite: bool, rates: list[float], profiles: tuple[str, ...],
     effort: int | None, device: str, weights: Path | None,
 ) -> None:  # fmt: skip
-    """Show photos in .clric and other formats, each at the same sizes, in one HTML page.
-
-    The other formats are AVIF, WebP and JPEG, and JPEG XL and HEIC where the packages pillow-jxl-plugin and pillow-heif
-    are installed. Each gets the best quality that is not larger than the size.
-
-    The page holds all it needs: it can be looked at offline, and sent to others.
-
-    Exit status: 0 if all went well, 1 if something could not be coded, 2 if the command is wrong, 130 if it was
-    interrupted.
-    """
     paths = [Path(photo) for photo in dict.fromkeys(photos)]
     check_output(output, paths, overwrite)
     try:
@@ -229,7 +233,7 @@ def check_output(output: Path, photos: list[Path], overwrite: bool) -> None:
     if output.exists():
         if any(output.samefile(photo) for photo in photos):
             raise click.UsageError(f"the page would be written over the photo {output}: name another output")
-        if not overwrite:
+        if not overwrite and not outputs.is_stream(output):
             raise click.UsageError(f"{output} exists: name another output, or give --overwrite")
     if why := outputs.obstacle(output):
         raise click.UsageError(why)
@@ -354,15 +358,10 @@ def measured(image: Image.Image, codec: Codec, coded: Callable[[], Coded], lpips
 def open_rgb(path: Path) -> Image.Image:
     """A photo as all codecs get it: upright, in sRGB, on white where it is transparent, and without metadata."""
     with Image.open(path) as opened:
-        image = ImageOps.exif_transpose(opened)
-    check(image)
-    icc_profile = image.info.get("icc_profile")
+        read_codes(opened, path.read_bytes())
+        image = to_srgb(converted(ImageOps.exif_transpose(opened)))
     if image.has_transparency_data:
-        image = on_white(image.convert("RGBA"))
-    if image.mode not in ("L", "RGB", "CMYK"):
-        image = image.convert("RGB")
-    if icc_profile:
-        image = to_srgb(image, icc_profile) or image
+        image = on_white(image)
     return Image.frombytes("RGB", image.size, image.convert("RGB").tobytes())
 
 

@@ -13,18 +13,20 @@ from pillow_clric._terminal import bars
 __all__ = ["models"]
 
 
-@click.group()
-def models() -> None:
-    """List, add, fetch and remove models: the autoencoders that files are coded with.
+@click.group(
+    help="""
+    List, add, fetch and remove models: the autoencoders that files are coded with.
 
     A .clric file names its model by a hash of the weights, and can be read where that model is. The model `base` comes
     with the package. Others are kept in a folder of yours, or in the one that CLRIC_MODELS names.
     """
+)
+def models() -> None:
+    """Group of what there is to do with models."""
 
 
-@models.command("list")
+@models.command("list", help="List the models that are there, and those that can be fetched.")
 def list_models() -> None:
-    """List the models that are there, and those that can be fetched."""
     from rich.filesize import decimal
 
     from codec.autoencoders import store
@@ -41,15 +43,17 @@ def list_models() -> None:
             click.echo(f"{name:16} {size:>8}  {known.about} ({known.licence})")
 
 
-@models.command()
-@click.argument("source", type=click.Path(exists=True, path_type=Path))
-@click.option("--name", help="What to call it. Default: what its file or folder is called.")
-def add(source: Path, name: str | None) -> None:
-    """Add a model from a file or folder.
+@models.command(
+    help="""
+    Add a model from a file or folder.
 
     SOURCE is a model file of this package; a folder of diffusers' AutoencoderKL or AutoencoderTiny; or the encoder and
     decoder of a model of the TAESD family, as .safetensors or .pth, side by side.
     """
+)
+@click.argument("source", type=click.Path(exists=True, path_type=Path))
+@click.option("--name", help="What to call it. Default: what its file or folder is called.")
+def add(source: Path, name: str | None) -> None:
     from codec.autoencoders import store
 
     with _errors():
@@ -57,13 +61,15 @@ def add(source: Path, name: str | None) -> None:
     click.echo(f"{entry.name} ({entry.prefix}) is in {entry.path}")
 
 
-@models.command()
-@click.argument("name")
-def fetch(name: str) -> None:
-    """Get a model over the network.
+@models.command(
+    help="""
+    Get a model over the network.
 
     NAME is one that `list` shows, or an AutoencoderKL on Hugging Face's hub: OWNER/REPOSITORY[/FOLDER]@REVISION.
     """
+)
+@click.argument("name")
+def fetch(name: str) -> None:
     from rich.progress import DownloadColumn
 
     from codec.autoencoders import store
@@ -74,10 +80,11 @@ def fetch(name: str) -> None:
     click.echo(f"{entry.name} ({entry.prefix}) is in {entry.path}")
 
 
-@models.command()
+@models.command(
+    help="Remove a model, by its name or hash. Files that were coded with it cannot be read until it is there again."
+)
 @click.argument("name")
 def remove(name: str) -> None:
-    """Remove a model, by its name or hash. Files that were coded with it cannot be read until it is there again."""
     from codec.autoencoders import store
 
     with _errors():

@@ -8,22 +8,26 @@ from pathlib import Path
 import click
 from PIL import Image, ImageOps
 
+from pillow_clric._colour import to_srgb
+from pillow_clric._modes import converted
 from pillow_clric.convert.outputs import write
 
 __all__ = ["thumbnail"]
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Write a small copy of INPUT, upright and in sRGB, to OUTPUT. It is a PNG file, whatever the name.",
+)
 @click.argument("source", metavar="INPUT", type=click.Path(exists=True, dir_okay=False))
 @click.argument("target", metavar="OUTPUT", type=click.Path(dir_okay=False))
 @click.option("-s", "--size", type=click.IntRange(1), default=256, show_default=True, help="Pixels of its longer side.")
 def thumbnail(source: str, target: str, size: int) -> None:
-    """Write a small copy of INPUT, upright, to OUTPUT. It is a PNG file, whatever the name."""
     try:
         with Image.open(source) as image:
             image.thumbnail((size, size))
             buffer = BytesIO()
-            ImageOps.exif_transpose(image).save(buffer, "PNG")
+            to_srgb(converted(ImageOps.exif_transpose(image))).save(buffer, "PNG")
         write(Path(target), buffer.getvalue(), overwrite=True)
-    except (OSError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise click.ClickException(str(error)) from error

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import resource
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,6 +85,17 @@ def cmyk_profile() -> bytes:
     matrix = struct.pack(">9i", *(65536 * (i % 4 == 0) for i in range(9)))
     table = b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + matrix + identity * 4 + colours + identity * 3
     return icc_profile(b"CMYK", b"prtr", {b"A2B0": table})
+
+
+@contextmanager
+def no_space(count: int) -> Iterator[None]:
+    """Files cannot become larger than this, as on a disk that is full."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (count, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def hostile_folder(parent: Path) -> Path:

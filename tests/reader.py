@@ -6,6 +6,7 @@ What it reads is what the format says, so the tests hold the codec's reader agai
 from __future__ import annotations
 
 import json
+import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -645,3 +646,70 @@ def alpha(body: bytes, height: int, width: int) -> Grid:
             if body[0] & 2:
                 d[y][x] = (d[y][x] + d[y - 1][x]) % 256
     return d
+
+
+# Colour
+
+D50 = (0xF6D6, 0x10000, 0xD32D)
+D65_TO_D50 = (68674, 1502, -3291, 1939, 64912, -1119, -606, 988, 49262)
+SRGB_CURVE, GAMMA_CURVE = (3, (157286, 62119, 3417, 5072, 2651)), (0, (144128,))
+BT709 = ((28576, 14581, 912), (25239, 46983, 6361), (9375, 3972, 46787))
+P3 = ((33759, 15807, -69), (19135, 45367, 2745), (10296, 4363, 51385))
+ADOBE = ((39960, 20389, 1276), (13453, 41004, 3989), (9777, 4143, 48796))
+SPACES = {
+    1: ("sRGB", SRGB_CURVE, BT709),
+    2: ("Display P3", SRGB_CURVE, P3),
+    3: ("Adobe RGB (1998)", GAMMA_CURVE, ADOBE),
+    4: ("Gamma 2.2", GAMMA_CURVE, BT709),
+}
+
+
+def colour(body: bytes, mode: int) -> bytes:
+    """The ICC profile that a section colour stands for, in a file of this mode."""
+    if body[0]:
+        if body[0] not in SPACES:
+            raise UnknownError
+        return space(body[0], grey=mode in (0, 2))
+    stream = zlib.decompressobj(-15, zdict=space(1, grey=False))
+    data = stream.decompress(body[1:], 2**24)
+    if not stream.eof or stream.unused_data:
+        raise DamagedError
+    return data
+
+
+def space(number: int, grey: bool) -> bytes:
+    name, (kind, curve), primaries = SPACES[number]
+    tags = {
+        "desc": text(name + (" grey" if grey else "")),
+        "cprt": text("CC0"),
+        "wtpt": numbers("XYZ ", D50),
+        "chad": numbers("sf32", D65_TO_D50),
+    }
+    for letter, primary in zip("" if grey else "rgb", primaries, strict=False):
+        tags[letter + "XYZ"] = numbers("XYZ ", primary)
+    for letter in "k" if grey else "rgb":
+        tags[letter + "TRC"] = numbers("para", (kind << 16, *curve))
+    table, data = struct.pack(">I", len(tags)), b""
+    places: dict[bytes, int] = {}
+    for name, tag in tags.items():
+        if tag not in places:
+            places[tag] = 132 + 12 * len(tags) + len(data)
+            data += tag + bytes(-len(tag) % 4)
+        table += name.encode() + struct.pack(">II", places[tag], len(tag))
+    header = bytearray(128)
+    header[0:4] = struct.pack(">I", 128 + len(table) + len(data))
+    header[8:10] = b"\x04\x30"
+    header[12:24] = b"mntr" + (b"GRAY" if grey else b"RGB ") + b"XYZ "
+    header[24:36] = struct.pack(">6H", 2000, 1, 1, 0, 0, 0)
+    header[36:40] = b"acsp"
+    header[68:80] = struct.pack(">3i", *D50)
+    return bytes(header) + table + data
+
+
+def text(words: str) -> bytes:
+    utf16 = words.encode("utf-16-be")
+    return b"mluc" + struct.pack(">III", 0, 1, 12) + b"enUS" + struct.pack(">II", len(utf16), 28) + utf16
+
+
+def numbers(kind: str, values: Sequence[int]) -> bytes:
+    return kind.encode() + bytes(4) + struct.pack(f">{len(values)}i", *values)

@@ -297,12 +297,14 @@ def test_photos_that_cannot_be_coded_are_left_out(
 ) -> None:
     monkeypatch.setattr(conversion, "_PIXELS_AT_ONCE", 1024)
     gray(folder, a=(8, 8), c=(8, 8))
-    Image.new("I;16", (8, 8)).save(folder / "b.png")
+    Image.new("F", (8, 8)).save(folder / "b.tif")
+    Image.new("I;16", (8, 8)).save(folder / "d.png")
     result = run(folder)
     assert result.exit_code == 1
-    assert gpu.sizes == [[(8, 8)] * 2]
-    assert f"failed: {folder / 'b.png'}: " in result.stderr
-    assert contents(tmp_path / "out").keys() == {"a.clric", "c.clric"}
+    assert gpu.sizes == [[(8, 8)] * 3]
+    assert f"failed: {folder / 'b.tif'}: " in result.stderr
+    assert f"warning: {folder / 'd.png'}: " in result.stderr
+    assert contents(tmp_path / "out").keys() == {"a.clric", "c.clric", "d.clric"}
 
 
 def test_reading_and_writing_while_the_gpu_works(
@@ -312,7 +314,7 @@ def test_reading_and_writing_while_the_gpu_works(
     was_written = {name: threading.Event() for name in "abc"}
     load, write = conversion._read, outputs.write
 
-    def read(job: Job, settings: conversion.Settings) -> tuple[Image.Image, int] | None:
+    def read(job: Job, settings: conversion.Settings) -> conversion.Photo | None:
         was_read[job.source.stem].set()
         return load(job, settings)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -94,6 +95,7 @@ def test_info_for_programs() -> None:
         "profile": "msp",
         "model": store.TRANSFORM_PREFIX,
         "model_name": "transform",
+        "colour": "ICC profile",
         "metadata": ["icc"],
         "version": "1.0",
     }
@@ -139,6 +141,14 @@ def test_verify_for_programs(folder: Path) -> None:
     assert {record["source"] for record in found if record["status"] == "ok"} == good
     assert all(bool(record["error"]) == (record["status"] == "bad") for record in found)
     assert len(found) == 5
+
+
+def test_names_that_are_not_unicode(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"\xff")
+    shutil.copy(SAMPLES / "rocket.clric", path)
+    for command in ("info", "verify"):
+        [record] = records(run(command, "--json", path))
+        assert record["source"] == str(tmp_path / r"\udcff")
 
 
 def test_verify_what_is_good(folder: Path) -> None:

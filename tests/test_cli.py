@@ -6,13 +6,16 @@ import json
 import os
 import pty
 import re
-import resource
+import shlex
 import shutil
 import signal
+import stat
+import struct
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -21,7 +24,7 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner, Result
-from conftest import FastProfile
+from conftest import FastProfile, no_space
 from PIL import Image
 
 import pillow_clric
@@ -29,6 +32,8 @@ from codec.profiles import DEFAULT
 from pillow_clric import cli
 from pillow_clric.convert import run as conversion
 from pillow_clric.convert.report import Report
+
+SAMPLES = Path(__file__).parent.parent / "samples"
 
 EXIF = Image.Exif()
 EXIF[0x010F] = "Maker"
@@ -234,8 +239,9 @@ def test_odd_names(name: str, folder: Path, photo: Image.Image, monkeypatch: pyt
     assert len(result.stderr.splitlines()) == 2
     assert "\x1b" not in result.stderr
     [record] = records(result)
-    assert (record["source"], Path(record["target"])) == (name, Path(name).with_suffix(".clric"))
-    assert same(Path(record["target"]), photo)
+    unicode = name.encode(errors="backslashreplace").decode()  # a lone surrogate is no text for strict readers of JSON
+    assert (record["source"], Path(record["target"])) == (unicode, Path(unicode).with_suffix(".clric"))
+    assert same(Path(name).with_suffix(".clric"), photo)
 
 
 def test_files_named_like_commands(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,6 +305,38 @@ def test_usage_of_streams(arguments: list[str], folder: Path, monkeypatch: pytes
     assert names(folder) == before
 
 
+def test_streams_by_the_names_that_shells_give_them(folder: Path, photo: Image.Image) -> None:
+    script = """
+clric <(cat a.png) -o x.clric
+clric <(cat a.png) <(cat b.PNG) -o out/
+cat a.png | clric /dev/stdin -o /dev/stdout >y.clric
+clric x.clric -o /dev/stdout | clric /dev/stdin -o /dev/fd/3 3>z.clric
+clric a.png -o >(cat >w.clric); wait $!
+clric a.png -o /dev/null --overwrite
+clric verify <(cat w.clric) && clric info --detail --json <(cat w.clric) >info.json
+"""
+    shell(script, folder)
+    assert all(same(path, photo) for path in map(folder.joinpath, ("x.clric", "y.clric", "z.clric", "w.clric")))
+    assert len(names(folder / "out")) == 2
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+    assert json.loads((folder / "info.json").read_text())["width"] == photo.width
+
+
+def test_pipes_by_name(folder: Path, photo: Image.Image) -> None:
+    for name in ("in", "out", "out.jpg"):
+        os.mkfifo(folder / name)
+    with ThreadPoolExecutor() as others:
+        others.submit((folder / "in").write_bytes, (folder / "a.png").read_bytes())
+        written = others.submit((folder / "out").read_bytes)
+        assert run(folder / "in", "-o", folder / "out").exit_code == 0
+        others.submit((folder / "in").write_bytes, written.result())
+        written = others.submit((folder / "out.jpg").read_bytes)
+        assert run(folder / "in", "-o", folder / "out.jpg").exit_code == 0
+    with Image.open(BytesIO(written.result()), formats=["JPEG"]) as image:
+        assert image.size == photo.size
+    assert (folder / "out").is_fifo()
+
+
 @contextmanager
 def terminal() -> Iterator[tuple[int, list[bytes]]]:
     """A terminal, and what is written to it, which is complete in the end."""
@@ -336,7 +374,8 @@ FAST = """
 import codec.profiles
 from conftest import FastProfile
 from pillow_clric import cli
-codec.profiles.profiles = lambda: (FastProfile(),)
+from pillow_clric.convert import run
+codec.profiles.profiles, run.cores = lambda: (FastProfile(),), lambda: 1
 cli.main()
 """
 
@@ -351,6 +390,16 @@ def fast(*arguments: str | Path, **how: Any) -> subprocess.CompletedProcess[str]
     command = [sys.executable, "-c", FAST, "--device", "cpu", *map(str, arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.run(command, text=True, env=environment, check=False, **{**pipes, **how})
+
+
+def shell(script: str, folder: Path, **how: Any) -> subprocess.CompletedProcess[str]:
+    """A script of bash in which `clric` is a program with the fast profile."""
+    own = ["-c", FAST.replace("cli.main()", "cli.main(prog_name='clric')")]
+    start = f'set -e; clric() {{ {shlex.join([sys.executable, *own])} "$@"; }}\n'
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    options = {"check": True, "capture_output": True, **how}
+    command = ["bash", "-c", start + script]
+    return subprocess.run(command, text=True, cwd=folder, env=os.environ | {"PYTHONPATH": path}, **options)
 
 
 def test_records_beside_a_progress_bar(folder: Path) -> None:
@@ -369,6 +418,45 @@ def test_closed_pipe(folder: Path) -> None:
     os.close(writing)
     assert result.returncode == 1
     assert result.stderr.startswith(f"failed: {folder / 'a.png'}: stdout cannot be written: Broken pipe\n0 converted")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        ("2>/dev/full", 1, ""),
+        ("2>&-", 1, ""),
+        ("--quiet >&- 2>&-", 0, ""),  # nothing was to be said
+        ("-j2 <&- >&- 2>&-", 1, ""),
+        ("--json >/dev/full", 1, "\nstdout cannot be written: No space left on device\n"),
+        ("--json >&-", 1, "\nstdout cannot be written: Bad file descriptor\n"),
+        ("--json | true; exit ${PIPESTATUS[0]}", 1, "2 converted"),
+    ],
+)
+def test_conversion_goes_on_where_nothing_can_be_said(arguments: str, status: int, said: str, folder: Path) -> None:
+    result = shell(f"clric a.png b.PNG -e1 {arguments}", folder, check=False)
+    assert {"a.clric", "b.clric"} <= names(folder)
+    assert result.returncode == status
+    assert said in result.stderr
+    assert "rror" not in result.stderr
+
+
+@pytest.mark.parametrize("command", ["--help", "info *.clric", "verify --json *.clric", "models list"])
+def test_what_cannot_be_said(command: str) -> None:
+    for target, why in (
+        (">/dev/full", "No space left on device"),
+        (">&-", "Bad file descriptor"),
+        ("| true; exit ${PIPESTATUS[0]}", ""),
+    ):
+        result = shell(f"clric {command} {target}", SAMPLES, check=False)
+        said = why and f"stdout cannot be written: {why}\n"
+        assert (result.returncode, result.stderr) == (1, said)
+
+
+@pytest.mark.parametrize("streams", ["<&-", "0>/dev/null"])
+def test_stdin_that_cannot_be_read(streams: str, folder: Path) -> None:
+    result = shell(f"clric - -o x.clric {streams}", folder, check=False)
+    assert (result.returncode, "Traceback" in result.stderr) == (2, False)
+    assert "Error: stdin " in result.stderr
 
 
 # What is never lost
@@ -390,12 +478,31 @@ def test_overwrite(folder: Path, photo: Image.Image) -> None:
 
 
 def test_collisions_are_found_before_the_start(folder: Path, tmp_path: Path, photo: Image.Image) -> None:
-    photo.save(folder / "a.jpg")
-    result = run(folder, "-o", tmp_path / "out")
+    (tmp_path / "other").mkdir()
+    photo.save(tmp_path / "other" / "a.png")
+    result = run(folder, tmp_path / "other", "-o", tmp_path / "out")
     assert result.exit_code == 2
-    assert "a.jpg" in result.stderr
-    assert "a.png" in result.stderr
+    assert str(folder / "a.png") in result.stderr
+    assert str(tmp_path / "other" / "a.png") in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_inputs_that_differ_in_the_ends_of_their_names(folder: Path, tmp_path: Path, photo: Image.Image) -> None:
+    out = tmp_path / "out"
+    for name in ("a.jpg", "a.jpg.png"):  # the second is called like the first one's output
+        photo.save(folder / name)
+    result = run(folder, "-o", out)
+    assert result.exit_code == 0
+    assert names(out) == {"a.jpg.clric", "a.png.clric", "a.jpg.png.clric", "b.clric"}
+    assert f"3 outputs are named like {out / 'a.jpg.clric'}: " in result.stderr
+    assert result.stderr.count(" are named ") == 1
+    assert "4 skipped" in run(folder, "-o", out).stderr
+    assert " are named " not in run(folder, "-o", out, "--quiet").stderr
+
+    run(out, "-o", tmp_path / "back")
+    assert names(tmp_path / "back") == {"a.jpg.png", "a.png.png", "a.jpg.png.png", "b.png"}
+    run(out, "-o", tmp_path / "back", "--overwrite")
+    assert len(names(tmp_path / "back")) == 4
 
 
 def test_inputs_are_not_written_over(folder: Path, photo: Image.Image) -> None:
@@ -437,17 +544,6 @@ def test_outputs_are_atomic(error: BaseException, folder: Path, monkeypatch: pyt
 def test_new_files_have_the_usual_permissions(folder: Path) -> None:
     run(folder / "a.png")
     assert (folder / "a.clric").stat().st_mode == (folder / "notes.txt").stat().st_mode
-
-
-@contextmanager
-def no_space(count: int) -> Iterator[None]:
-    """Files cannot become larger than this, as on a disk that is full."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (count, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_full_disk(folder: Path) -> None:
@@ -587,6 +683,78 @@ def test_orientation_is_kept(folder: Path, photo: Image.Image) -> None:
         assert image.tag_v2[0x0112] == 6  # type: ignore[attr-defined]
 
 
+def test_pictures_are_turned_where_nothing_says_so(folder: Path, photo: Image.Image) -> None:
+    upright = turned(photo, folder / "t.png")
+    run(folder / "t.png", "-o", folder / "t.clric")
+    for suffix in ("gif", "bmp", "ico", "jp2", "tga", "ppm", "sgi"):
+        assert run(folder / "t.clric", "-o", folder / f"u.{suffix}").exit_code == 0
+        with Image.open(folder / f"u.{suffix}") as image:
+            assert (image.width < image.height) == (upright.width < upright.height)
+            assert 0x0112 not in image.getexif()
+    run(folder / "t.clric", "-o", folder / "u.pdf")
+    box = re.search(rb"/MediaBox \[ 0 0 (\S+) (\S+) \]", (folder / "u.pdf").read_bytes())
+    assert box
+    assert float(box[1]) < float(box[2])
+
+
+def odd_exif(*entries: tuple[int, int, int, bytes]) -> bytes:
+    """EXIF with entries of tag, type, count and value."""
+    packed = b"".join(struct.pack(">HHI4s", *entry) for entry in entries)
+    return b"Exif\0\0MM\0*\0\0\0\x08" + struct.pack(">H", len(entries)) + packed + bytes(4)
+
+
+LARGE = Image.Exif()
+LARGE[0x010F] = "M" * 70_000
+LARGE.get_ifd(0x8769)[0x829A] = 0.5
+
+
+@pytest.mark.parametrize(
+    ("suffix", "metadata", "why"),
+    [
+        ("jpg", {"exif": LARGE.tobytes()}, "JPEG files cannot hold its EXIF of 70"),
+        ("jpg", {"xmp": bytes(70_000)}, "JPEG files cannot hold its XMP of 70000 bytes: "),
+        ("avif", {"exif": b"Exif\0\0garbage"}, "AVIF files cannot hold its EXIF, which is damaged: "),
+        ("tiff", {"exif": b"Exif\0\0garbage"}, "TIFF files cannot hold its EXIF, which is damaged: "),
+        (
+            "avif",
+            {"exif": odd_exif((0x0112, 2, 4, b"top"))},
+            "AVIF files cannot hold its EXIF tag Orientation, 'top': ",
+        ),
+        (
+            "tiff",
+            {"exif": odd_exif((0x0112, 2, 4, b"top"))},
+            "TIFF files cannot hold its EXIF tag Orientation, 'top': ",
+        ),
+        (
+            "tiff",
+            {"exif": odd_exif((0x011A, 2, 4, b"abc"))},
+            "TIFF files cannot hold its EXIF tag XResolution, 'abc': ",
+        ),
+    ],
+)
+def test_metadata_that_a_format_cannot_hold(
+    suffix: str, metadata: dict[str, Any], why: str, folder: Path, photo: Image.Image
+) -> None:
+    photo.save(folder / "t.clric", **metadata)
+    result = run(folder / "t.clric", "-o", folder / f"t.{suffix}")
+    assert result.exit_code == 1
+    assert f"failed: {folder / 't.clric'}: {why}" in result.stderr
+    assert "--strip" in result.stderr
+    for arguments in ([f"t.{suffix}", "--strip"], ["t.pdf"], ["t.gif"], ["t.png"]):
+        name, *strip = arguments
+        assert run(folder / "t.clric", "-o", folder / name, *strip).exit_code == 0
+    with Image.open(folder / "t.png") as image:
+        image.load()
+        assert image.info.items() >= metadata.items()
+
+
+def test_turned_though_other_tags_are_odd(folder: Path, photo: Image.Image) -> None:
+    photo.save(folder / "t.clric", exif=odd_exif((0x0112, 3, 1, b"\0\6"), (0x011A, 2, 4, b"abc")))
+    for arguments in (["u.bmp"], ["u.png", "--strip"]):
+        run(folder / "t.clric", "-o", folder / arguments[0], *arguments[1:])
+        assert same(folder / arguments[0], photo.transpose(Image.Transpose.ROTATE_270))
+
+
 def test_strip(folder: Path, photo: Image.Image) -> None:
     upright = turned(photo, folder / "t.png")
     run(folder / "t.png", "-o", folder / "bare.clric", "--strip")
@@ -651,7 +819,7 @@ def test_metadata_are_kept(folder: Path, photo: Image.Image) -> None:
 def test_a_bad_file_does_not_stop_the_batch(folder: Path) -> None:
     (folder / "0.png").write_bytes(b"not a photo")
     (folder / "1.clric").write_bytes(b"not a file of ours")
-    Image.new("I;16", (4, 4)).save(folder / "2.png")
+    Image.new("F", (4, 4)).save(folder / "2.tif")
     result = run(folder, folder / "1.clric")
     assert result.exit_code == 1
     assert "2 converted" in result.stderr
@@ -705,6 +873,20 @@ def test_options_arrive(folder: Path, tmp_path: Path, fast_profile: FastProfile)
     assert (settings.quality, settings.effort, settings.device) == (75, 3, "auto")
 
 
+def test_samples_of_sixteen_bits(folder: Path, recwarn: pytest.WarningsRecorder) -> None:
+    """Of what is lost of a photo, in a line and in a list."""
+    for name, arguments in (("deep.png", []), ("stripped.png", ["--strip"])):
+        Image.new("I;16", (4, 4), 65535).save(folder / name)
+        result = run(folder / name, "--json", *arguments)
+        [record] = records(result)
+        assert record["warnings"] == ["it has more than 8 bits a sample: coded as 8 bits"]
+        assert f"warning: {folder / name}: it has more than 8 bits a sample: coded as 8 bits\n" in result.stderr
+        assert "warning" not in run(folder / name, "--overwrite", "--quiet", *arguments).stderr
+        with Image.open((folder / name).with_suffix(".clric")) as image:
+            assert image.getextrema() == (255, 255)
+    assert not recwarn.list
+
+
 @pytest.mark.parametrize(
     ("arguments", "quality", "size", "bpp"),
     [
@@ -754,8 +936,8 @@ def test_records(folder: Path) -> None:
     result = run(folder, "--json", "--quiet")
     skipped, done, failed = records(result)
     assert len(result.stderr.splitlines()) == 1
-    keys = "source", "status", "target", "bytes_in", "bytes_out", "width", "height", "bpp", "seconds", "error"
-    assert tuple(done) == tuple(skipped) == tuple(failed) == keys
+    keys = "source status target bytes_in bytes_out width height bpp seconds error warnings"
+    assert tuple(done) == tuple(skipped) == tuple(failed) == tuple(keys.split())
     size = (folder / "b.clric").stat().st_size
     assert done.pop("seconds") > 0
     assert done == {
@@ -768,6 +950,7 @@ def test_records(folder: Path) -> None:
         "height": 32,
         "bpp": 8 * size / (48 * 32),
         "error": None,
+        "warnings": [],
     }
     assert (skipped["status"], skipped["error"]) == ("skipped", None)
     assert (failed["status"], failed["bytes_out"]) == ("failed", None)
@@ -832,9 +1015,6 @@ def program(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-SAMPLES = Path(__file__).parent.parent / "samples"
-
-
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -870,6 +1050,13 @@ def test_help_tells_all() -> None:
         assert re.search(rf"^  {name}  +[A-Z]", told, re.MULTILINE)
     assert max(map(len, told.splitlines())) <= 80
     assert "-h, --help" in run("info", "-h").stdout
+
+
+@pytest.mark.parametrize("command", [[], ["info"], ["compare"], ["models"], ["models", "add"]])
+def test_help_without_docstrings(command: list[str]) -> None:
+    arguments = ["-m", "pillow_clric.cli", *command, "--help"]
+    told, same = (subprocess.check_output([sys.executable, *flags, *arguments]) for flags in ([], ["-OO"]))
+    assert told == same
 
 
 @pytest.mark.parametrize(

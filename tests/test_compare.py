@@ -205,11 +205,11 @@ def test_pages_are_written_whole_or_not_at_all(
 
 def test_bad_photos_do_not_stop_the_others(small: Path) -> None:
     Path("text.png").write_text("no photo")
-    Image.new("I;16", (9, 9)).save("deep.png")
-    result = run("text.png", "deep.png", small, "--bpp", "1")
+    Image.new("F", (9, 9)).save("deep.tif")
+    result = run("text.png", "deep.tif", small, "--bpp", "1")
     assert result.exit_code == 1
     assert "failed: text.png: cannot identify" in result.stderr
-    assert "failed: deep.png: mode I;16 is not supported" in result.stderr
+    assert "failed: deep.tif: mode F is not supported" in result.stderr
     assert [photo["name"] for photo in data_of(Path("compare.html"))["photos"]] == ["small.png"]
 
     result = run("text.png", "-o", "other.html")

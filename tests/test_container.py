@@ -116,6 +116,7 @@ def test_round_trip_at_the_bounds(size: tuple[int, int]) -> None:
 def test_order_and_flags() -> None:
     data = pack(HEADER, dict.fromkeys(reversed(Section), b"1"))
     assert read_header(BytesIO(data)).directory == (
+        Entry(Section.COLOUR, False, 1),
         Entry(Section.ICC, False, 1),
         Entry(Section.EXIF, False, 1),
         Entry(Section.XMP, False, 1),

@@ -7,7 +7,9 @@ import xml.etree.ElementTree as ElementTree
 from configparser import ConfigParser
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
+from conftest import display_p3
 from PIL import Image
 
 import pillow_clric
@@ -47,6 +49,17 @@ def test_thumbnailer(photo: Image.Image, fast_profile: object, tmp_path: Path) -
     assert result.exit_code == 0, result.output
     with Image.open(target) as image:
         assert (image.format, image.size) == ("PNG", (11, 16))
+
+
+def test_thumbnails_need_no_profile(fast_profile: object, tmp_path: Path) -> None:
+    """Programs that show them know of none."""
+    picture = Image.new("RGB", (8, 8), (40, 90, 160))
+    (tmp_path / "a.clric").write_bytes(pillow_clric.encode(picture, icc_profile=display_p3()))
+    result = CliRunner().invoke(main, ["thumbnail", str(tmp_path / "a.clric"), str(tmp_path / "thumbnail")])
+    assert result.exit_code == 0, result.output
+    with Image.open(tmp_path / "thumbnail") as image:
+        assert "icc_profile" not in image.info
+        assert image.getpixel((0, 0)) == pytest.approx((0, 91, 167), abs=1)
 
 
 def orientation(number: int) -> Image.Exif:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 import tracemalloc
+import warnings
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -161,6 +163,84 @@ def test_the_image_is_left_as_it_was(fast_profile: FastProfile) -> None:
         assert (image.tobytes(), image.info) == (pixels, info)
 
 
+# More than 8 bits
+
+DEEP = np.array([[0, 128, 129, 257 * 100 + 128], [257 * 100 + 129, 257 * 200, 65406, 65535]], np.uint16)
+ROUNDED = [[0, 0, 1, 100], [101, 200, 254, 255]]
+
+
+def deep_png(channels: int) -> bytes:
+    """A PNG file of 16 bits."""
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    rows = np.repeat(DEEP[:, :, None], channels, axis=2).astype(">u2")
+    head = struct.pack(">2I5B", 4, 2, 16, (0, 4, 2, 6)[channels - 1], 0, 0, 0)
+    body = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+def deep_tiff() -> bytes:
+    """A TIFF file of RGB with 16 bits."""
+    pixels = np.repeat(DEEP[:, :, None], 3, axis=2).astype("<u2").tobytes()
+    tags = {256: 4, 257: 2, 258: 134, 259: 1, 262: 2, 273: 140, 277: 3, 278: 2, 279: len(pixels)}
+    entries = b"".join(struct.pack("<HHII", tag, 3, 3 if tag == 258 else 1, value) for tag, value in tags.items())
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
+    return head.ljust(134, b"\0") + struct.pack("<3H", 16, 16, 16) + pixels
+
+
+def deep_ppm(kind: int) -> bytes:
+    samples = np.repeat(DEEP[:, :, None], 3 if kind == 6 else 1, axis=2)
+    return b"P%d 4 2 65535\n" % kind + samples.astype(">u2").tobytes()
+
+
+DEEP_FILES = {f"{channels} channels": deep_png(channels) for channels in (1, 2, 3, 4)}
+DEEP_FILES |= {"TIFF": deep_tiff(), "PGM": deep_ppm(5), "PPM": deep_ppm(6)}
+DEEP_IMAGES: dict[str, Callable[[], Image.Image]] = {
+    "I;16": lambda: Image.fromarray(DEEP),
+    "I;16B": lambda: Image.frombytes("I;16B", (4, 2), DEEP.astype(">u2").tobytes()),
+    "I": lambda: Image.fromarray(DEEP.astype(np.int32)),
+    **{name: lambda data=data: opened(data) for name, data in DEEP_FILES.items()},  # type: ignore[misc]
+}
+
+
+@pytest.mark.parametrize("name", DEEP_IMAGES)
+def test_deep_images_are_coded_as_eight_bits(name: str, fast_profile: FastProfile) -> None:
+    with pytest.warns(pillow_clric.LossWarning, match="coded as 8 bits"):
+        found = opened(pillow_clric.encode(DEEP_IMAGES[name]()))
+    grey = np.asarray(found.convert("RGBA"))[:, :, 0].astype(int)
+    seen = np.asarray(found.convert("RGBA"))[:, :, 3] > 0
+    assert np.abs(grey - ROUNDED)[seen].max() <= 1  # Pillow cuts samples of colours off
+    if found.mode == "L":
+        assert grey.tolist() == ROUNDED
+        with pytest.warns(pillow_clric.LossWarning, match="coded as 8 bits"):
+            saved(DEEP_IMAGES[name]())  # others are loaded before the plugin sees them
+
+
+def test_images_of_eight_bits_are_no_loss(photo: Image.Image, fast_profile: FastProfile) -> None:
+    for image in (photo, Image.new("L", (2, 2)), opened(b"P6 1 1 255\nabc"), opened(b"P5 1 1 15\n\1")):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            saved(image)
+
+
+@pytest.mark.filterwarnings("ignore::pillow_clric.LossWarning")
+def test_small_numbers_are_taken_as_they_are(fast_profile: FastProfile) -> None:
+    image = Image.fromarray(np.array([[0, 1, 255]], np.int32))
+    assert np.asarray(saved(image)).tolist() == [[0, 1, 255]]
+    assert np.asarray(saved(image.convert("I;16"))).tolist() == [[0, 0, 1]]
+
+
+@pytest.mark.filterwarnings("ignore::pillow_clric.LossWarning")
+def test_a_transparent_sample_of_sixteen_bits(fast_profile: FastProfile) -> None:
+    buffer = BytesIO()
+    Image.fromarray(DEEP).save(buffer, "PNG", transparency=129)
+    found = saved(opened(buffer.getvalue()))
+    assert found.mode == "LA"
+    assert np.asarray(found.getchannel("A")).tolist() == [[255, 255, 0, 255], [255] * 4]
+
+
 # Refused
 
 WAYS: dict[str, Callable[[Any], object]] = {
@@ -171,10 +251,17 @@ WAYS: dict[str, Callable[[Any], object]] = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("mode", ["I", "F", "I;16", "I;16B"])
-def test_deep_modes_are_refused(way: str, mode: str, fast_profile: FastProfile) -> None:
-    with pytest.raises(ValueError, match=f"mode {mode} .*convert to L"):
-        WAYS[way](Image.new(mode, (4, 4)))
+def test_floating_point_is_refused(way: str, fast_profile: FastProfile) -> None:
+    with pytest.raises(ValueError, match=r"mode F .*convert to L"):
+        WAYS[way](Image.new("F", (4, 4)))
+    assert fast_profile.used == []
+
+
+@pytest.mark.parametrize("sample", [-1, 65536])
+@pytest.mark.filterwarnings("ignore::pillow_clric.LossWarning")
+def test_other_numbers_are_refused(sample: int, fast_profile: FastProfile) -> None:
+    with pytest.raises(ValueError, match=rf"samples from {min(sample, 0)} to {max(sample, 0)}: scale them"):
+        saved(Image.fromarray(np.array([[0, sample]], np.int32)))
     assert fast_profile.used == []
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import io
+import itertools
 import pickle
 import subprocess
 import sys
@@ -13,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import METADATA, FastProfile, opened, same, saved
+from conftest import METADATA, FastProfile, no_space, opened, same, saved
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 import codec
@@ -284,6 +286,15 @@ def test_verify(clric: bytes, clric_path: Path, fast_profile: FastProfile) -> No
 # Save
 
 
+@pytest.mark.parametrize("end", ["verify", "close"])
+def test_load_after_the_end(end: str, clric: bytes, clric_path: Path) -> None:
+    for source in (clric_path, BytesIO(clric)):
+        image = Image.open(source)
+        getattr(image, end)()
+        with pytest.raises(ValueError, match="open it again"):
+            image.load()
+
+
 def test_options_arrive(photo: Image.Image, fast_profile: FastProfile) -> None:
     calls: list[tuple[int, int]] = []
     options: dict[str, Any] = {"quality": 12.5, "effort": 3, "device": "cpu", "seed": 7}
@@ -303,9 +314,10 @@ def test_lossless_is_refused(photo: Image.Image, fast_profile: FastProfile) -> N
     assert same(saved(photo, lossless=False), photo)
 
 
-def test_animations_are_refused(photo: Image.Image, fast_profile: FastProfile) -> None:
-    with pytest.raises(ValueError, match="one image"):
-        saved(photo, save_all=True, append_images=[photo])
+@pytest.mark.parametrize("how", [{"save_all": True}, {}])
+def test_animations_are_refused(how: dict[str, Any], photo: Image.Image, fast_profile: FastProfile) -> None:
+    with pytest.raises(ValueError, match=r"one image.* append_images"):
+        saved(photo, append_images=[photo], **how)
     assert same(saved(photo, save_all=True), photo)
 
 
@@ -330,6 +342,53 @@ def test_one_write(photo: Image.Image, fast_profile: FastProfile) -> None:
     assert not fp.closed
 
 
+class Trickle(io.RawIOBase):
+    """Takes 100 bytes at a time, and in all at most `room`."""
+
+    def __init__(self, room: int = 10**6) -> None:
+        self.taken, self.room = b"", room
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int | None:
+        count = min(100, len(data), self.room - len(self.taken))
+        self.taken += bytes(data[:count])
+        return count or None
+
+
+@pytest.mark.parametrize("buffered", [False, True])
+def test_writers_that_take_a_part(buffered: bool, photo: Image.Image, fast_profile: FastProfile) -> None:
+    raw = Trickle()
+    fp: Any = io.BufferedWriter(raw) if buffered else raw
+    photo.save(fp, "CLRIC")
+    assert raw.taken == pillow_clric.encode(photo)
+
+
+def test_writers_that_would_block(photo: Image.Image, fast_profile: FastProfile) -> None:
+    for room in (0, 250):
+        fp: Any = Trickle(room)
+        with pytest.raises(BlockingIOError, match="not complete"):
+            photo.save(fp, "CLRIC")
+
+
+@pytest.mark.parametrize("mode", ["wb", "r+b"])
+def test_file_in_the_middle_of_another(mode: str, photo: Image.Image, clric: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "archive"
+    path.write_bytes(b"overwritten" + bytes(len(clric)) + b"more")
+    with path.open(mode) as fp:
+        fp.write(b"before")
+        photo.save(fp, "CLRIC")
+        fp.write(b"after")
+    assert path.read_bytes().startswith(b"before" + clric + b"after")
+
+
+def test_full_disk_leaves_no_new_file(photo: Image.Image, fast_profile: FastProfile, tmp_path: Path) -> None:
+    with no_space(100), pytest.raises(OSError, match="too large"):
+        photo.save(tmp_path / "new.clric")
+    assert not any(tmp_path.iterdir())
+
+
 # Functions
 
 
@@ -352,6 +411,22 @@ def test_info_of_a_file(clric: bytes, clric_path: Path) -> None:
     assert info.bpp == 8 * len(clric) / (48 * 32)
     with pytest.raises(FormatError):
         pillow_clric.info(b"GIF89a")
+
+
+@pytest.mark.parametrize("kind", [bytearray, memoryview])
+def test_other_objects_of_bytes(kind: Any, clric: bytes, photo: Image.Image) -> None:
+    assert pillow_clric.info(kind(clric)) == pillow_clric.info(clric)
+    assert same(pillow_clric.decode(kind(clric)), photo)
+
+
+def test_what_holds_no_bytes() -> None:
+    functions: list[Any] = [pillow_clric.info, pillow_clric.decode]
+    for function, wrong in itertools.product(functions, (5, ["photo.clric"])):
+        with pytest.raises(TypeError, match=f"as bytes, not as {type(wrong).__name__}"):
+            function(wrong)
+    for wrong in (None, "photo.clric"):
+        with pytest.raises(TypeError, match=f"as bytes, not as {type(wrong).__name__}"):
+            functions[1](wrong)
 
 
 def test_info_of_a_file_imports_nothing_heavy(clric_path: Path) -> None:

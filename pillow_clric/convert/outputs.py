@@ -7,24 +7,32 @@ killed leaves of it is thus told from what another one is writing just now.
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import stat
 import sys
 from contextlib import suppress
 from pathlib import Path
 from secrets import token_hex
 from typing import IO
 
+from pillow_clric._terminal import discard
+
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["obstacle", "remove_leftovers", "write"]
+__all__ = ["is_stream", "obstacle", "remove_leftovers", "write"]
+
+# Folders of devices and of descriptors, through which a shell hands over files that it has opened
+_DEVICES = re.compile("/dev(/fd)?|/proc/.*/fd")
 
 
 def write(target: Path | None, data: bytes, *, overwrite: bool = False, like: Path | None = None) -> None:
     """Write a file completely or, on an error or an interrupt, not at all.
 
     Args:
-        target: its folder is made if it is missing. A link is replaced, not followed. None is stdout.
+        target: its folder is made if it is missing. A link is replaced, not followed. None is stdout. What is a
+            stream cannot be replaced: it gets the data, or on an error a part of them.
         data: the contents.
         overwrite: whether it may replace a file.
         like: a file whose times and permissions it gets.
@@ -34,6 +42,10 @@ def write(target: Path | None, data: bytes, *, overwrite: bool = False, like: Pa
     """
     if target is None:
         _write_to_stdout(data)
+        return
+    if is_stream(target):
+        with target.open("ab") as stream:
+            stream.write(data)
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     with _temporary(target.parent) as file:
@@ -53,6 +65,16 @@ def write(target: Path | None, data: bytes, *, overwrite: bool = False, like: Pa
             temporary.unlink(missing_ok=True)
 
 
+def is_stream(path: Path) -> bool:
+    """Whether a path names what can be read but once, and not be replaced: a pipe, a device, an open file."""
+    try:
+        kind = stat.S_IFMT(os.stat(path).st_mode)
+    except OSError:
+        return False
+    of_devices = _DEVICES.fullmatch(os.path.realpath(path.parent))
+    return kind not in ({stat.S_IFDIR} if of_devices else {stat.S_IFDIR, stat.S_IFREG})
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files that killed processes left in a folder, which need not exist."""
     for path in folder.glob(".clric-*.tmp"):
@@ -69,6 +91,8 @@ def obstacle(target: Path) -> str:
     """Reason why `target` cannot be written, found without writing anything; "" if there is none known."""
     if os.path.isdir(target):
         return f"{target} is a folder"
+    if is_stream(target):
+        return ""
     try:
         os.lstat(target)
     except (FileNotFoundError, NotADirectoryError):
@@ -89,8 +113,7 @@ def _write_to_stdout(data: bytes) -> None:
         stream.write(data)
         stream.flush()
     except OSError:
-        # What is left in its buffer would be tried again, and complained of, when the process ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        discard(stream)
         raise
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, Literal, TextIO
+from typing import TextIO
 
 import click
 from PIL import Image
 
 from codec.container import MAGIC
-from pillow_clric.convert.outputs import obstacle
+from pillow_clric.convert.outputs import is_stream, obstacle
 
 __all__ = ["STREAM", "Job", "Plan", "coded_files", "make_plan"]
 
@@ -33,7 +35,7 @@ class Job:
         source: a photo or a `.clric` file.
         target: the file to write, or None for stdout.
         encoding: whether `source` is the photo.
-        data: bytes from stdin, if that is the source.
+        data: bytes of the source, if that is a stream: they can be read but once.
     """
 
     source: Path
@@ -44,9 +46,10 @@ class Job:
     @property
     def suffix(self) -> str:
         """The end of the target's name, which says its format."""
-        if self.target is None:
+        suffix = "" if self.target is None else self.target.suffix.lower()
+        if suffix not in Image.registered_extensions() and (self.target is None or is_stream(self.target)):
             return ".clric" if self.encoding else ".png"
-        return self.target.suffix.lower()
+        return suffix
 
     def read(self) -> bytes:
         """The contents of the source."""
@@ -61,11 +64,13 @@ class Plan:
         jobs: those to be done.
         skipped: those that are not done, as their targets exist.
         failures: files and folders that cannot be converted, and why.
+        renamed: targets that are named with the ends of their sources' names, as these differ in nothing else.
     """
 
     jobs: list[Job]
     skipped: list[Job]
     failures: list[tuple[str, str]]
+    renamed: list[Path]
 
 
 def make_plan(inputs: Sequence[str], output: str | None, *, recursive: bool, overwrite: bool) -> Plan:
@@ -80,12 +85,15 @@ def make_plan(inputs: Sequence[str], output: str | None, *, recursive: bool, ove
     Raises:
         click.UsageError: `output` does not fit the inputs, or files are in each other's way.
     """
-    plan = Plan([], [], [])
+    inputs = [STREAM if given == "/dev/stdin" else given for given in inputs]
+    output = STREAM if output == "/dev/stdout" else output
+    plan = Plan([], [], [], [])
     found = _jobs(
         inputs, output, recursive, lambda error: plan.failures.append((error.filename, error.strerror or str(error)))
     )
+    found = _told_apart(found, plan.renamed)
     for job in found:
-        if job.target is None:
+        if job.target is None or is_stream(job.target):
             plan.jobs.append(job)
         elif not overwrite and os.path.lexists(job.target) and not os.path.isdir(job.target):
             plan.skipped.append(job)
@@ -120,21 +128,36 @@ def _jobs(inputs: Sequence[str], output: str | None, recursive: bool, on_error: 
     jobs: dict[Path, Job] = {}
     for given in map(Path, inputs):
         for source in _expand(given, recursive, output, on_error):
-            encoding = not _is_coded(source)
+            if _place(source) in jobs:
+                continue
+            data = _streamed(source)
+            encoding = not _is_coded(source, data)
             folder = source.parent
             if output is not None:
                 folder = Path(output, folder.relative_to(given)) if os.path.isdir(given) else Path(output)
             target = folder / (source.stem + (".clric" if encoding else ".png"))
-            jobs.setdefault(_place(source), Job(source, target, encoding))
+            jobs[_place(source)] = Job(source, target, encoding, data)
     return list(jobs.values())
+
+
+def _told_apart(jobs: list[Job], renamed: list[Path]) -> list[Job]:
+    """The jobs; targets that would be the same keep the ends of their sources' names: a.jpg.clric, a.png.clric."""
+    count = Counter(_place(job.target) for job in jobs if job.target)
+    same = [job for job in jobs if job.target and count[_place(job.target)] > 1 and job.target.stem != job.source.name]
+    if not same:
+        return jobs
+    longer = {job: job.target.with_name(job.source.name + job.suffix) for job in same if job.target}
+    renamed += longer.values()
+    jobs = [replace(job, target=longer.get(job, job.target)) for job in jobs]
+    return _told_apart(jobs, renamed)  # others may be called so already
 
 
 def _single(given: str, output: str) -> Job:
     """Job of one input for one file or stdout."""
-    if output == STREAM and _stream("stdout").isatty():
+    if output == STREAM and sys.stdout.isatty():
         raise click.UsageError("a terminal shows no pictures: name an output, or pipe it to another program")
-    data = _stream("stdin").read() if given == STREAM else None
     source, target = Path(given), None if output == STREAM else Path(output)
+    data = _stdin() if given == STREAM else _streamed(source)
     job = Job(source, target, not _is_coded(source, data), data)
     if job.encoding != (job.suffix == ".clric"):
         kind = (
@@ -146,11 +169,21 @@ def _single(given: str, output: str) -> Job:
     return job
 
 
-def _stream(name: Literal["stdin", "stdout"]) -> BinaryIO:
-    stream: TextIO | None = getattr(sys, name)
+def _streamed(source: Path) -> bytes | None:
+    """The contents of a stream; None of a file, and of what cannot be read: trying once more will say why."""
+    with suppress(OSError):
+        return source.read_bytes() if is_stream(source) else None
+    return None
+
+
+def _stdin() -> bytes:
+    stream: TextIO | None = sys.stdin
     if stream is None:
-        raise click.UsageError(f"{name} is closed")
-    return stream.buffer
+        raise click.UsageError("stdin is closed")
+    try:
+        return stream.buffer.read()
+    except OSError as error:
+        raise click.UsageError(f"stdin cannot be read: {error.strerror or error}") from error
 
 
 def _check_targets(todo: Sequence[Job], jobs: Sequence[Job]) -> None:

@@ -15,7 +15,7 @@ import click
 from pillow_clric._terminal import bars
 from pillow_clric.convert.plan import STREAM, Job
 
-__all__ = ["Record", "Report", "message", "shown"]
+__all__ = ["Record", "Report", "json_line", "message", "shown"]
 
 Status = Literal["converted", "failed", "planned", "skipped"]
 
@@ -33,6 +33,7 @@ class Record:
         bpp: bits of the `.clric` file per pixel.
         seconds: that it took; of photos that were coded together, the share of one.
         error: why it failed.
+        warnings: what is lost of it.
     """
 
     source: str
@@ -45,6 +46,7 @@ class Record:
     bpp: float | None = None
     seconds: float | None = None
     error: str | None = None
+    warnings: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, job: Job, status: Status, **known: Any) -> Record:
@@ -96,6 +98,11 @@ class Report:
 
         return show
 
+    def note(self, line: str) -> None:
+        """Say something that concerns the whole batch."""
+        if self._verbosity:
+            self._progress.console.print(shown(line))
+
     def tell(self, record: Record) -> None:
         """Count a file as done, and tell its outcome."""
         self.counts[record.status] += 1
@@ -112,7 +119,7 @@ class Report:
         if self._verbosity >= least:
             self._progress.console.print(_line(record))
         if self._as_json:
-            click.echo(json.dumps(asdict(record)))
+            click.echo(json_line(asdict(record)))
         self._check()
 
     def sum_up(self) -> None:
@@ -137,6 +144,14 @@ def message(error: BaseException, path: Path) -> str:
     return str(error) or type(error).__name__
 
 
+def json_line(values: dict[str, Any]) -> str:
+    """A record for programs; what is not UTF-8 in a file's name is escaped, as strict readers want it."""
+    texts = {
+        key: value.encode(errors="backslashreplace").decode() for key, value in values.items() if type(value) is str
+    }
+    return json.dumps(values | texts)
+
+
 def shown(text: str) -> str:
     """Text, such as a file's name, in one line and without what terminals would obey."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
@@ -151,7 +166,8 @@ def _line(record: Record) -> str:
     line = f"{source} -> {target}"
     if record.status == "planned":
         return line
-    return f"{line}: {_sizes(record.bytes_in or 0, record.bytes_out or 0, record.bpp or 0)}, {record.seconds:.1f} s"
+    line += f": {_sizes(record.bytes_in or 0, record.bytes_out or 0, record.bpp or 0)}, {record.seconds:.1f} s"
+    return "\n".join([line, *(f"warning: {source}: {shown(text)}" for text in record.warnings)])
 
 
 def _sizes(bytes_in: int, bytes_out: int, bpp: float) -> str:

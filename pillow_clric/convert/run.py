@@ -9,20 +9,23 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from io import BytesIO
+from reprlib import repr as shortened
 from typing import Any
 
-from PIL import Image, ImageOps, UnidentifiedImageError
-from PIL.PngImagePlugin import PngInfo
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import MAX_TEXT_CHUNK, PngInfo
 
 from codec.workers import Helper, KilledError, cores, possible
-from pillow_clric import BatchError, _modes, decode, encode, encode_batch
+from pillow_clric import BatchError, LossWarning, _colour, _modes, decode, encode, encode_batch
+from pillow_clric._losses import losses
 from pillow_clric._metadata import for_tiff
 from pillow_clric.convert.plan import Job
 from pillow_clric.convert.report import message
@@ -30,11 +33,18 @@ from pillow_clric.convert.report import message
 __all__ = ["Result", "Settings", "results_of", "to_format"]
 
 Progress = Callable[[int, int], None]
+Converted = tuple[bytes, tuple[int, int], tuple[str, ...]]
+Photo = tuple[Image.Image, int, tuple[str, ...]]
 
 _PIXELS_AT_ONCE = 2**26  # of the photos that a GPU encodes together; as many are read meanwhile
 _XMP_KEYWORD = "XML:com.adobe.xmp"  # PNG's name for it
-_METADATA = ("exif", "icc_profile", "xmp")
+_METADATA = {"exif": "EXIF", "icc_profile": "colour profile", "xmp": "XMP"}
+_WITH_METADATA = {"AVIF", "JPEG", "MPO", "PNG", "TIFF", "WEBP"}  # formats that have a place for them
 _WITH_ALPHA = {"AVIF", "ICO", "JPEG2000", "PNG", "TGA", "TIFF", "WEBP"}  # formats that keep all of it
+_WITH_GREY_PROFILE = {"JPEG", "MPO", "PNG", "TIFF"}  # formats that keep what is grey so
+_WITH_PROFILE = {"AVIF", "WEBP"} | _WITH_GREY_PROFILE
+_LARGEST_PROFILE = {"JPEG": 255 * 65519, "MPO": 255 * 65519, "PNG": MAX_TEXT_CHUNK - 1}  # that Pillow writes and reads
+_LARGEST_ICON = 256  # pixels a side
 
 
 @dataclass(frozen=True)
@@ -72,6 +82,7 @@ class Result:
         bytes_in: of its source.
         size: width and height of the picture.
         error: its message, if there was one; there is nothing to write then.
+        warnings: what is lost of the source.
     """
 
     job: Job
@@ -80,6 +91,7 @@ class Result:
     bytes_in: int = 0
     size: tuple[int, int] = (0, 0)
     error: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 def results_of(
@@ -123,65 +135,133 @@ def convert(job: Job, settings: Settings, progress: Progress | None = None) -> R
     start = time.perf_counter()
     try:
         source = job.read()
-        data, size = (_encoded if job.encoding else _decoded)(source, job, settings, progress)
+        data, size, lost = (_encoded if job.encoding else _decoded)(source, job, settings, progress)
     except Exception as error:  # one bad file does not stop the batch
         return Result(job, time.perf_counter() - start, error=message(error, job.source))
-    return Result(job, time.perf_counter() - start, data, len(source), size)
+    return Result(job, time.perf_counter() - start, data, len(source), size, warnings=lost)
 
 
-def _encoded(source: bytes, _: Job, settings: Settings, progress: Progress | None) -> tuple[bytes, tuple[int, int]]:
-    """The photo as a `.clric` file, and its size."""
-    image = _photo(source, settings)
-    return encode(image, **settings.of_encode(), progress=progress), image.size
+def _encoded(source: bytes, _: Job, settings: Settings, progress: Progress | None) -> Converted:
+    """The photo as a `.clric` file, its size, and what is lost of it."""
+    image, lost = _photo(source, settings)
+    return encode(image, **settings.of_encode(), progress=progress), image.size, lost
 
 
-def _photo(source: bytes, settings: Settings) -> Image.Image:
-    """The photo that a file holds."""
+def _photo(source: bytes, settings: Settings) -> tuple[Image.Image, tuple[str, ...]]:
+    """The photo that a file holds, and what is lost of the file when it is coded."""
     try:
         image = Image.open(BytesIO(source))
     except UnidentifiedImageError as error:
         raise ValueError("cannot identify its format: it is no image that Pillow can open, or damaged") from error
-    return _upright(image) if settings.strip else image
+    _modes.check(image)
+    _colour.read_codes(image, source)
+    lost = tuple(losses(image))
+    return _stripped(image) if settings.strip else image, lost
+
+
+def _stripped(image: Image.Image) -> Image.Image:
+    """The image as it looks, upright and in sRGB, so that it looks the same without its metadata."""
+    return _colour.to_srgb(_modes.converted(_upright(image)))
 
 
 def _upright(image: Image.Image) -> Image.Image:
     """The image turned as its EXIF says, to look the same without."""
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # EXIF that Pillow cannot parse
-        return image
+    upright = image.copy()
+    upright.info.pop("exif", None)  # which cannot always be written anew, though it can be read
+    with suppress(Exception):  # EXIF that Pillow cannot parse
+        upright.getexif()[ExifTags.Base.Orientation] = image.getexif()[ExifTags.Base.Orientation]
+        ImageOps.exif_transpose(upright, in_place=True)
+    return upright
 
 
-def _decoded(source: bytes, job: Job, settings: Settings, _: Progress | None) -> tuple[bytes, tuple[int, int]]:
-    """The `.clric` file as a file of its target's format, and its size."""
+def _decoded(source: bytes, job: Job, settings: Settings, _: Progress | None) -> Converted:
+    """The `.clric` file as a file of its target's format, its size, and that nothing is lost."""
     image = decode(source, device=settings.device)
     if settings.strip:
-        image = _upright(image)
+        image = _stripped(image)
         image.info.clear()
-    return to_format(image, job.suffix, round(settings.options.get("quality", 95))), image.size
+    return to_format(image, job.suffix, round(settings.options.get("quality", 95))), image.size, ()
 
 
 def to_format(image: Image.Image, suffix: str, quality: int) -> bytes:
     """The image as a file of another format, with its metadata.
 
     Args:
-        image: where the format has no alpha channel, what is transparent becomes white.
+        image: where the format has no alpha channel, what is transparent becomes white; where it has no place for its
+            colour profile, colours become those of sRGB; where it has none for EXIF, it is turned as that says.
         suffix: end of the names of files in this format.
         quality: 0..100, where the format has it.
+
+    Raises:
+        ValueError: the format is one of icons, which are smaller, or cannot hold some of the metadata.
     """
     name = Image.registered_extensions()[suffix]
-    options: dict[str, Any] = {key: image.info[key] for key in _METADATA if key in image.info}
+    if name == "ICNS" or (name == "ICO" and max(image.size) > _LARGEST_ICON):
+        size = f"{image.width} x {image.height}"
+        raise ValueError(f"{suffix} files hold icons, not pictures of {size}: choose another format")
+    if name not in _WITH_METADATA:
+        image = _upright(image)
+    if "icc_profile" in image.info and not _holds_profile(name, image):
+        image = _colour.to_srgb(image)
+    if image.mode in ("LA", "RGBA") and name not in _WITH_ALPHA:
+        image = _modes.on_white(image)
+    buffer = BytesIO()
+    try:
+        image.save(buffer, name, quality=quality, sizes=[image.size], **_options(name, image.info))  # sizes: of icons
+    except Exception as error:
+        if what := _unfit(name, image.info):
+            advice = "--strip leaves metadata out, and PNG files hold them all"
+            raise ValueError(f"{name} files cannot hold its {what}: {advice}") from error
+        raise
+    return buffer.getvalue()
+
+
+def _options(name: str, info: Mapping[Any, Any]) -> dict[str, Any]:
+    """Arguments by which Pillow writes an image's metadata to a format that has a place for them."""
+    options = {key: info[key] for key in _METADATA if key in info and name in _WITH_METADATA}
     # Metadata that Pillow's plugins have no argument for
     if name == "PNG" and "xmp" in options:
         options["pnginfo"] = PngInfo()
         options["pnginfo"].add_itxt(_XMP_KEYWORD, options["xmp"].decode(errors="replace"))
     if name == "TIFF":
         options["exif"] = for_tiff(options.get("exif"), options.get("xmp"))
-    if image.mode in ("LA", "RGBA") and name not in _WITH_ALPHA:
-        image = _modes.on_white(image)
-    buffer = BytesIO()
-    image.save(buffer, name, quality=quality, **options)
-    return buffer.getvalue()
+    return options
+
+
+def _unfit(name: str, info: Mapping[Any, Any]) -> str:
+    """The metadata that make a format's writer fail, in words; "" if they do not."""
+    bad = next((key for key in _METADATA if key in info and not _fits(name, {key: info[key]})), "")
+    if bad != "exif":
+        return bad and f"{_METADATA[bad]} of {len(info[bad])} bytes"
+    tags = Image.Exif()
+    try:
+        tags.load(info["exif"])
+    except Exception:
+        return "EXIF, which is damaged"
+    what = f"EXIF of {len(info['exif'])} bytes"
+    while True:
+        try:
+            tags.tobytes()
+        except Exception:  # until the last one to blame is gone
+            tag, value = tags.popitem()
+            what = f"EXIF tag {ExifTags.TAGS.get(tag, tag)}, {shortened(value)}"
+        else:
+            return what
+
+
+def _fits(name: str, info: Mapping[str, Any]) -> bool:
+    try:
+        Image.new("L", (1, 1)).save(BytesIO(), name, **_options(name, info))
+    except Exception:
+        return False
+    return True
+
+
+def _holds_profile(name: str, image: Image.Image) -> bool:
+    """Whether a file of this format can say what the image's colours are."""
+    formats = _WITH_PROFILE if image.mode.startswith("RGB") else _WITH_GREY_PROFILE
+    size = len(image.info.get("icc_profile", b""))
+    return name in formats and size <= _LARGEST_PROFILE.get(name, size)
 
 
 # Side by side
@@ -229,6 +309,7 @@ def _convert_alone(job: Job, settings: Settings) -> Result:
     import torch
 
     torch.set_num_threads(1)
+    warnings.simplefilter("ignore", LossWarning)
     return convert(job, settings)
 
 
@@ -281,27 +362,26 @@ def _layout(job: Job) -> tuple[str, int, int]:
         return "", 0, 0
 
 
-def _read(job: Job, settings: Settings) -> tuple[Image.Image, int] | None:
-    """The photo and the bytes of its file, if it can be read and coded."""
+def _read(job: Job, settings: Settings) -> Photo | None:
+    """The photo, the bytes of its file and what is lost of it, if it can be read and coded."""
     try:
         source = job.read()
-        image = _photo(source, settings)
-        _modes.check(image)
+        image, lost = _photo(source, settings)
         image.load()
     except Exception:
         return None
-    return image, len(source)
+    return image, len(source), lost
 
 
 def _encode_together(
-    jobs: list[Job], reading: list[Future[tuple[Image.Image, int] | None]], settings: Settings, progress: Progress
+    jobs: list[Job], reading: list[Future[Photo | None]], settings: Settings, progress: Progress
 ) -> list[Result]:
     """Encode photos at once. Where that fails, and what could not be read, is tried alone, and told what is wrong."""
     start = time.perf_counter()
     read = {job: photo for job, future in zip(jobs, reading, strict=True) if (photo := future.result())}
     coded: Sequence[bytes | ValueError]
     try:
-        photos = [photo for photo, _ in read.values()]
+        photos = [photo for photo, *_ in read.values()]
         coded = encode_batch(photos, **settings.of_encode(), progress=progress) if photos else []
     except BatchError as error:
         coded = error.results
@@ -310,8 +390,8 @@ def _encode_together(
     seconds = (time.perf_counter() - start) / max(1, len(coded))
     results = {
         job: Result(job, seconds, error=str(data)) if isinstance(data, ValueError)
-        else Result(job, seconds, data, bytes_in, photo.size)
-        for (job, (photo, bytes_in)), data in zip(read.items(), coded, strict=True)
+        else Result(job, seconds, data, bytes_in, photo.size, warnings=lost)
+        for (job, (photo, bytes_in, lost)), data in zip(read.items(), coded, strict=True)
     }  # fmt: skip
     return [results.get(job) or convert(job, settings, progress) for job in jobs]
 

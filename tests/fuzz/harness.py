@@ -134,5 +134,5 @@ TARGETS: dict[str, tuple[Callable[[bytes], None], tuple[Section | None, ...]]] =
     "weights": (function, (Section.WEIGHTS,)),
     "wavefront": (function, (Section.GRIDS,)),
     "latent": (latent, (Section.GRIDS,)),
-    "plugin": (plugin, (None, Section.WEIGHTS, Section.GRIDS)),
+    "plugin": (plugin, (None, Section.COLOUR, Section.WEIGHTS, Section.GRIDS)),
 }

@@ -1,0 +1,122 @@
+"""Animations, pages, gain maps: what a file of one picture does not hold is said to be lost."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from io import BytesIO
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from click.testing import CliRunner
+from conftest import FastProfile, same, saved
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from pillow_clric import LossWarning, cli, encode_batch
+from pillow_clric._losses import without_promises
+from pillow_clric.convert import run as conversion
+
+# As a phone writes it: attributes and an element of the gain map and its place in the file, among others
+GAIN_MAP = """<?xpacket begin='\ufeff' id='W5M0MpCehiHzreSzNTczkc9d'?>
+<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+<rdf:Description rdf:about="" xmlns:hdrgm="http://ns.adobe.com/hdr-gain-map/1.0/"
+ xmlns:C="http://ns.google.com/photos/1.0/container/" xmlns:I="http://ns.google.com/photos/1.0/container/item/"
+ xmlns:GCamera="http://ns.google.com/photos/1.0/camera/" xmlns:dc="http://purl.org/dc/elements/1.1/"
+ hdrgm:Version="1.0" GCamera:MotionPhoto="1" GCamera:Mode="a &gt; b" dc:format="image/jpeg">
+<C:Directory><rdf:Seq><rdf:li rdf:parseType="Resource"><C:Item I:Mime="image/jpeg" I:Semantic="GainMap"/></rdf:li>
+</rdf:Seq></C:Directory><dc:title>Café</dc:title></rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end='w'?>""".encode()
+
+
+def frames(photo: Image.Image, name: str) -> bytes:
+    """Three pictures in one file."""
+    others = [photo.rotate(90), photo.rotate(180)]
+    buffer = BytesIO()
+    photo.save(buffer, name, save_all=True, append_images=others)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("name", ["GIF", "PNG", "WEBP", "AVIF", "TIFF", "MPO"])
+@pytest.mark.parametrize("loaded", [False, True])
+def test_pictures_that_are_lost(name: str, loaded: bool, photo: Image.Image, fast_profile: FastProfile) -> None:
+    image = Image.open(BytesIO(frames(photo, name)))
+    if loaded:
+        image.load()
+    with pytest.warns(LossWarning, match="^only the first of 3 pictures is kept"):
+        assert saved(image).size == photo.size
+    image.seek(1)
+    with warnings.catch_warnings():  # a picture that was chosen is what is meant
+        warnings.simplefilter("error")
+        saved(image)
+        saved(photo)
+
+
+@pytest.mark.parametrize("name", ["GIF", "TIFF"])
+def test_counting_changes_nothing(name: str, photo: Image.Image, fast_profile: FastProfile) -> None:
+    image = Image.open(BytesIO(frames(photo.convert("L"), name)))
+    image.paste(7, (0, 0, 20, 20))
+    image.info["comment"] = b"mine"
+    expected = image.copy()
+    with pytest.warns(LossWarning):
+        assert same(saved(image), expected.convert("L"))
+    assert image.info["comment"] == b"mine"
+    assert same(image, expected)
+
+
+def test_files_are_named(photo: Image.Image, fast_profile: FastProfile, tmp_path: Path) -> None:
+    (tmp_path / "a.gif").write_bytes(frames(photo, "GIF"))
+    with Image.open(tmp_path / "a.gif") as image, pytest.warns(LossWarning, match=r"a\.gif: only the first"):
+        encode_batch([photo, image])
+
+
+def test_gain_map(photo: Image.Image, fast_profile: FastProfile) -> None:
+    buffer = BytesIO()
+    photo.save(buffer, "JPEG", xmp=GAIN_MAP)
+    with pytest.warns(LossWarning, match="gain map"):
+        xmp = saved(Image.open(buffer)).info["xmp"]
+    for promise in (b"hdrgm:", b"GainMap", b"Directory", b"MotionPhoto="):
+        assert promise not in xmp.replace(b"xmlns:hdrgm", b"")
+    for kept in ("W5M0MpCehiHzreSzNTczkc9d", 'GCamera:Mode="a &gt; b"', 'dc:format="image/jpeg"', "Café"):
+        assert kept.encode() in xmp
+    ElementTree.fromstring(xmp)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert saved(saved(photo, xmp=xmp)).info["xmp"] == xmp
+
+
+@given(st.binary(), st.integers(0, len(GAIN_MAP)), st.integers(0, 9))
+def test_damaged_xmp(inserted: bytes, start: int, count: int) -> None:
+    damaged = GAIN_MAP[:start] + inserted + GAIN_MAP[start + count :]
+    found = without_promises(damaged)
+    assert found == damaged or ElementTree.fromstring(found) is not None
+    assert without_promises(found) == found
+
+
+def test_deep_xmp() -> None:
+    deep = b"<a xmlns:b='http://ns.adobe.com/hdr-gain-map/1.0/'>" + b"<a>" * 10**5
+    for xmp in (deep, deep + b"</a>" * (10**5 + 1)):
+        assert without_promises(xmp) == xmp
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_what_the_tool_says(
+    together: bool, photo: Image.Image, fast_profile: FastProfile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversion, "cores", lambda: 1)
+    monkeypatch.setattr(conversion, "on_gpu", lambda device: together)
+    (tmp_path / "a.gif").write_bytes(frames(photo, "GIF"))
+    photo.save(tmp_path / "b.jpg", xmp=GAIN_MAP)
+    photo.save(tmp_path / "c.png")
+    for options in ([], ["--strip"]):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            result = CliRunner().invoke(cli.main, [str(tmp_path), "--json", "--overwrite", *options])
+        assert result.exit_code == 0, result.stderr
+        told = {
+            Path(record["source"]).name: record["warnings"] for record in map(json.loads, result.stdout.splitlines())
+        }
+        assert [len(told[name]) for name in ("a.gif", "b.jpg", "c.png")] == [1, 1, 0]
+        assert f"warning: {tmp_path / 'a.gif'}: only the first of 3 pictures is kept" in result.stderr
+        assert f"warning: {tmp_path / 'b.jpg'}: what its XMP says" in result.stderr
