@@ -12,6 +12,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -19,10 +20,13 @@ from contextvars import ContextVar
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
-from typing import IO, Any, TypeVar
+from typing import IO, Any, ClassVar, NoReturn, TypeVar
+from weakref import WeakSet
 
 _COMMAND = "from codec.workers import serve; serve()"
 _HOME = str(Path(__file__).resolve().parents[1])  # of this package
+COPIES = sys.platform == "linux"  # whether a process can be copied; elsewhere, libraries do not bear it
+PRICE = 0.0 if COPIES else 4.0  # seconds until a process has started and has loaded what it needs
 _LENGTH = 8  # bytes that say how many follow
 
 Found = TypeVar("Found")
@@ -50,7 +54,7 @@ class Helper:
     """A process with one thread, which starts at once; one that cannot be started is as if it had been killed."""
 
     def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | _Copy | None = None
         # An empty entry would stand for the current directory, which Python adds itself unless it is told -P.
         path = os.pathsep.join([*filter(None, sys.path), _HOME])
         with suppress(OSError):
@@ -75,6 +79,18 @@ class Helper:
             process.kill()
             process.communicate()
 
+    @classmethod
+    def copy(cls) -> Helper:
+        """A copy of this process, which shares what this one has loaded, where it can be had; otherwise any.
+
+        Only for programs: there should be no other thread in the middle of something.
+        """
+        if not COPIES:
+            return cls()
+        made = cls.__new__(cls)
+        made._process = _Copy()
+        return made
+
     def result(self, function: Callable[..., Found], *arguments: Any) -> Found:
         """Result of a function of a module; what it raises, this raises.
 
@@ -96,6 +112,47 @@ class Helper:
         if not returned:
             raise found
         return found  # type: ignore[no-any-return]
+
+
+class _Copy:
+    """A copy of this process, as `subprocess.Popen` is a new one."""
+
+    _all: ClassVar[WeakSet[_Copy]] = WeakSet()
+
+    def __init__(self) -> None:
+        (tasks, to_tasks), (from_answers, answers) = os.pipe(), os.pipe()
+        self.stdin, self.stdout = os.fdopen(to_tasks, "wb"), os.fdopen(from_answers, "rb")
+        self._all.add(self)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which are idle
+            self._pid = os.fork()
+        if not self._pid:
+            self._serve(tasks, answers)
+        os.close(tasks)
+        os.close(answers)
+
+    def _serve(self, tasks: int, answers: int) -> NoReturn:
+        try:
+            os.setpgid(0, 0)  # as that of others
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, signal.SIG_DFL)
+            for copy in self._all:  # or it would not end with this process
+                os.close(copy.stdin.fileno())
+                os.close(copy.stdout.fileno())
+            _serve(os.fdopen(tasks, "rb"), os.fdopen(answers, "wb"))
+        finally:
+            os._exit(1)
+
+    def kill(self) -> None:
+        os.kill(self._pid, signal.SIGKILL)
+
+    def communicate(self) -> None:
+        """Wait for its end."""
+        os.waitpid(self._pid, 0)
+        self._all.discard(self)
+        self.stdout.close()
+        with suppress(OSError):  # of what is still to be written
+            self.stdin.close()
 
 
 _helpers: ContextVar[list[Helper]] = ContextVar("_helpers", default=[])  # noqa: B039 (never changed)
@@ -137,14 +194,17 @@ def results(function: Callable[..., Found], arguments: Iterable[tuple[Any, ...]]
 
 
 def serve() -> None:
-    """Do what this process is asked for, until nobody is left who could ask."""
+    """Do what this process is asked for on stdin, until nobody is left who could ask."""
+    _serve(sys.stdin.buffer, os.fdopen(os.dup(1), "wb"))
+
+
+def _serve(tasks: IO[bytes], answers: IO[bytes]) -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # for Windows, where terminals reach all processes
-    answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what is printed meanwhile is no answer
-    tasks = SimpleQueue[bytes]()
-    Thread(target=_receive, args=(tasks,), daemon=True).start()
+    received = SimpleQueue[bytes]()
+    Thread(target=_receive, args=(tasks, received), daemon=True).start()
     while True:
-        task = tasks.get()
+        task = received.get()
         try:
             function, arguments = pickle.loads(task)
             answer = True, function(*arguments)
@@ -153,11 +213,11 @@ def serve() -> None:
         _send(answers, answer)
 
 
-def _receive(tasks: SimpleQueue[bytes]) -> None:
+def _receive(tasks: IO[bytes], received: SimpleQueue[bytes]) -> None:
     """Pass on what is asked for, and end this process in the middle of it when who asked is gone."""
     with suppress(EOFError):
         while True:
-            tasks.put(_received(sys.stdin.buffer))
+            received.put(_received(tasks))
     os._exit(1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import signal
 import sys
 import warnings
@@ -29,6 +30,10 @@ from pillow_clric.models import models
 from pillow_clric.thumbnail import thumbnail
 
 __all__ = ["main"]
+
+# Threads that wait for each other by spinning take ten times as long on a machine that does something else, too. Torch
+# reads it when it is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # The options as the help shows them, beside those of profiles; what is named nowhere comes last.
 _GROUPS = {

@@ -194,7 +194,8 @@ def test_ended_and_again(number: signal.Signals, status: int, told: str, folder:
         (3, None, 1, "auto", []),
         (3, None, 8, "auto", [3]),
         (9, None, 8, "cpu", [8]),
-        (1, 1, 8, "auto", [1]),
+        (9, 64, 8, "auto", [9]),
+        (9, 1, 8, "auto", []),
         (3, 2, 8, "cuda", []),  # which processes would only contend for
     ],
 )
@@ -214,6 +215,28 @@ def test_number_of_processes(
     results = conversion.results_of(todo, settings, jobs, lambda name: lambda done, total: None)
     assert [result.job for result in results] == todo
     assert used == processes
+
+
+def test_processes_start_when_files_have_taken_as_long_as_that_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    done, shared = [0], []
+
+    def convert(job: Job, *_: object) -> conversion.Result:
+        done[0] += 1
+        return conversion.Result(job, 0)
+
+    def side_by_side(jobs: list[Job], settings: conversion.Settings, processes: int) -> list[conversion.Result]:
+        shared.extend(jobs)
+        return [conversion.Result(job, 0) for job in jobs]
+
+    monkeypatch.setattr(conversion, "PRICE", 3)
+    monkeypatch.setattr(time, "monotonic", lambda: done[0])  # a file takes a second
+    monkeypatch.setattr(conversion, "convert", convert)
+    monkeypatch.setattr(conversion, "_side_by_side", side_by_side)
+    todo = [Job(Path(f"{i}.clric"), Path(f"{i}.png"), encoding=False) for i in range(9)]
+    settings = conversion.Settings(DEFAULT, {"device": "cpu"}, strip=False)
+    results = conversion.results_of(todo, settings, 2, lambda name: lambda done, total: None)
+    assert [result.job for result in results] == todo
+    assert shared == todo[3:]
 
 
 # Together on a GPU: what matters is that the command believes there is one

@@ -120,6 +120,29 @@ def test_what_they_cannot_load_is_an_error_and_they_go_on() -> None:
         assert helper.result(abs, -3) == 3
 
 
+LOADED = [0]
+
+
+def loaded() -> tuple[int, int]:
+    return LOADED[0], os.getpid()
+
+
+@pytest.mark.parametrize("possible", [True, False])
+def test_copies_have_what_was_loaded(possible: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "COPIES", possible and workers.COPIES)
+    LOADED[0] = 7
+    with Helper.copy() as one, Helper.copy() as other:
+        one.close()
+        with pytest.raises(KilledError):
+            one.result(loaded)
+        number, pid = other.result(loaded)
+        assert pid != os.getpid()
+        assert number == 7 * workers.COPIES
+    if possible:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
 @pytest.mark.parametrize("at_start", [False, True])
 def test_nothing_in_the_current_directory_is_executed(at_start: bool, tmp_path: Path) -> None:
     """Also when a program, such as one at a prompt, went there later, whose path begins with wherever it is."""

@@ -23,7 +23,9 @@ from typing import Any
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import MAX_TEXT_CHUNK, PngInfo
 
-from codec.workers import Helper, KilledError, cores, possible
+from codec.container import read_header
+from codec.profiles import by_id, by_name
+from codec.workers import COPIES, PRICE, Helper, KilledError, cores, possible
 from pillow_clric import BatchError, LossWarning, _colour, _modes, decode, encode, encode_batch
 from pillow_clric._losses import losses
 from pillow_clric._metadata import for_tiff
@@ -102,19 +104,23 @@ def results_of(
     Args:
         jobs: the files to convert.
         settings: for all of them.
-        workers: the processes to share the files, of one thread each, or the threads to read photos for a GPU. None:
-            one for each core, but no processes where there is but one file or core.
+        workers: the processes to share the files, of one thread each, or the threads to read photos for a GPU; by
+            default one for each core. Processes are started once files have taken as long as that takes.
         begin: called with the name of what this process converts; returns what is told of its iterations.
     """
     photos = [job for job in jobs if job.encoding]
     if photos and on_gpu(settings.device):
         yield from _together(photos, settings, workers or cores(), begin)
         jobs = [job for job in jobs if not job.encoding]
-    processes = workers or min(cores(), len(jobs))
-    if (workers or processes > 1) and settings.device in ("auto", "cpu") and possible():
-        yield from _side_by_side(jobs, settings, processes)
-    else:
-        yield from (convert(job, settings, begin(job.source.name)) for job in jobs)
+    waiting, begun = deque(jobs), time.monotonic()
+    shared = settings.device in ("auto", "cpu") and (COPIES or possible())
+    while waiting:
+        processes = min(workers or cores(), len(waiting))
+        if shared and processes > 1 and time.monotonic() - begun >= PRICE:
+            yield from _side_by_side(list(waiting), settings, processes)
+            return
+        job = waiting.popleft()
+        yield convert(job, settings, begin(job.source.name))
 
 
 def on_gpu(device: str) -> bool:
@@ -270,10 +276,28 @@ def _holds_profile(name: str, image: Image.Image) -> bool:
 def _side_by_side(jobs: list[Job], settings: Settings, processes: int) -> Generator[Result]:
     """Convert on the CPU in processes. The files of those that are killed are tried once more at the end, alone."""
     settings = replace(settings, options={**settings.options, "device": "cpu"})
+    if COPIES:
+        _load(jobs, settings)
     killed = [list[Job](), list[Job]()]
     yield from _shared(jobs, settings, processes, killed[0])
     yield from _shared(killed[0], settings, 1, killed[1])
     yield from (Result(job, 0, error="its process was killed: is there enough memory?") for job in killed[1])
+
+
+def _load(jobs: list[Job], settings: Settings) -> None:
+    """Load what the jobs need, so that copies of this process need not."""
+    import torch
+
+    device = torch.device("cpu")
+    decoding = next((job for job in jobs if not job.encoding), None)
+    with suppress(Exception):  # which each job tells itself
+        if decoding:
+            header = read_header(BytesIO(decoding.read()))
+            by_id(header.profile).decoder(header, device)
+    with suppress(Exception):
+        if any(job.encoding for job in jobs):
+            coder = by_name(settings.profile)
+            coder.encoder(coder.parse(settings.options), device)
 
 
 def _shared(jobs: list[Job], settings: Settings, processes: int, killed: list[Job]) -> Generator[Result]:
@@ -282,12 +306,12 @@ def _shared(jobs: list[Job], settings: Settings, processes: int, killed: list[Jo
     Args:
         killed: gets the jobs of those that were.
     """
-    waiting, finished, idle = deque(jobs), list[Result](), list[Helper]()
-    running = dict[Future[Result], tuple[Job, Helper]]()
+    waiting, finished, running = deque(jobs), list[Result](), dict[Future[Result], tuple[Job, Helper]]()
     with ThreadPoolExecutor(processes) as threads, ExitStack() as helpers:
+        idle = [helpers.enter_context(Helper.copy()) for _ in jobs[:processes]]  # before there are threads
         while waiting or running:
             while waiting and len(running) < processes:
-                helper, job = idle.pop() if idle else helpers.enter_context(Helper()), waiting.popleft()
+                helper, job = idle.pop() if idle else helpers.enter_context(Helper.copy()), waiting.popleft()
                 running[threads.submit(helper.result, _convert_alone, job, settings)] = job, helper
             yield from finished  # and is written while the processes work
             finished = []
