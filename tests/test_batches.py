@@ -194,6 +194,7 @@ def test_ended_and_again(number: signal.Signals, status: int, told: str, folder:
         (3, None, 1, "auto", []),
         (3, None, 8, "auto", [3]),
         (9, None, 8, "cpu", [8]),
+        (9, 3, 1, "auto", [2]),
         (9, 64, 8, "auto", [9]),
         (9, 1, 8, "auto", []),
         (3, 2, 8, "cuda", []),  # which processes would only contend for

@@ -228,9 +228,6 @@ def test_broken_links_are_told(folder: Path) -> None:
 # Names
 
 
-@pytest.mark.parametrize(
-    "name", ["-q.png", "--help.png", "ä ö.png", "new\nline.png", "\x1b[31mred.png", "odd\udcff.png"]
-)
 def test_threads_wait_without_spinning() -> None:
     """Torch reads it when it is imported, which the command does later."""
     program = "import os, sys, pillow_clric.cli; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
@@ -242,6 +239,9 @@ def test_threads_wait_without_spinning() -> None:
         assert run.stdout.split() == [told.get("OMP_WAIT_POLICY", "PASSIVE"), "False"]
 
 
+@pytest.mark.parametrize(
+    "name", ["-q.png", "--help.png", "ä ö.png", "new\nline.png", "\x1b[31mred.png", "odd\udcff.png"]
+)
 def test_odd_names(name: str, folder: Path, photo: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     os.rename("a.png", name)

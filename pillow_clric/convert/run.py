@@ -115,7 +115,7 @@ def results_of(
     waiting, begun = deque(jobs), time.monotonic()
     shared = settings.device in ("auto", "cpu") and (COPIES or possible())
     while waiting:
-        processes = min(workers or cores(), len(waiting))
+        processes = min(workers or cores(), 2 * cores(), len(waiting))  # more would only be in each other's way
         if shared and processes > 1 and time.monotonic() - begun >= PRICE:
             yield from _side_by_side(list(waiting), settings, processes)
             return
