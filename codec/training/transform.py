@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from codec.autoencoders.model import build, read
 from codec.autoencoders.networks.integer_prior import LOG, IntegerPrior, dequantised
 from codec.autoencoders.networks.msp import Msp
-from codec.autoencoders.networks.progressive_prior import PRESETS, ProgressivePrior, laplace_bits
+from codec.autoencoders.networks.progressive_prior import PRESETS, Distributions, ProgressivePrior, laplace_bits
 from codec.autoencoders.networks.transform import Block, Config, Transform, describe
 from codec.autoencoders.tensor_file import check_shapes, opened, read_safetensors
 from codec.device import reduced_precision
@@ -31,6 +32,7 @@ WIDE = 64  # rows and columns from which on a kernel is left to Muon
 SPEED = 5.0  # of gains and scales, in the other parameters'
 ROUNDED = 0.7  # part of the pictures whose decoder gets rounded latents; the others' gets latents with uniform noise
 USUALLY = 0.75  # part of the pictures whose lambda is one that most files have
+SHARPNESS = 1.0  # of soft rounding: sharper, and gradients say less of what values far from the next bound cost
 CENTRED = 1.0  # bits that a channel costs at each position at most for a mean that is not zero
 LARGE, OFTEN = 1.5, 8  # every so many batches, crops have sides so much longer
 
@@ -65,32 +67,35 @@ class Model(nn.Module):
         self.prior = ProgressivePrior(PRESETS[USUAL], config.latent, config.knots)
 
     def forward(self, pictures: Tensor, lambdas: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures (batch, 3, h, w) as a decoder shows them, and bits per pixel (batch,), as training sees them.
+        """Pictures (batch, 3, h, w) as a decoder shows them, and bits per pixel (batch,), that are trained by.
 
-        The rate is that of latents with uniform noise, whose context is rounded (Minnen and Singh, "Channel-wise
-        autoregressive entropy models for learned image compression", ICIP 2020). Gradients pass rounding as they are.
+        The rate is that of rounded latents. By it the prior learns; latents learn by the rate of latents with uniform
+        noise under the same distributions, and gradients pass rounding as they pass soft rounding.
         """
         gains = self.transform.gains(lambdas)
         scaled = self.transform.encode(pictures, lambdas) * gains
-        noisy = scaled + torch.rand_like(scaled) - 0.5
-        rounded = scaled + (scaled.round() - scaled).detach()
-        bits = self.bits(noisy, rounded / gains, gains, lambdas) + off_centre(scaled)
-        bits = bits / pictures[0, 0].numel()
+        soft = soft_round(scaled, SHARPNESS)
+        noisy = soft + torch.rand_like(soft) - 0.5
+        rounded = soft + (scaled.round() - soft).detach()
+        mean, log_scale = self.distributions(rounded, gains, lambdas)
+        real = laplace_bits(rounded.detach(), mean, log_scale)
+        surrogate = laplace_bits(noisy, mean.detach(), log_scale.detach())
+        bits = (real + surrogate - surrogate.detach()).flatten(1).sum(1) + off_centre(scaled)
         hard = torch.rand(len(pictures), 1, 1, 1, device=pictures.device) < ROUNDED
         decoded = torch.where(hard, rounded, noisy) / gains
-        return self.transform.decode(decoded, lambdas, *pictures.shape[2:]), bits
+        return self.transform.decode(decoded, lambdas, *pictures.shape[2:]), bits / pictures[0, 0].numel()
 
     def code(self, pictures: Tensor, lambdas: Tensor) -> tuple[Tensor, Tensor]:
         """Return the same of latents that are really rounded: what a codec does."""
         gains = self.transform.gains(lambdas)
         rounded = (self.transform.encode(pictures, lambdas) * gains).round()
-        bits = self.bits(rounded, rounded / gains, gains, lambdas) / pictures[0, 0].numel()
-        return self.transform.decode(rounded / gains, lambdas, *pictures.shape[2:]), bits
+        bits = laplace_bits(rounded, *self.distributions(rounded, gains, lambdas)).flatten(1).sum(1)
+        return self.transform.decode(rounded / gains, lambdas, *pictures.shape[2:]), bits / pictures[0, 0].numel()
 
-    def bits(self, scaled: Tensor, known: Tensor, gains: Tensor, lambdas: Tensor) -> Tensor:
-        """Bits (batch,) of scaled latents (batch, latent, h, w), where a decoder knows `known` of the same shape."""
-        mean, log_scale = self.prior(known, self.transform.knot_weights(lambdas))
-        return laplace_bits(scaled, mean * gains, log_scale + gains.log()).flatten(1).sum(1)
+    def distributions(self, rounded: Tensor, gains: Tensor, lambdas: Tensor) -> Distributions:
+        """Distributions of scaled latents, which are rounded when they are context: (batch, latent, h, w)."""
+        mean, log_scale = self.prior(rounded / gains, self.transform.knot_weights(lambdas))
+        return Distributions(mean * gains, log_scale + gains.log())
 
 
 class TransformTask(Task):
@@ -168,6 +173,15 @@ class TransformTask(Task):
     def _start(self) -> None:
         pictures = as_pictures(crops(self.photos, self.settings.side, 256, 0))
         self.model.prior.start(self.model.transform.start_as_klt(pictures))
+
+
+def soft_round(x: Tensor, sharpness: float) -> Tensor:
+    """Rounding that is smooth: the identity for no sharpness, and rounding for an infinite one.
+
+    Agustsson and Theis, "Universally quantized neural compression", NeurIPS 2020.
+    """
+    middle = x.detach().floor() + 0.5
+    return middle + torch.tanh(sharpness * (x - middle)) / (2 * math.tanh(sharpness / 2))
 
 
 def off_centre(scaled: Tensor) -> Tensor:
