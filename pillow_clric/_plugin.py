@@ -12,6 +12,7 @@ from PIL import Image, ImageFile
 import codec
 from codec import colour
 from codec.container import MAGIC, Header, Section, TruncatedError, UnsupportedError, read_header
+from pillow_clric import options as plugin_options
 from pillow_clric._api import encode
 from pillow_clric._metadata import EXIF_PREFIX
 from pillow_clric._options import options
@@ -136,7 +137,7 @@ class ClricDecoder(ImageFile.PyDecoder):
         file_size, scale, *device = self.args
         pixels = codec.decode(
             _read(self.fd, file_size),
-            device=device[0] if device else "auto",
+            device=device[0] if device else plugin_options.DEVICE,
             allow_truncated=ImageFile.LOAD_TRUNCATED_IMAGES,
             scale=scale,
         )

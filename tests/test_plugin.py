@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import itertools
+import os
 import pickle
 import subprocess
 import sys
@@ -22,9 +23,10 @@ import codec
 import pillow_clric
 from codec.container import Header, Section, pack, unpack
 from codec.profiles import DEFAULT
-from pillow_clric import ClricImageFile, FormatError
+from pillow_clric import ClricImageFile, FormatError, options
 
 GOLDEN = Path(__file__).parent / "golden"
+SAMPLE = Path(__file__).parents[1] / "samples" / "coffee.clric"
 
 
 # Open
@@ -490,3 +492,22 @@ def test_real_truncation(real: tuple[Image.Image, bytes], monkeypatch: pytest.Mo
         assert image.size == picture.size
     with pytest.raises(FormatError):
         opened(data[: start - 1]).load()
+
+
+def test_device_of_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(options, "DEVICE", "cuda:99")
+    with pytest.raises(RuntimeError, match="cuda:99"):
+        Image.open(SAMPLE).load()
+    assert pillow_clric.decode(SAMPLE.read_bytes(), device="cpu").size == Image.open(SAMPLE).size
+    monkeypatch.setattr(options, "DEVICE", "cpu")
+    Image.open(SAMPLE).load()
+
+
+def test_device_of_load_by_environment() -> None:
+    program = "from pillow_clric import options; print(options.DEVICE)"
+    for told in ({}, {"CLRIC_DEVICE": "cuda:1"}):
+        environment = {name: value for name, value in os.environ.items() if name != "CLRIC_DEVICE"} | told
+        run = subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+        )
+        assert run.stdout.strip() == told.get("CLRIC_DEVICE", "auto")
