@@ -25,7 +25,7 @@ from codec.training import plots, synthetic, validation
 from codec.training.data import HELD_OUT, Photos, crop, find_benchmark, find_photos
 from codec.training.loop import CHECKPOINT, DECAYED, Budget, Loop, read_log
 from codec.training.optimizers import MuonAndAdam, Schedule
-from codec.training.transform import Model, Settings, TransformTask, export, off_centre, soft_round
+from codec.training.transform import Model, Settings, TransformTask, export, off_centre
 from codec.training.validation import Validation
 
 SAMPLE = Path(__file__).parent.parent / "samples" / "coffee.png"
@@ -257,16 +257,6 @@ def test_losses_grow_with_differences() -> None:
     # Which a change of brightness is, too, but not of structure.
     assert squared_error(picture + 0.1, picture).item() == pytest.approx(0.01, rel=1e-4)
     assert structural_error(picture + 0.1, picture).item() == pytest.approx(0, abs=1e-4)
-
-
-def test_soft_rounding() -> None:
-    x = torch.linspace(-2, 2, 401, dtype=torch.float64)
-    torch.testing.assert_close(soft_round(x, 1e-4), x, rtol=0, atol=1e-6)
-    far = (x - x.floor() - 0.5).abs() > 0.01  # from where rounding jumps
-    torch.testing.assert_close(soft_round(x, 1000)[far], x.round()[far], rtol=0, atol=1e-6)
-    for sharpness in (0.5, 3.0, 20.0):
-        assert soft_round(x, sharpness).diff().min() > -1e-12
-        torch.testing.assert_close(soft_round(x.round(), sharpness), x.round())
 
 
 def test_rates_are_of_rounded_latents_and_gradients_reach_all() -> None:

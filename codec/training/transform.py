@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -32,7 +31,6 @@ WIDE = 64  # rows and columns from which on a kernel is left to Muon
 SPEED = 5.0  # of gains and scales, in the other parameters'
 ROUNDED = 0.7  # part of the pictures whose decoder gets rounded latents; the others' gets latents with uniform noise
 USUALLY = 0.75  # part of the pictures whose lambda is one that most files have
-SHARPNESS = 1.0  # of soft rounding: sharper, and gradients say less of what values far from the next bound cost
 CENTRED = 1.0  # bits that a channel costs at each position at most for a mean that is not zero
 LARGE, OFTEN = 1.5, 8  # every so many batches, crops have sides so much longer
 
@@ -69,14 +67,13 @@ class Model(nn.Module):
     def forward(self, pictures: Tensor, lambdas: Tensor) -> tuple[Tensor, Tensor]:
         """Pictures (batch, 3, h, w) as a decoder shows them, and bits per pixel (batch,), that are trained by.
 
-        The rate is that of rounded latents. By it the prior learns; latents learn by the rate of latents with uniform
-        noise under the same distributions, and gradients pass rounding as they pass soft rounding.
+        The rate is that of rounded latents, by which the prior learns. Latents learn by the rate of latents with uniform
+        noise under the same distributions. Gradients pass rounding as they are.
         """
         gains = self.transform.gains(lambdas)
         scaled = self.transform.encode(pictures, lambdas) * gains
-        soft = soft_round(scaled, SHARPNESS)
-        noisy = soft + torch.rand_like(soft) - 0.5
-        rounded = soft + (scaled.round() - soft).detach()
+        noisy = scaled + torch.rand_like(scaled) - 0.5
+        rounded = scaled + (scaled.round() - scaled).detach()
         mean, log_scale = self.distributions(rounded, gains, lambdas)
         real = laplace_bits(rounded.detach(), mean, log_scale)
         surrogate = laplace_bits(noisy, mean.detach(), log_scale.detach())
@@ -173,15 +170,6 @@ class TransformTask(Task):
     def _start(self) -> None:
         pictures = as_pictures(crops(self.photos, self.settings.side, 256, 0))
         self.model.prior.start(self.model.transform.start_as_klt(pictures))
-
-
-def soft_round(x: Tensor, sharpness: float) -> Tensor:
-    """Rounding that is smooth: the identity for no sharpness, and rounding for an infinite one.
-
-    Agustsson and Theis, "Universally quantized neural compression", NeurIPS 2020.
-    """
-    middle = x.detach().floor() + 0.5
-    return middle + torch.tanh(sharpness * (x - middle)) / (2 * math.tanh(sharpness / 2))
 
 
 def off_centre(scaled: Tensor) -> Tensor:
