@@ -67,7 +67,7 @@ class Model(nn.Module):
     def forward(self, pictures: Tensor, lambdas: Tensor) -> tuple[Tensor, Tensor]:
         """Pictures (batch, 3, h, w) as a decoder shows them, and bits per pixel (batch,), that are trained by.
 
-        The rate is that of rounded latents, by which the prior learns. Latents learn by the rate of latents with uniform
+        The rate is that of rounded latents, by which the prior learns. Latents learn by the rate of those with uniform
         noise under the same distributions. Gradients pass rounding as they are.
         """
         gains = self.transform.gains(lambdas)
