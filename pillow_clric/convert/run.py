@@ -23,6 +23,7 @@ from typing import Any
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import MAX_TEXT_CHUNK, PngInfo
 
+from codec.container import MAGIC
 from codec.workers import Helper, KilledError, cores, possible
 from pillow_clric import BatchError, LossWarning, _colour, _modes, decode, encode, encode_batch
 from pillow_clric._losses import losses
@@ -103,14 +104,14 @@ def results_of(
         jobs: the files to convert.
         settings: for all of them.
         workers: the processes to share the files, of one thread each, or the threads to read photos for a GPU. None:
-            one for each core, but no processes where there is but one file or core.
+            one for each core, but no processes where there is but one file or core. 0: no processes.
         begin: called with the name of what this process converts; returns what is told of its iterations.
     """
     photos = [job for job in jobs if job.encoding]
     if photos and on_gpu(settings.device):
         yield from _together(photos, settings, workers or cores(), begin)
         jobs = [job for job in jobs if not job.encoding]
-    processes = workers or min(cores(), len(jobs))
+    processes = min(cores(), len(jobs)) if workers is None else workers
     if (workers or processes > 1) and settings.device in ("auto", "cpu") and possible():
         yield from _side_by_side(jobs, settings, processes)
     else:
@@ -135,6 +136,8 @@ def convert(job: Job, settings: Settings, progress: Progress | None = None) -> R
     start = time.perf_counter()
     try:
         source = job.read()
+        if job.encoding and source.startswith(MAGIC):  # in a store, only names are looked at before
+            raise ValueError("it is a .clric file and named like a photo: rename it")
         data, size, lost = (_encoded if job.encoding else _decoded)(source, job, settings, progress)
     except Exception as error:  # one bad file does not stop the batch
         return Result(job, time.perf_counter() - start, error=message(error, job.source))
@@ -356,7 +359,7 @@ def _order(layout: tuple[str, int, int]) -> tuple[str, bool, int]:
 def _layout(job: Job) -> tuple[str, int, int]:
     """Mode, width and height from the photo's header; nothing of what cannot be opened."""
     try:
-        with Image.open(job.source if job.data is None else BytesIO(job.data)) as image:
+        with job.open() as file, Image.open(file) as image:
             return image.mode, image.width, image.height
     except Exception:
         return "", 0, 0
