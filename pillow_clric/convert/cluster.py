@@ -10,14 +10,18 @@ import itertools
 import logging
 import os
 import pickle
+import sys
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from functools import partial
 from typing import Any, cast
 
 import click
 import ray
 import ray.data
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pillow_clric.convert.order import Order
 from pillow_clric.convert.plan import Job
@@ -27,7 +31,7 @@ from pillow_clric.convert.run import results_of
 __all__ = ["records_of"]
 
 _AT_ONCE = 16  # files that a worker is given at once: as many are done again, at most, when it is lost
-_RETRIES = 3  # of files whose worker is lost; those that may have killed it are tried as often again, each alone
+_ATTEMPTS = 3  # at files whose workers are lost; then, as one may have killed them, as many at each alone
 
 
 def records_of(jobs: list[Job], order: Order, workers: int | None) -> Generator[Record]:
@@ -40,6 +44,8 @@ def records_of(jobs: list[Job], order: Order, workers: int | None) -> Generator[
         order: how.
         workers: their greatest number. None: one for each GPU or, without any or with the device "cpu", for each core.
     """
+    if not jobs:
+        return
     with _cluster() as resources:
         on_gpu = order.settings.device != "cpu" and resources.get("GPU", 0) > 0
         needs = "GPU" if on_gpu else "CPU"
@@ -64,13 +70,14 @@ def _cluster() -> Iterator[dict[str, float]]:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.max_errored_blocks = -1  # files without a record tell
+    context.max_errored_blocks = -1  # those whose node was lost while it asked something; they are tried again, too
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    try:
-        yield ray.cluster_resources()
-    finally:
-        if connect:
-            ray.shutdown()
+    with redirect_stdout(sys.stderr):  # where Ray would print, and at its end, too, that nodes are lost
+        try:
+            yield ray.cluster_resources()
+        finally:
+            if connect:
+                ray.shutdown()
 
 
 def _shared(batches: list[list[Job]], order: Order, count: int, needs: str) -> Generator[Record, None, list[list[Job]]]:
@@ -82,36 +89,55 @@ def _shared(batches: list[list[Job]], order: Order, count: int, needs: str) -> G
     """
     waiting = dict(enumerate(batches))
     if batches:
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        attempts = ray.remote(_Attempts).options(num_cpus=0, scheduling_strategy=here).remote()
         rows = [{"id": i, "jobs": pickle.dumps(batch)} for i, batch in waiting.items()]
         done = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
             cast(Callable[[dict[str, Any]], dict[str, Any]], _Worker),
-            fn_constructor_args=(order, os.getcwd()),
+            fn_constructor_args=(order, attempts, os.getcwd()),
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=count),
-            num_cpus=1,
-            num_gpus=int(needs == "GPU"),
-            max_task_retries=_RETRIES,
+            num_cpus=1 if needs == "CPU" else None,
+            num_gpus=1 if needs == "GPU" else None,
         )
-        for row in done.iter_rows():
-            if waiting.pop(row["id"], None):
-                yield from pickle.loads(row["records"])
+        try:
+            for row in done.iter_rows():
+                if row["records"] and waiting.pop(row["id"], None):
+                    yield from pickle.loads(row["records"])
+        except RayError as error:
+            raise click.ClickException(f"the cluster fails: {str(error).splitlines()[-1]}") from error
     return list(waiting.values())
+
+
+class _Attempts:
+    """Counts how often each batch was begun, as Ray would begin one that kills its workers again for ever."""
+
+    def __init__(self) -> None:
+        self._count = Counter[int]()
+
+    def begin(self, batch: int) -> int:
+        """Return how often the batch was begun."""
+        self._count[batch] += 1
+        return self._count[batch]
 
 
 class _Worker:
     """Converts batches of files, with models that are loaded once."""
 
-    def __init__(self, order: Order, folder: str) -> None:
+    def __init__(self, order: Order, attempts: Any, folder: str) -> None:
         """Take orders.
 
         Args:
             order: how to convert.
+            attempts: `_Attempts` of all workers.
             folder: the current directory where the files were named, if that is here, too.
         """
         with suppress(OSError):
             os.chdir(folder)
-        self._order = order
+        self._order, self._attempts = order, attempts
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        if ray.get(self._attempts.begin.remote(row["id"])) > _ATTEMPTS:
+            return {"id": row["id"], "records": b""}
         records = self._order.carried_out(pickle.loads(row["jobs"]), partial(results_of, workers=0, begin=_silent))
         return {"id": row["id"], "records": pickle.dumps(list(records))}
 

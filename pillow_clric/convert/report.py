@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -75,6 +76,7 @@ class Report:
         self.counts: Counter[Status] = Counter()
         self._bytes_in = self._bytes_out = 0
         self._bits = self._pixels = 0.0
+        self._out = sys.stdout  # for records; an engine's libraries may be given another one
         self._check, self._verbosity, self._as_json = check, verbosity, as_json
         self._start = time.perf_counter()
         self._progress = bars(MofNCompleteColumn(), quiet=not verbosity)
@@ -119,7 +121,7 @@ class Report:
         if self._verbosity >= least:
             self._progress.console.print(_line(record))
         if self._as_json:
-            click.echo(json_line(asdict(record)))
+            click.echo(json_line(asdict(record)), self._out)
         self._check()
 
     def sum_up(self) -> None:
