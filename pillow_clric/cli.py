@@ -103,7 +103,9 @@ def _interruptible() -> Iterator[Callable[[], None]]:
             before[number] = signal.signal(number, interrupt)
     try:
         yield check
-    except KeyboardInterrupt:
+    except BaseException as error:
+        if not (interrupted or isinstance(error, KeyboardInterrupt)):  # of which libraries make other errors
+            raise
         click.echo("interrupted", err=True)
         sys.exit(130)
     finally:

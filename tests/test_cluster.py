@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+import tarfile
 import threading
 import time
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import cluster_jobs
+import fsspec
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
@@ -32,13 +35,14 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def cluster(told: Path) -> Iterator[Any]:
-    """A cluster of one node, to which others can be added."""
+def cluster(told: Path, s3: dict[str, str]) -> Iterator[Any]:
+    """A cluster of one node, to which others can be added, and for which a server on this machine is S3."""
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
-        patch.setenv("TOLD", str(told))
+        for name, value in {"TOLD": str(told), **s3}.items():
+            patch.setenv(name, value)
         cluster = Cluster(initialize_head=True, head_node_args={**NODE, **HEAD})
         patch.setenv("RAY_ADDRESS", cluster.address)
         yield cluster
@@ -56,8 +60,8 @@ def folder(tmp_path: Path, photo: Image.Image) -> Path:
 
 
 def run(*arguments: str | Path) -> Result:
-    command = [*map(str, arguments), "--engine", "ray", "-e", "1", "--device", "cpu", "--json"]
-    return CliRunner().invoke(cli.main, command)
+    command = [*map(str, arguments), "--engine", "ray", "-e", "1", "--device", "cpu"]
+    return CliRunner().invoke(cli.main, command if "-" in command else [*command, "--json"])
 
 
 def records(result: Result) -> list[dict[str, Any]]:
@@ -67,10 +71,14 @@ def records(result: Result) -> list[dict[str, Any]]:
 def test_lost_node(cluster: Any, folder: Path, told: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "Job", cluster_jobs.TellingJob)
     (folder / "bad.png").write_bytes(b"no photo")
-    node, ended = cluster.add_node(**NODE), threading.Event()
+    ended = threading.Event()
+    node = cluster.add_node(**NODE, node_ip_address="127.0.0.2")  # another address: the program belongs to the first
+
+    def told_by(node: str) -> set[str]:
+        return {path.name.removeprefix(f"{node}-") for path in told.glob(f"{node}-*")}
 
     def lose() -> None:
-        while not ended.is_set() and len([*told.glob(f"{node.node_id}-*")]) < 2:
+        while not ended.is_set() and len(told_by(node.node_id)) < 2:
             time.sleep(0.01)
         cluster.remove_node(node, allow_graceful=False)
 
@@ -89,18 +97,33 @@ def test_lost_node(cluster: Any, folder: Path, told: Path, monkeypatch: pytest.M
     for i in range(12):
         with Image.open(folder / "out" / f"{i:02}.clric") as image:
             image.load()
-    twice = {path.name.partition("-")[2] for path in told.glob(f"{node.node_id}-*")} & {
-        path.name.partition("-")[2] for path in told.glob("*") if not path.name.startswith(node.node_id)
-    }
-    assert twice  # it had begun what others did anew
+    others_did = {path.name.partition("-")[2] for path in told.iterdir() if not path.name.startswith(node.node_id)}
+    assert told_by(node.node_id) & others_did  # it had begun what others did anew
 
 
-def test_photos_that_kill_their_workers(cluster: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_objects_shards_and_photos_that_kill_their_workers(
+    cluster: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(plan, "Job", cluster_jobs.DeadlyJob)
     (folder / "00.png").rename(folder / "deadly.png")
-    result = run(folder)
+    with tarfile.open(tmp_path / "shard.tar", "w") as tar:
+        tar.add(folder / "01.png", "one.png")
+    store = fsspec.filesystem("s3", skip_instance_cache=True)
+    store.mkdir("bucket")
+    result = run(folder, tmp_path / "shard.tar", "-o", "s3://bucket/out")
     assert result.exit_code == 1
     killer = f"failed: {folder / 'deadly.png'}: its worker was killed again and again: is there enough memory?\n"
     assert killer in result.stderr
-    assert "11 converted: " in result.stderr
-    assert sorted(path.stem for path in folder.glob("*.clric")) == [f"{i:02}" for i in range(1, 12)]
+    assert "12 converted: " in result.stderr
+    assert f"{tmp_path}/shard.tar#one.png" in {record["source"] for record in records(result)}
+    written = {name.removeprefix("bucket/out/") for name in store.find("bucket/out")}
+    assert written == {"shard.tar", *(f"{i:02}.clric" for i in range(1, 12))}
+
+
+def test_usage(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "workers of a cluster cannot write to stdout" in run(folder / "00.png", "-o", "-").stderr
+    monkeypatch.delattr("pillow_clric.convert.cluster", raising=False)
+    monkeypatch.setitem(sys.modules, "pillow_clric.convert.cluster", None)
+    result = run(folder)
+    assert result.exit_code == 2
+    assert "--engine ray needs an extra: pip install 'pillow-clric[ray]'" in result.stderr

@@ -20,9 +20,6 @@ from pillow_clric import cli
 from pillow_clric.convert import places
 from pillow_clric.convert import run as conversion
 
-moto_server = pytest.importorskip("moto.server")
-pytest.importorskip("s3fs")
-
 
 @pytest.fixture(autouse=True)
 def one_core(monkeypatch: pytest.MonkeyPatch, fast_profile: FastProfile) -> None:
@@ -30,24 +27,11 @@ def one_core(monkeypatch: pytest.MonkeyPatch, fast_profile: FastProfile) -> None
     monkeypatch.setattr(conversion, "cores", lambda: 1)
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """Address of a server of S3."""
-    server = moto_server.ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 @pytest.fixture(params=["memory", "s3"])
-def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
+def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A file system that is empty but for a bucket."""
     if request.param == "s3":
-        account = {"AWS_ACCESS_KEY_ID": "name", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
-        others = {"AWS_CONFIG_FILE": str(tmp_path / "none"), "AWS_EC2_METADATA_DISABLED": "true"}
-        address = {"AWS_ENDPOINT_URL": request.getfixturevalue("server")}
-        for name, value in (account | others | address).items():
+        for name, value in request.getfixturevalue("s3").items():
             monkeypatch.setenv(name, value)
     fsspec.get_filesystem_class(request.param).clear_instance_cache()
     system = fsspec.filesystem(request.param)

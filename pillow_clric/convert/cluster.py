@@ -31,7 +31,7 @@ from pillow_clric.convert.run import results_of
 __all__ = ["records_of"]
 
 _AT_ONCE = 16  # files that a worker is given at once: as many are done again, at most, when it is lost
-_ATTEMPTS = 3  # at files whose workers are lost; then, as one may have killed them, as many at each alone
+_ATTEMPTS = 2  # at files whose workers are lost; then, as one may have killed them, as many at each alone
 
 
 def records_of(jobs: list[Job], order: Order, workers: int | None) -> Generator[Record]:
