@@ -1,6 +1,6 @@
 """Photos a second of `clric-convert`, by engine and number of workers, and what a million of them take to plan.
 
-python benchmarks/throughput.py FOLDER --counts 8,32 --workers local:1,local:2,ray:1,ray:2 --json throughput.json
+python benchmarks/throughput.py FOLDER --counts 12,48 --workers local:1,local:2,ray:1,ray:2 --json throughput.json
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ def converted(
     command = [sys.executable, "-m", "pillow_clric.cli", str(folder), "-o", str(out), "--engine", engine]
     start = time.perf_counter()
     found = subprocess.run(
-        [*command, "-j", str(jobs), "--json", *options], stdout=subprocess.PIPE, text=True, check=True
+        [*command, "-j", str(jobs), "--json", "--quiet", *options], stdout=subprocess.PIPE, text=True, check=True
     )
     return time.perf_counter() - start, [json.loads(line) for line in found.stdout.splitlines()]
 
 
 def measure(photos: list[Path], counts: list[int], engine: str, jobs: int, options: list[str]) -> dict[str, Any]:
     """Seconds for each number of photos; between the first and the last number, photos and megapixels a second."""
-    seconds, pixels = list[float](), list[int]()
+    seconds, used, pixels = list[float](), list[float](), list[int]()
     with TemporaryDirectory() as folder:
         for count in counts:
             inputs, coded = Path(folder, f"in{count}"), Path(folder, f"out{count}")
@@ -45,8 +45,10 @@ def measure(photos: list[Path], counts: list[int], engine: str, jobs: int, optio
             for i in range(count):
                 path = photos[i % len(photos)]
                 (inputs / f"{i:06}{path.suffix}").symlink_to(path.resolve())
+            before = _cpu_seconds()
             taken, records = converted(inputs, coded, engine, jobs, options)
             seconds.append(taken)
+            used.append(_cpu_seconds() - before)
             pixels.append(sum(record["width"] * record["height"] for record in records))
     between = seconds[-1] - seconds[0]
     return {
@@ -56,8 +58,16 @@ def measure(photos: list[Path], counts: list[int], engine: str, jobs: int, optio
         "seconds": seconds,
         "photos_per_second": (counts[-1] - counts[0]) / between,
         "megapixels_per_second": (pixels[-1] - pixels[0]) / 1e6 / between,
+        # Ray's workers are nobody's children.
+        "cpu_seconds_per_photo": None if engine == "ray" else (used[-1] - used[0]) / (counts[-1] - counts[0]),
         "start": seconds[0] - counts[0] * between / (counts[-1] - counts[0]),
     }
+
+
+def _cpu_seconds() -> float:
+    """Processor time of all processes that this one has started, and that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def planned() -> dict[str, float]:
@@ -76,7 +86,7 @@ def planned() -> dict[str, float]:
 
 @click.command()
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--counts", default="8,32", show_default=True, help="Numbers of photos; speed is that between them.")
+@click.option("--counts", default="12,48", show_default=True, help="Numbers of photos; speed is that between them.")
 @click.option(
     "--workers", default="local:1,local:2,ray:1,ray:2", show_default=True, help="Engines and workers of each."
 )

@@ -50,7 +50,8 @@ def records_of(jobs: list[Job], order: Order, workers: int | None) -> Generator[
         on_gpu = order.settings.device != "cpu" and resources.get("GPU", 0) > 0
         needs = "GPU" if on_gpu else "CPU"
         count = workers or max(1, int(resources.get(needs, 1)))
-        size = max(1, min(_AT_ONCE, len(jobs) // (4 * count)))
+        most = 1 if any(job.is_shard for job in jobs) else _AT_ONCE
+        size = max(1, min(most, len(jobs) // (4 * count)))
         batches = [jobs[i : i + size] for i in range(0, len(jobs), size)]
         lost = yield from _shared(batches, order, count, needs)
         lost = yield from _shared([[job] for batch in lost for job in batch], order, count, needs)
