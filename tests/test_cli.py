@@ -990,7 +990,8 @@ def test_interrupt(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_interrupt_that_a_library_makes_another_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def converted(*_: Any) -> Iterator[Any]:
         try:
-            yield signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+            yield
         except KeyboardInterrupt as error:
             raise click.ClickException("it was cancelled") from error
 
