@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import click
@@ -13,6 +12,7 @@ from PIL import Image
 
 import codec
 import pillow_clric
+from pillow_clric.convert.places import Place, PlaceType, Url, place
 from pillow_clric.convert.plan import coded_files
 from pillow_clric.convert.report import json_line, message, shown
 
@@ -26,7 +26,7 @@ def _arguments(command: Callable[..., None]) -> Callable[..., None]:
     for decorate in (
         click.option("--json", "as_json", is_flag=True, help="Write a JSON record for each file."),
         click.option("-r", "--recursive", is_flag=True, help="Folders with all below them."),
-        click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", type=click.Path(exists=True)),
+        click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", type=PlaceType(exists=True)),
     ):
         command = decorate(command)
     return command
@@ -62,7 +62,7 @@ def _look_at(
     inputs: Sequence[str],
     recursive: bool,
     as_json: bool,
-    look: Callable[[Path], dict[str, Any]],
+    look: Callable[[Place], dict[str, Any]],
     show: Callable[[dict[str, Any]], str] | None = None,
 ) -> int:
     """Look at each file, tell what was found, and return how many are bad.
@@ -74,7 +74,7 @@ def _look_at(
     unreadable = list[OSError]()
     paths = coded_files(inputs, recursive=recursive, on_error=unreadable.append)
     bad = 0
-    for path in [*(Path(error.filename) for error in unreadable), *paths]:
+    for path in [*(place(error.filename) for error in unreadable), *paths]:
         told: dict[str, Any] = {"source": str(path), "status": "ok", "error": None}
         try:
             told |= look(path)
@@ -92,9 +92,9 @@ def _look_at(
     return bad
 
 
-def _facts(path: Path) -> dict[str, Any]:
+def _facts(path: Place) -> dict[str, Any]:
     """Contents of a file's header, by their names in `--json`."""
-    return _header(pillow_clric.info(path))
+    return _header(pillow_clric.info(path.read_bytes() if isinstance(path, Url) else path))
 
 
 def _header(found: pillow_clric.FileInfo) -> dict[str, Any]:
@@ -116,7 +116,7 @@ def _header(found: pillow_clric.FileInfo) -> dict[str, Any]:
     }
 
 
-def _details(path: Path) -> dict[str, Any]:
+def _details(path: Place) -> dict[str, Any]:
     """Those facts, and what the file's profile knows of it."""
     data = path.read_bytes()
     return _header(pillow_clric.info(data)) | {"coding": codec.describe(data)}
@@ -143,7 +143,7 @@ def _listed(sizes: dict[str, int]) -> str:
     return ", ".join(f"{name} {size}" for name, size in sizes.items())
 
 
-def _verified(path: Path) -> dict[str, Any]:
+def _verified(path: Place) -> dict[str, Any]:
     data = path.read_bytes()
     pillow_clric.info(data)  # says more about what is no `.clric` file than `Image.open` does
     with Image.open(BytesIO(data), formats=["CLRIC"]) as image:

@@ -6,9 +6,9 @@ import itertools
 import os
 import signal
 import sys
-import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -16,16 +16,18 @@ import click
 from click.shell_completion import CompletionItem
 
 from codec.profiles import DEFAULT, by_name, names
-from pillow_clric import LossWarning, __version__
+from pillow_clric import __version__
 from pillow_clric._terminal import speaking
 from pillow_clric.checks import info, verify
 from pillow_clric.compare import compare
 from pillow_clric.convert import outputs
 from pillow_clric.convert.options import names as option_names
 from pillow_clric.convert.options import with_options
-from pillow_clric.convert.plan import Plan, make_plan
+from pillow_clric.convert.order import Order
+from pillow_clric.convert.places import PlaceType, Url
+from pillow_clric.convert.plan import Job, make_plan
 from pillow_clric.convert.report import Record, Report
-from pillow_clric.convert.run import Result, Settings, results_of
+from pillow_clric.convert.run import Progress, Settings, results_of
 from pillow_clric.models import models
 from pillow_clric.thumbnail import thumbnail
 
@@ -37,9 +39,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # The options as the help shows them, beside those of profiles; what is named nowhere comes last.
 _GROUPS = {
-    "What to write": ("profile", "strip"),
+    "What to write": ("profile", "strip", "column"),
     "Where to": ("output", "recursive", "overwrite", "preserve", "dry_run"),
-    "How": ("workers", "fail_fast"),
+    "How": ("engine", "workers", "fail_fast"),
 }
 
 
@@ -106,7 +108,9 @@ def _interruptible() -> Iterator[Callable[[], None]]:
             before[number] = signal.signal(number, interrupt)
     try:
         yield check
-    except KeyboardInterrupt:
+    except BaseException as error:
+        if not (interrupted or isinstance(error, KeyboardInterrupt)):  # of which libraries make other errors
+            raise
         click.echo("interrupted", err=True)
         sys.exit(130)
     finally:
@@ -127,8 +131,9 @@ def _complete(context: click.Context, _: click.Parameter, incomplete: str) -> li
     help="""
     Convert photos to .clric files, and .clric files to PNG or other formats.
 
-    An INPUT that is a folder stands for the photos in it or, if there are none, for its .clric files; - is stdin. OUT
-    is a folder if it is one already, ends with a slash, or is not named like an image.
+    An INPUT that is a folder stands for the photos in it or, if there are none, for its .clric files or else its shards
+    (.parquet, and .tar of WebDataset), in which all photos are converted; - is stdin. OUT is a folder if it is one
+    already, ends with a slash, or is not named like an image. Both may be URLs (s3://, gs://, hf:// ...).
 
     Outputs are written completely or not at all, and never over an input. Metadata are kept if the format has a place
     for them. If it has none for the colour profile, colours become sRGB; if it has no alpha, what is transparent
@@ -141,17 +146,18 @@ def _complete(context: click.Context, _: click.Parameter, incomplete: str) -> li
     nargs=-1,
     required=True,
     metavar="INPUT...",
-    type=click.Path(exists=True, allow_dash=True),
+    type=PlaceType(exists=True, allow_dash=True),
     shell_complete=_complete,
 )
 @click.option(
     "-o",
     "--output",
     metavar="OUT",
-    type=click.Path(readable=False, allow_dash=True),
+    type=PlaceType(readable=False, allow_dash=True),
     help="File or folder to write, or - for stdout. Default: beside each input.",
 )
 @with_options
+@click.option("--column", metavar="NAME", help="Column of Parquet files with photos. Default: the only one of bytes.")
 @click.option("--profile", metavar="NAME", default=DEFAULT, show_default=True, help=f"{' or '.join(names())}.")
 @click.option(
     "--strip",
@@ -170,6 +176,13 @@ def _complete(context: click.Context, _: click.Parameter, incomplete: str) -> li
     metavar="N",
     help="Processes that share the files; on a GPU, threads that read ahead. Default: one per core.",
 )
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Where: here, or on a Ray cluster, whose address RAY_ADDRESS is; --jobs is the number of its workers.",
+)
 @click.option("--fail-fast", is_flag=True, help="Stop at the first file that cannot be converted.")
 @click.option("-v", "--verbose", is_flag=True, help="Name skipped files, too.")
 @click.option("--quiet", is_flag=True, help="Name failures only.")
@@ -186,6 +199,7 @@ def main(
     overwrite: bool,
     preserve: bool,
     dry_run: bool,
+    engine: str,
     workers: int | None,
     fail_fast: bool,
     verbose: bool,
@@ -193,6 +207,7 @@ def main(
     as_json: bool,
     profile: str,
     strip: bool,
+    column: str | None,
     **options: Any,
 ) -> None:
     given = {name: value for name, value in options.items() if value is not None}
@@ -200,18 +215,20 @@ def main(
         raise click.UsageError("give only one of --quality, --target-size and --target-bpp")
     settings = Settings(profile, given, strip)
     plan = make_plan(inputs, output, recursive=recursive, overwrite=overwrite)
-    if as_json and any(job.target is None for job in plan.jobs):
-        raise click.UsageError("stdout is for what is converted: --json needs another output")
+    order = Order(settings, overwrite, preserve, column)
+    _check_outputs(plan.jobs, preserve=preserve, engine=engine, as_json=as_json)
     if any(job.encoding for job in plan.jobs):
         _check(settings)
     told = [Record.of(job, "skipped") for job in plan.skipped]
     told += [Record(source, "failed", error=why) for source, why in plan.failures]
-    files = len(plan.jobs) + len(plan.failures)
+    files = None if any(job.is_shard for job in plan.jobs) else len(plan.jobs) + len(plan.failures)
     report = Report(files, check_interrupt, verbosity=1 + verbose - quiet, as_json=as_json)
     if dry_run:
         records = (Record.of(job, "planned") for job in plan.jobs)
     else:
-        records = _converted(plan, settings, workers, report, overwrite=overwrite, preserve=preserve)
+        for folder in {job.target.parent for job in plan.jobs + plan.skipped if job.target}:
+            outputs.remove_leftovers(folder)
+        records = _converted(plan.jobs, order, engine, workers, report.begin)
     with report, closing(records):
         if plan.renamed:
             count, like = len(plan.renamed), plan.renamed[0]
@@ -232,40 +249,29 @@ def _check(settings: Settings) -> None:
         raise click.UsageError(str(error)) from error
 
 
-def _converted(plan: Plan, settings: Settings, workers: int | None, report: Report, **how: bool) -> Generator[Record]:
-    """Convert files and write them as `_save` does; yield the outcome of each."""
-    for folder in {job.target.parent for job in plan.jobs + plan.skipped if job.target}:
-        outputs.remove_leftovers(folder)
-    with warnings.catch_warnings(), closing(results_of(plan.jobs, settings, workers, report.begin)) as results:
-        warnings.simplefilter("ignore", LossWarning)  # results hold what they say
-        for result in results:
-            yield _save(result, **how)
+def _check_outputs(jobs: list[Job], *, preserve: bool, engine: str, as_json: bool) -> None:
+    """Refuse outputs that cannot be written as is asked for."""
+    if any(job.target is None for job in jobs):
+        if as_json:
+            raise click.UsageError("stdout is for what is converted: --json needs another output")
+        if engine != "local":
+            raise click.UsageError("workers of a cluster cannot write to stdout: name another output")
+    if preserve and any(isinstance(job.target, Url) for job in jobs):
+        raise click.UsageError("--preserve is for files: stores keep no times and permissions")
 
 
-def _save(result: Result, *, overwrite: bool, preserve: bool) -> Record:
-    """Write what a file was converted to, if it was."""
-    job, error = result.job, result.error
-    if not error:
-        like = job.source if preserve and job.data is None else None
-        try:
-            outputs.write(job.target, result.data, overwrite=overwrite, like=like)
-        except OSError as reason:
-            error = f"{job.target or 'stdout'} cannot be written: {reason.strerror or reason}"
-    if error:
-        return Record.of(job, "failed", seconds=result.seconds, error=error)
-    width, height = result.size
-    bytes_out = len(result.data)
-    return Record.of(
-        job,
-        "converted",
-        bytes_in=result.bytes_in,
-        bytes_out=bytes_out,
-        width=width,
-        height=height,
-        bpp=8 * (bytes_out if job.encoding else result.bytes_in) / (width * height),
-        seconds=result.seconds,
-        warnings=result.warnings,
-    )
+def _converted(
+    jobs: list[Job], order: Order, engine: str, workers: int | None, begin: Callable[[str], Progress]
+) -> Generator[Record]:
+    """Convert files by an engine; yield the outcome of each."""
+    if engine == "local":
+        return order.carried_out(jobs, partial(results_of, workers=workers, begin=begin))
+
+    try:
+        from pillow_clric.convert import cluster
+    except ImportError as error:
+        raise click.UsageError("--engine ray needs an extra: pip install 'pillow-clric[ray]'") from error
+    return cluster.records_of(jobs, order, workers)
 
 
 for _command in (compare, info, models, thumbnail, verify):

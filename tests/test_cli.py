@@ -998,6 +998,19 @@ def test_interrupt(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert names(folder) == before
 
 
+def test_interrupt_that_a_library_makes_another_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def converted(*_: Any) -> Iterator[Any]:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+            yield
+        except KeyboardInterrupt as error:
+            raise click.ClickException("it was cancelled") from error
+
+    monkeypatch.setattr(cli, "_converted", converted)
+    result = run(folder)
+    assert (result.exit_code, result.stderr) == (130, "interrupted\n")
+
+
 def test_progress_on_a_terminal(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     seen: list[tuple[Any, ...]] = []

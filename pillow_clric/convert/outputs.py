@@ -17,6 +17,7 @@ from secrets import token_hex
 from typing import IO
 
 from pillow_clric._terminal import discard
+from pillow_clric.convert.places import Place, Url
 
 if sys.platform != "win32":
     import fcntl
@@ -27,15 +28,15 @@ __all__ = ["is_stream", "obstacle", "remove_leftovers", "write"]
 _DEVICES = re.compile("/dev(/fd)?|/proc/.*/fd")
 
 
-def write(target: Path | None, data: bytes, *, overwrite: bool = False, like: Path | None = None) -> None:
+def write(target: Place | None, data: bytes, *, overwrite: bool = False, like: Place | None = None) -> None:
     """Write a file completely or, on an error or an interrupt, not at all.
 
     Args:
         target: its folder is made if it is missing. A link is replaced, not followed. None is stdout. What is a
             stream cannot be replaced: it gets the data, or on an error a part of them.
         data: the contents.
-        overwrite: whether it may replace a file.
-        like: a file whose times and permissions it gets.
+        overwrite: whether it may replace a file. One that holds the same is as good as written.
+        like: a file whose times and permissions it gets, where both are on this machine.
 
     Raises:
         OSError: it cannot be written, or is there already.
@@ -43,9 +44,15 @@ def write(target: Path | None, data: bytes, *, overwrite: bool = False, like: Pa
     if target is None:
         _write_to_stdout(data)
         return
-    if is_stream(target):
+    if isinstance(target, Path) and is_stream(target):
         with target.open("ab") as stream:
             stream.write(data)
+        return
+    if isinstance(target, Url):
+        try:
+            target.write_bytes(data, overwrite=overwrite)
+        except FileExistsError:
+            _check_same(target, data)
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     with _temporary(target.parent) as file:
@@ -54,19 +61,29 @@ def write(target: Path | None, data: bytes, *, overwrite: bool = False, like: Pa
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-            if like is not None:
+            if isinstance(like, Path):
                 shutil.copystat(like, temporary)
             if sys.platform == "win32":
                 file.close()  # or it could not be renamed
             if not overwrite and os.path.lexists(target):
-                raise FileExistsError("something else wrote it meanwhile, and it was left as it is")
+                _check_same(target, data)
             os.replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
 
 
-def is_stream(path: Path) -> bool:
+def _check_same(target: Place, data: bytes) -> None:
+    """Refuse to replace a file that was written meanwhile, unless it holds the same: a node that was lost wrote it."""
+    with suppress(OSError):
+        if target.read_bytes() == data:
+            return
+    raise FileExistsError("something else wrote it meanwhile, and it was left as it is")
+
+
+def is_stream(path: Place) -> bool:
     """Whether a path names what can be read but once, and not be replaced: a pipe, a device, an open file."""
+    if isinstance(path, Url):
+        return False
     try:
         kind = stat.S_IFMT(os.stat(path).st_mode)
     except OSError:
@@ -75,8 +92,10 @@ def is_stream(path: Path) -> bool:
     return kind not in ({stat.S_IFDIR} if of_devices else {stat.S_IFDIR, stat.S_IFREG})
 
 
-def remove_leftovers(folder: Path) -> None:
+def remove_leftovers(folder: Place) -> None:
     """Remove the temporary files that killed processes left in a folder, which need not exist."""
+    if isinstance(folder, Url):
+        return
     for path in folder.glob(".clric-*.tmp"):
         with suppress(OSError):  # it is being written, or gone by now
             if sys.platform == "win32":
@@ -87,8 +106,10 @@ def remove_leftovers(folder: Path) -> None:
                     path.unlink()
 
 
-def obstacle(target: Path) -> str:
+def obstacle(target: Place) -> str:
     """Reason why `target` cannot be written, found without writing anything; "" if there is none known."""
+    if isinstance(target, Url):
+        return ""
     if os.path.isdir(target):
         return f"{target} is a folder"
     if is_stream(target):

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TextIO
+from io import BytesIO
+from pathlib import Path, PurePath
+from typing import IO, TextIO
 
 import click
 from PIL import Image
 
 from codec.container import MAGIC
 from pillow_clric.convert.outputs import is_stream, obstacle
+from pillow_clric.convert.places import Place, Url, identity, is_folder, is_url, place
 
-__all__ = ["STREAM", "Job", "Plan", "coded_files", "make_plan"]
+__all__ = ["STREAM", "Job", "Plan", "coded_files", "make_plan", "photo_suffixes"]
 
 STREAM = "-"  # stdin as an input, stdout as an output
 
 # Formats of a folder's photos. Not all that Pillow opens: folders also hold PostScript, HDF5 and films.
 _PHOTO_FORMATS = {"AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP"}
+
+_SHARDS = {".parquet", ".tar"}  # ends of the names of files that hold many photos each
+_FEW = 16  # outputs in one folder of a store of which each is asked for; of more the folder is listed
 
 OnError = Callable[[OSError], None]
 
@@ -32,16 +38,21 @@ class Job:
     """One file to convert.
 
     Attributes:
-        source: a photo or a `.clric` file.
+        source: a photo, a `.clric` file, or a shard of either.
         target: the file to write, or None for stdout.
-        encoding: whether `source` is the photo.
-        data: bytes of the source, if that is a stream: they can be read but once.
+        encoding: whether `source` is the photo; of shards, whether it may hold photos.
+        data: bytes of the source, if that is a stream, which can be read but once, or a part of a shard.
     """
 
-    source: Path
-    target: Path | None
+    source: Place
+    target: Place | None
     encoding: bool
     data: bytes | None = None
+
+    @property
+    def is_shard(self) -> bool:
+        """Whether the source holds many photos."""
+        return self.data is None and _is_shard(self.source)
 
     @property
     def suffix(self) -> str:
@@ -50,6 +61,10 @@ class Job:
         if suffix not in Image.registered_extensions() and (self.target is None or is_stream(self.target)):
             return ".clric" if self.encoding else ".png"
         return suffix
+
+    def open(self) -> IO[bytes]:
+        """The source, to read parts of it."""
+        return self.source.open("rb") if self.data is None else BytesIO(self.data)
 
     def read(self) -> bytes:
         """The contents of the source."""
@@ -70,15 +85,15 @@ class Plan:
     jobs: list[Job]
     skipped: list[Job]
     failures: list[tuple[str, str]]
-    renamed: list[Path]
+    renamed: list[Place]
 
 
 def make_plan(inputs: Sequence[str], output: str | None, *, recursive: bool, overwrite: bool) -> Plan:
     """Plan the conversion of all inputs, each once.
 
     Args:
-        inputs: files, folders, or `STREAM` alone.
-        output: a file, a folder, `STREAM`, or None: beside each input.
+        inputs: files, folders, URLs of either, or `STREAM` alone.
+        output: a file, a folder, a URL, `STREAM`, or None: beside each input.
         recursive: whether folders stand for what is in the folders below them, too; outputs are laid out alike.
         overwrite: whether targets that exist are written over; they are skipped otherwise.
 
@@ -92,12 +107,13 @@ def make_plan(inputs: Sequence[str], output: str | None, *, recursive: bool, ove
         inputs, output, recursive, lambda error: plan.failures.append((error.filename, error.strerror or str(error)))
     )
     found = _told_apart(found, plan.renamed)
+    existing, failed = (set[Place](), dict[Place, str]()) if overwrite else _existing(found)
     for job in found:
         if job.target is None or is_stream(job.target):
             plan.jobs.append(job)
-        elif not overwrite and os.path.lexists(job.target) and not os.path.isdir(job.target):
+        elif job.target in existing:
             plan.skipped.append(job)
-        elif why := obstacle(job.target):
+        elif why := failed.get(job.target) or obstacle(job.target):
             plan.failures.append((str(job.source), why))
         else:
             plan.jobs.append(job)
@@ -105,12 +121,12 @@ def make_plan(inputs: Sequence[str], output: str | None, *, recursive: bool, ove
     return plan
 
 
-def coded_files(inputs: Sequence[str], *, recursive: bool, on_error: OnError) -> list[Path]:
+def coded_files(inputs: Sequence[str], *, recursive: bool, on_error: OnError) -> list[Place]:
     """The inputs that are files, and the `.clric` files of those that are folders, each once."""
-    found: dict[Path, Path] = {}
-    for given in map(Path, inputs):
-        paths = _coded(_files(given, recursive, on_error)) if os.path.isdir(given) else [given]
-        found.update((_place(path), path) for path in paths)
+    found: dict[Place, Place] = {}
+    for given in map(place, inputs):
+        paths = _named(_files(given, recursive, on_error), {".clric"}) if is_folder(given) else [given]
+        found.update((identity(path), path) for path in paths)
     return list(found.values())
 
 
@@ -118,32 +134,62 @@ def _jobs(inputs: Sequence[str], output: str | None, recursive: bool, on_error: 
     if output is None and STREAM in inputs:
         output = STREAM
     if output is not None and not _means_folder(output):
-        if len(inputs) > 1 or os.path.isdir(inputs[0]):
+        if len(inputs) > 1 or is_folder(place(inputs[0])):
             what = "stdout takes one file only" if output == STREAM else f"{output} is a file or named like one"
             raise click.UsageError(f"these inputs need a folder as output, and {what}")
         return [_single(inputs[0], output)]
     if STREAM in inputs:
         raise click.UsageError("what stdin gives has no name to be called by in a folder: name a file as output")
 
-    jobs: dict[Path, Job] = {}
-    for given in map(Path, inputs):
+    jobs: dict[Place, Job] = {}
+    for given in map(place, inputs):
+        laid_out = is_folder(given)
         for source in _expand(given, recursive, output, on_error):
-            if _place(source) in jobs:
+            if identity(source) in jobs:
                 continue
             data = _streamed(source)
             encoding = not _is_coded(source, data)
             folder = source.parent
             if output is not None:
-                folder = Path(output, folder.relative_to(given)) if os.path.isdir(given) else Path(output)
-            target = folder / (source.stem + (".clric" if encoding else ".png"))
-            jobs[_place(source)] = Job(source, target, encoding, data)
+                folder = place(output) / (_below(folder, given) if laid_out else "")
+            name = source.name if _is_shard(source) else source.stem + (".clric" if encoding else ".png")
+            if folder / name == source:
+                raise click.UsageError(f"{source} would be written over: name another folder for shards")
+            jobs[identity(source)] = Job(source, folder / name, encoding, data)
     return list(jobs.values())
 
 
-def _told_apart(jobs: list[Job], renamed: list[Path]) -> list[Job]:
+def _below(path: Place, folder: Place) -> PurePath:
+    """The path from a folder to what is in it."""
+    if isinstance(path, Url) and isinstance(folder, Url):
+        return path.relative_to(folder)
+    assert isinstance(path, Path)
+    assert isinstance(folder, Path)
+    return path.relative_to(folder)
+
+
+def _existing(jobs: Sequence[Job]) -> tuple[set[Place], dict[Place, str]]:
+    """The targets that exist, and those where that cannot be found out, with the reason."""
+    existing, failed, by_folder = set[Place](), dict[Place, str](), defaultdict[Url, list[Url]](list)
+    for target in (job.target for job in jobs):
+        if isinstance(target, Url):
+            by_folder[target.parent].append(target)
+        elif target and os.path.lexists(target) and not os.path.isdir(target):
+            existing.add(target)
+    for folder, targets in by_folder.items():
+        try:
+            existing |= {*folder.files()} if len(targets) > _FEW else {*filter(Url.exists, targets)}
+        except OSError as error:
+            failed |= {target: f"{target} cannot be written: {error.strerror}" for target in targets}
+    return existing, failed
+
+
+def _told_apart(jobs: list[Job], renamed: list[Place]) -> list[Job]:
     """The jobs; targets that would be the same keep the ends of their sources' names: a.jpg.clric, a.png.clric."""
-    count = Counter(_place(job.target) for job in jobs if job.target)
-    same = [job for job in jobs if job.target and count[_place(job.target)] > 1 and job.target.stem != job.source.name]
+    count = Counter(identity(job.target) for job in jobs if job.target)
+    same = [
+        job for job in jobs if job.target and count[identity(job.target)] > 1 and job.target.stem != job.source.name
+    ]
     if not same:
         return jobs
     longer = {job: job.target.with_name(job.source.name + job.suffix) for job in same if job.target}
@@ -156,9 +202,13 @@ def _single(given: str, output: str) -> Job:
     """Job of one input for one file or stdout."""
     if output == STREAM and sys.stdout.isatty():
         raise click.UsageError("a terminal shows no pictures: name an output, or pipe it to another program")
-    source, target = Path(given), None if output == STREAM else Path(output)
+    source, target = place(given), None if output == STREAM else place(output)
     data = _stdin() if given == STREAM else _streamed(source)
     job = Job(source, target, not _is_coded(source, data), data)
+    if job.is_shard:
+        if job.suffix != source.suffix.lower():
+            raise click.UsageError(f"{given} is a shard: its output must be named {source.suffix.lower()}, too")
+        return job
     if job.encoding != (job.suffix == ".clric"):
         kind = (
             "a photo: its output must be named .clric" if job.encoding else "a .clric file: its output must be a photo"
@@ -169,7 +219,7 @@ def _single(given: str, output: str) -> Job:
     return job
 
 
-def _streamed(source: Path) -> bytes | None:
+def _streamed(source: Place) -> bytes | None:
     """The contents of a stream; None of a file, and of what cannot be read: trying once more will say why."""
     with suppress(OSError):
         return source.read_bytes() if is_stream(source) else None
@@ -196,35 +246,44 @@ def _check_targets(todo: Sequence[Job], jobs: Sequence[Job]) -> None:
     Raises:
         click.UsageError: says which files are in each other's way.
     """
-    inputs = {_place(job.source) for job in jobs if job.data is None}
+    inputs = {identity(job.source) for job in jobs if job.data is None}
     for job in todo:
-        if job.target and _place(job.target) in inputs:
+        if job.target and identity(job.target) in inputs:
             raise click.UsageError(f"{job.source} would be written over the input {job.target}: name another output")
-    first: dict[Path, Job] = {}
+    first: dict[Place, Job] = {}
     for job in jobs:
-        other = first.setdefault(_place(job.target), job) if job.target else job
+        other = first.setdefault(identity(job.target), job) if job.target else job
         if other is not job:
             raise click.UsageError(f"{other.source} and {job.source} would both be written to {job.target}")
 
 
-def _expand(path: Path, recursive: bool, output: str | None, on_error: OnError) -> list[Path]:
+def photo_suffixes() -> set[str]:
+    """Ends of the names of photos among other files."""
+    return {suffix for suffix, name in Image.registered_extensions().items() if name in _PHOTO_FORMATS}
+
+
+def _expand(given: Place, recursive: bool, output: str | None, on_error: OnError) -> list[Place]:
     """The file itself, or what a folder stands for.
 
     A folder that was converted in place holds both kinds: it stands for its photos, so that converting it again finds
     nothing to do, instead of writing a PNG beside every photo. For the same reason an output folder in it is left out.
     """
-    if not os.path.isdir(path):
-        return [path]
-    photos = {suffix for suffix, name in Image.registered_extensions().items() if name in _PHOTO_FORMATS}
-    files = list(_files(path, recursive, on_error, leave_out=output))
-    return [file for file in files if file.suffix.lower() in photos] or _coded(files)
+    if not is_folder(given):
+        return [given]
+    files = list(_files(given, recursive, on_error, leave_out=output))
+    kinds = (_named(files, suffixes) for suffixes in (photo_suffixes(), {".clric"}, _SHARDS))
+    return next(filter(None, kinds), [])
 
 
-def _coded(files: Iterable[Path]) -> list[Path]:
-    return [file for file in files if file.suffix.lower() == ".clric"]
+def _named(files: Iterable[Place], suffixes: set[str]) -> list[Place]:
+    return [file for file in files if file.suffix.lower() in suffixes]
 
 
-def _files(folder: Path, recursive: bool, on_error: OnError, leave_out: str | None = None) -> Iterator[Path]:
+def _is_shard(file: Place) -> bool:
+    return file.suffix.lower() in _SHARDS
+
+
+def _files(folder: Place, recursive: bool, on_error: OnError, leave_out: str | None = None) -> Iterator[Place]:
     """The files in a folder, in order of their names, but for hidden ones.
 
     Args:
@@ -233,6 +292,9 @@ def _files(folder: Path, recursive: bool, on_error: OnError, leave_out: str | No
         on_error: told of folders that cannot be read.
         leave_out: a folder that is not looked into.
     """
+    if isinstance(folder, Url):
+        yield from _objects(folder, recursive, on_error, leave_out)
+        return
     waiting, left_out = [folder], leave_out and os.path.realpath(leave_out)
     while waiting:
         place, below = waiting.pop(), list[Path]()
@@ -252,27 +314,42 @@ def _files(folder: Path, recursive: bool, on_error: OnError, leave_out: str | No
             waiting += (path for path in reversed(below) if os.path.realpath(path) != left_out)
 
 
+def _objects(folder: Url, recursive: bool, on_error: OnError, leave_out: str | None) -> Iterator[Place]:
+    """`_files` of a store, whose names may be such as lead elsewhere on a disk: these are errors."""
+    left_out = place(leave_out) if leave_out and is_url(leave_out) else None
+    try:
+        files = folder.files(recursive=recursive)
+    except OSError as error:
+        on_error(error)
+        return
+    for file in files:
+        parts = file.text.removeprefix(f"{folder}/").split("/")
+        if {"", ".", ".."} & set(parts) or (os.sep != "/" and os.sep in file.text):
+            on_error(OSError(errno.EINVAL, "no file can have this name", str(file)))
+        elif not (any(part.startswith(".") for part in parts) or (left_out and left_out in {*file.parents})):
+            yield file
+
+
 def _means_folder(output: str) -> bool:
     if output == STREAM:
         return False
-    if os.path.isdir(output) or output.endswith(("/", os.sep)):
+    if output.endswith(("/", os.sep)) or (not is_url(output) and os.path.isdir(output)):
         return True
-    return not (os.path.lexists(output) or Path(output).suffix.lower() in Image.registered_extensions())
+    named = place(output).suffix.lower() in {*Image.registered_extensions(), *_SHARDS}
+    return not (named or (not is_url(output) and os.path.lexists(output)))
 
 
-def _is_coded(path: Path, data: bytes | None = None) -> bool:
+def _is_coded(file: Place, data: bytes | None = None) -> bool:
     """Whether a file is a `.clric` file, by name or content: one that is damaged, or renamed, is no photo."""
-    if path.suffix.lower() == ".clric":
-        return True
+    suffix = file.suffix.lower()
+    if suffix == ".clric" or _is_shard(file):
+        return suffix == ".clric"
     if data is not None:
         return data.startswith(MAGIC)
     try:
-        with path.open("rb") as file:
-            return file.read(len(MAGIC)) == MAGIC
+        if isinstance(file, Url) and suffix in Image.registered_extensions():
+            return False  # to look into each of a million objects takes hours
+        with file.open("rb") as stream:
+            return stream.read(len(MAGIC)) == MAGIC
     except OSError:
         return False  # opening it as a photo will say what is wrong
-
-
-def _place(path: Path) -> Path:
-    """One name for one place. A link is its own place: `os.replace` replaces it, not what it points to."""
-    return Path(os.path.realpath(path.parent), path.name)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import click
 
 from pillow_clric._terminal import bars
+from pillow_clric.convert.places import Place
 from pillow_clric.convert.plan import STREAM, Job
 
 __all__ = ["Record", "Report", "json_line", "message", "shown"]
@@ -61,11 +62,11 @@ class Report:
         counts: number of files by status.
     """
 
-    def __init__(self, files: int, check: Callable[[], None], *, verbosity: int, as_json: bool) -> None:
+    def __init__(self, files: int | None, check: Callable[[], None], *, verbosity: int, as_json: bool) -> None:
         """Begin to tell.
 
         Args:
-            files: number of those that are not skipped.
+            files: number of those that are not skipped; None if it is not known.
             check: called whenever there is something to tell; what it raises ends the batch.
             verbosity: 0 for failures only, 1, or 2 for skipped files, too.
             as_json: whether to write records to stdout.
@@ -75,10 +76,11 @@ class Report:
         self.counts: Counter[Status] = Counter()
         self._bytes_in = self._bytes_out = 0
         self._bits = self._pixels = 0.0
+        self._out = sys.stdout  # for records; an engine's libraries may be given another one
         self._check, self._verbosity, self._as_json = check, verbosity, as_json
         self._start = time.perf_counter()
         self._progress = bars(MofNCompleteColumn(), quiet=not verbosity)
-        self._files = self._progress.add_task("files", total=files, visible=files > 1)
+        self._files = self._progress.add_task("files", total=files, visible=files != 1)
         self._image = self._progress.add_task("", visible=False)
 
     def __enter__(self) -> Report:
@@ -119,7 +121,7 @@ class Report:
         if self._verbosity >= least:
             self._progress.console.print(_line(record))
         if self._as_json:
-            click.echo(json_line(asdict(record)))
+            click.echo(json_line(asdict(record)), self._out)
         self._check()
 
     def sum_up(self) -> None:
@@ -137,7 +139,7 @@ class Report:
         self._progress.console.print(f"{'; '.join(parts)}; {time.perf_counter() - self._start:.1f} s")
 
 
-def message(error: BaseException, path: Path) -> str:
+def message(error: BaseException, path: Place) -> str:
     """Message of an error that concerns a file, without the error's number and this file's name."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror if error.filename in (None, str(path)) else f"{error.strerror}: {error.filename}"

@@ -23,7 +23,7 @@ from typing import Any
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import MAX_TEXT_CHUNK, PngInfo
 
-from codec.container import read_header
+from codec.container import MAGIC, read_header
 from codec.profiles import by_id, by_name
 from codec.workers import COPIES, PRICE, Helper, KilledError, cores, possible
 from pillow_clric import BatchError, LossWarning, _colour, _modes, decode, encode, encode_batch
@@ -105,7 +105,7 @@ def results_of(
         jobs: the files to convert.
         settings: for all of them.
         workers: the processes to share the files, of one thread each, or the threads to read photos for a GPU; by
-            default one for each core. Processes are started once files have taken as long as that takes.
+            default one for each core. Processes are started once files have taken as long as that takes. 0: none.
         begin: called with the name of what this process converts; returns what is told of its iterations.
     """
     photos = [job for job in jobs if job.encoding]
@@ -114,8 +114,9 @@ def results_of(
         jobs = [job for job in jobs if not job.encoding]
     waiting, begun = deque(jobs), time.monotonic()
     shared = settings.device in ("auto", "cpu") and (COPIES or possible())
+    most = cores() if workers is None else min(workers, 2 * cores())  # more would only be in each other's way
     while waiting:
-        processes = min(workers or cores(), 2 * cores(), len(waiting))  # more would only be in each other's way
+        processes = min(most, len(waiting))
         if shared and processes > 1 and time.monotonic() - begun >= PRICE:
             yield from _side_by_side(list(waiting), settings, processes)
             return
@@ -141,6 +142,8 @@ def convert(job: Job, settings: Settings, progress: Progress | None = None) -> R
     start = time.perf_counter()
     try:
         source = job.read()
+        if job.encoding and source.startswith(MAGIC):  # in a store, only names are looked at before
+            raise ValueError("it is a .clric file and named like a photo: rename it")
         data, size, lost = (_encoded if job.encoding else _decoded)(source, job, settings, progress)
     except Exception as error:  # one bad file does not stop the batch
         return Result(job, time.perf_counter() - start, error=message(error, job.source))
@@ -380,7 +383,7 @@ def _order(layout: tuple[str, int, int]) -> tuple[str, bool, int]:
 def _layout(job: Job) -> tuple[str, int, int]:
     """Mode, width and height from the photo's header; nothing of what cannot be opened."""
     try:
-        with Image.open(job.source if job.data is None else BytesIO(job.data)) as image:
+        with job.open() as file, Image.open(file) as image:
             return image.mode, image.width, image.height
     except Exception:
         return "", 0, 0
