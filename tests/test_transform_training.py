@@ -25,7 +25,7 @@ from codec.training import plots, synthetic, validation
 from codec.training.data import HELD_OUT, Photos, crop, find_benchmark, find_photos
 from codec.training.loop import CHECKPOINT, DECAYED, Budget, Loop, read_log
 from codec.training.optimizers import MuonAndAdam, Schedule
-from codec.training.transform import Model, Settings, TransformTask, export, off_centre
+from codec.training.transform import Model, Settings, TransformTask, export
 from codec.training.validation import Validation
 
 SAMPLE = Path(__file__).parent.parent / "samples" / "coffee.png"
@@ -264,22 +264,9 @@ def test_rates_are_of_rounded_latents_and_gradients_reach_all() -> None:
     model = Model(TINY.network)
     pictures, lambdas = torch.rand(2, 3, 64, 64), torch.tensor([0.001, 0.02])
     _, bits = model(pictures, lambdas)
-    scaled = model.transform.encode(pictures, lambdas) * model.transform.gains(lambdas)
-    torch.testing.assert_close(bits, model.code(pictures, lambdas)[1] + off_centre(scaled) / 64**2)
+    torch.testing.assert_close(bits, model.code(pictures, lambdas)[1])
     bits.sum().backward()
     assert all(p.grad is not None for name, p in model.named_parameters() if "decoder" not in name)
-
-
-def test_channels_pay_for_a_mean_that_is_not_zero() -> None:
-    centred = torch.randn(2, 3, 4, 5)
-    centred -= centred.mean((0, 2, 3), keepdim=True)
-    assert off_centre(centred).item() == pytest.approx(0, abs=1e-4)
-    shifted = centred + torch.tensor([0.0, 1.0, 0.0])[:, None, None]
-    assert off_centre(shifted).item() == pytest.approx(4 * 5 / 2)  # half a bit at each position
-    mean = torch.tensor(0.4, requires_grad=True)
-    off_centre(centred + mean).backward()
-    assert mean.grad is not None
-    assert mean.grad > 0
 
 
 def test_validation_judges_and_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

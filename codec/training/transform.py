@@ -31,7 +31,6 @@ WIDE = 64  # rows and columns from which on a kernel is left to Muon
 SPEED = 5.0  # of gains and scales, in the other parameters'
 ROUNDED = 0.7  # part of the pictures whose decoder gets rounded latents; the others' gets latents with uniform noise
 USUALLY = 0.75  # part of the pictures whose lambda is one that most files have
-CENTRED = 1.0  # bits that a channel costs at each position at most for a mean that is not zero
 LARGE, OFTEN = 1.5, 8  # every so many batches, crops have sides so much longer
 
 
@@ -77,7 +76,7 @@ class Model(nn.Module):
         mean, log_scale = self.distributions(rounded, gains, lambdas)
         real = laplace_bits(rounded.detach(), mean, log_scale)
         surrogate = laplace_bits(noisy, mean.detach(), log_scale.detach())
-        bits = (real + surrogate - surrogate.detach()).flatten(1).sum(1) + off_centre(scaled)
+        bits = (real + surrogate - surrogate.detach()).flatten(1).sum(1)
         hard = torch.rand(len(pictures), 1, 1, 1, device=pictures.device) < ROUNDED
         decoded = torch.where(hard, rounded, noisy) / gains
         return self.transform.decode(decoded, lambdas, *pictures.shape[2:]), bits / pictures[0, 0].numel()
@@ -170,16 +169,6 @@ class TransformTask(Task):
     def _start(self) -> None:
         pictures = as_pictures(crops(self.photos, self.settings.side, 256, 0))
         self.model.prior.start(self.model.transform.start_as_klt(pictures))
-
-
-def off_centre(scaled: Tensor) -> Tensor:
-    """Bits that each of some latents (batch, latent, h, w) is charged for channels whose mean is not zero.
-
-    Noise costs the same wherever a channel's values lie. Rounded, they are free if all are nearly zero, and cost a bit
-    each if they are about 1/2. Without a charge, channels that say nothing drift there.
-    """
-    squared = scaled.mean((0, 2, 3)).square()
-    return CENTRED * (squared / (1 + squared)).sum() * scaled[0, 0].numel()
 
 
 def draw_mixed(count: int, device: torch.device, settings: Settings) -> Tensor:
