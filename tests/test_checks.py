@@ -53,7 +53,8 @@ def test_info() -> None:
         f"{size} bytes, {8 * size / (640 * 427):.3f} bpp",
         "msp",
         "transform",
-        "icc 560",
+        "colour 1",
+        "Adobe RGB (1998)",
         "1.0",
     ):
         assert told in result.stdout
@@ -82,7 +83,7 @@ def test_info_for_programs() -> None:
     assert told.pop("source") == str(SAMPLES / "rocket.clric")
     sections = told.pop("sections")
     size = (SAMPLES / "rocket.clric").stat().st_size
-    assert list(sections) == ["header", "icc", "grids"]
+    assert list(sections) == ["header", "colour", "grids"]
     assert sum(sections.values()) == size
     assert told == {
         "status": "ok",
@@ -95,8 +96,8 @@ def test_info_for_programs() -> None:
         "profile": "msp",
         "model": store.TRANSFORM_PREFIX,
         "model_name": "transform",
-        "colour": "ICC profile",
-        "metadata": ["icc"],
+        "colour": "Adobe RGB (1998)",
+        "metadata": ["colour"],
         "version": "1.0",
     }
 
