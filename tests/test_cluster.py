@@ -109,14 +109,14 @@ def test_objects_shards_and_photos_that_kill_their_workers(
     with tarfile.open(tmp_path / "shard.tar", "w") as tar:
         tar.add(folder / "01.png", "one.png")
     store = fsspec.filesystem("s3", skip_instance_cache=True)
-    store.mkdir("bucket")
-    result = run(folder, tmp_path / "shard.tar", "-o", "s3://bucket/out")
+    store.mkdir("of-cluster")
+    result = run(folder, tmp_path / "shard.tar", "-o", "s3://of-cluster/out")
     assert result.exit_code == 1
     killer = f"failed: {folder / 'deadly.png'}: its worker was killed again and again: is there enough memory?\n"
     assert killer in result.stderr
     assert "12 converted: " in result.stderr
     assert f"{tmp_path}/shard.tar#one.png" in {record["source"] for record in records(result)}
-    written = {name.removeprefix("bucket/out/") for name in store.find("bucket/out")}
+    written = {name.removeprefix("of-cluster/out/") for name in store.find("of-cluster/out")}
     assert written == {"shard.tar", *(f"{i:02}.clric" for i in range(1, 12))}
 
 
