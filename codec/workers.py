@@ -88,7 +88,9 @@ class Helper:
         if not COPIES:
             return cls()
         made = cls.__new__(cls)
-        made._process = _Copy()
+        made._process = None
+        with suppress(OSError):
+            made._process = _Copy()
         return made
 
     def result(self, function: Callable[..., Found], *arguments: Any) -> Found:
@@ -123,13 +125,15 @@ class _Copy:
         (tasks, to_tasks), (from_answers, answers) = os.pipe(), os.pipe()
         self.stdin, self.stdout = os.fdopen(to_tasks, "wb"), os.fdopen(from_answers, "rb")
         self._all.add(self)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which are idle
-            self._pid = os.fork()
-        if not self._pid:
-            self._serve(tasks, answers)
-        os.close(tasks)
-        os.close(answers)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which are idle
+                self._pid = os.fork()
+            if not self._pid:
+                self._serve(tasks, answers)
+        finally:
+            os.close(tasks)
+            os.close(answers)
 
     def _serve(self, tasks: int, answers: int) -> NoReturn:
         try:

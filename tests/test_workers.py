@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -141,6 +142,16 @@ def test_copies_have_what_was_loaded(possible: bool, monkeypatch: pytest.MonkeyP
     if possible:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+@pytest.mark.skipif(not workers.COPIES, reason="this system makes none")
+def test_a_copy_that_cannot_be_made_is_as_if_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory() -> int:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr(os, "fork", no_memory)
+    with Helper.copy() as one, pytest.raises(KilledError):
+        one.result(loaded)
 
 
 @pytest.mark.parametrize("at_start", [False, True])
