@@ -104,8 +104,8 @@ def recognise(profile: bytes) -> int:
     found = icc.read(profile)
     if found is None:
         return 0
-    grey = len(found.curves) == 1
-    near = (number for number in SPACES if _difference(_in_srgb(found), _grid(number, grey=grey)) <= _TOLERANCE)
+    grey, shown = len(found.curves) == 1, _in_srgb(found)
+    near = (number for number in SPACES if _difference(shown, _grid(number, grey=grey)) <= _TOLERANCE)
     return next(near, 0)
 
 

@@ -51,20 +51,17 @@ def possible() -> bool:
 
 
 class Helper:
-    """A process with one thread, which starts at once; one that cannot be started is as if it had been killed."""
+    """A process with one thread, which starts at once; one that cannot be started is as if it had been killed.
 
-    def __init__(self) -> None:
+    Args:
+        copied: make it a copy of this process, which shares what this one has loaded, where the system has copies. Only
+            for programs: there should be no other thread in the middle of something.
+    """
+
+    def __init__(self, *, copied: bool = False) -> None:
         self._process: subprocess.Popen[bytes] | _Copy | None = None
-        # An empty entry would stand for the current directory, which Python adds itself unless it is told -P.
-        path = os.pathsep.join([*filter(None, sys.path), _HOME])
         with suppress(OSError):
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", _COMMAND],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-                process_group=0,  # out of a terminal's reach: on Ctrl-C, who started it ends it
-            )
+            self._process = _Copy() if copied and COPIES else _started()
 
     def __enter__(self) -> Helper:
         return self
@@ -78,20 +75,6 @@ class Helper:
         if process is not None:
             process.kill()
             process.communicate()
-
-    @classmethod
-    def copy(cls) -> Helper:
-        """A copy of this process, which shares what this one has loaded, where it can be had; otherwise any.
-
-        Only for programs: there should be no other thread in the middle of something.
-        """
-        if not COPIES:
-            return cls()
-        made = cls.__new__(cls)
-        made._process = None
-        with suppress(OSError):
-            made._process = _Copy()
-        return made
 
     def result(self, function: Callable[..., Found], *arguments: Any) -> Found:
         """Result of a function of a module; what it raises, this raises.
@@ -114,6 +97,19 @@ class Helper:
         if not returned:
             raise found
         return found  # type: ignore[no-any-return]
+
+
+def _started() -> subprocess.Popen[bytes]:
+    """A new process that serves."""
+    # An empty entry would stand for the current directory, which Python adds itself unless it is told -P.
+    path = os.pathsep.join([*filter(None, sys.path), _HOME])
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", _COMMAND],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        process_group=0,  # out of a terminal's reach: on Ctrl-C, who started it ends it
+    )
 
 
 class _Copy:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from io import BytesIO
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import click
 from PIL import Image
 
 import codec
 import pillow_clric
-from pillow_clric.convert.places import Place, PlaceType, Url, place
+from pillow_clric.convert.places import Place, PlaceType, place
 from pillow_clric.convert.plan import coded_files
 from pillow_clric.convert.report import json_line, message, shown
 
@@ -94,7 +94,8 @@ def _look_at(
 
 def _facts(path: Place) -> dict[str, Any]:
     """Contents of a file's header, by their names in `--json`."""
-    return _header(pillow_clric.info(path.read_bytes() if isinstance(path, Url) else path))
+    with path.open("rb") as file:
+        return _header(pillow_clric.info(cast(BinaryIO, file)))
 
 
 def _header(found: pillow_clric.FileInfo) -> dict[str, Any]:

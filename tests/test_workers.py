@@ -132,7 +132,7 @@ def loaded() -> tuple[int, int]:
 def test_copies_have_what_was_loaded(possible: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "COPIES", possible and workers.COPIES)
     LOADED[0] = 7
-    with Helper.copy() as one, Helper.copy() as other:
+    with Helper(copied=True) as one, Helper(copied=True) as other:
         one.close()
         with pytest.raises(KilledError):
             one.result(loaded)
@@ -150,7 +150,7 @@ def test_a_copy_that_cannot_be_made_is_as_if_killed(monkeypatch: pytest.MonkeyPa
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
     monkeypatch.setattr(os, "fork", no_memory)
-    with Helper.copy() as one, pytest.raises(KilledError):
+    with Helper(copied=True) as one, pytest.raises(KilledError):
         one.result(loaded)
 
 

@@ -109,8 +109,8 @@ class LearnedTransform:
     def distributions(self, preset: str, known: Tensor, position: int) -> Distributions:
         """Means and log-scales of symbols (1, channels, ...), nearly; differentiable in what is known of them."""
         gains, knots = self._gains(position), self._knot_weights(position, len(known))
-        mean, log_scale = self._float_prior(preset)(known / gains, knots)
-        return Distributions(mean * gains, log_scale + gains.log())
+        found: Distributions = self._float_prior(preset)(known / gains, knots)
+        return found.scaled(gains)
 
     def _float_prior(self, preset: str) -> ProgressivePrior:
         if preset not in self._float_priors:

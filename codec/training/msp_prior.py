@@ -93,8 +93,8 @@ class PriorTask(Task):
             symbols = scaled.round()
             found = {name: prior(symbols / gains, knots) for name, prior in self.model.priors.items()}
         loss, figures = lambdas.new_zeros(()), {}
-        for name, (mean, log_scale) in found.items():
-            bits = laplace_bits(symbols, mean * gains, log_scale + gains.log()).flatten(1).sum(1)
+        for name, distributions in found.items():
+            bits = laplace_bits(symbols, *distributions.scaled(gains)).flatten(1).sum(1)
             bpp = bits / pictures[0, 0].numel()
             loss = loss + 10 * (lambdas.sqrt() * bpp).mean()
             figures[f"bpp of {name}"] = bpp.detach().mean()

@@ -90,8 +90,8 @@ class Model(nn.Module):
 
     def distributions(self, rounded: Tensor, gains: Tensor, lambdas: Tensor) -> Distributions:
         """Distributions of scaled latents, which are rounded when they are context: (batch, latent, h, w)."""
-        mean, log_scale = self.prior(rounded / gains, self.transform.knot_weights(lambdas))
-        return Distributions(mean * gains, log_scale + gains.log())
+        found: Distributions = self.prior(rounded / gains, self.transform.knot_weights(lambdas))
+        return found.scaled(gains)
 
 
 class TransformTask(Task):

@@ -18,7 +18,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from io import BytesIO
 from reprlib import repr as shortened
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import MAX_TEXT_CHUNK, PngInfo
@@ -295,7 +295,8 @@ def _load(jobs: list[Job], settings: Settings) -> None:
     decoding = next((job for job in jobs if not job.encoding), None)
     with suppress(Exception):  # which each job tells itself
         if decoding:
-            header = read_header(BytesIO(decoding.read()))
+            with decoding.open() as file:
+                header = read_header(cast(BinaryIO, file))
             by_id(header.profile).decoder(header, device)
     with suppress(Exception):
         if any(job.encoding for job in jobs):
@@ -311,10 +312,10 @@ def _shared(jobs: list[Job], settings: Settings, processes: int, killed: list[Jo
     """
     waiting, finished, running = deque(jobs), list[Result](), dict[Future[Result], tuple[Job, Helper]]()
     with ThreadPoolExecutor(processes) as threads, ExitStack() as helpers:
-        idle = [helpers.enter_context(Helper.copy()) for _ in jobs[:processes]]  # before there are threads
+        idle = [helpers.enter_context(Helper(copied=True)) for _ in jobs[:processes]]  # before there are threads
         while waiting or running:
             while waiting and len(running) < processes:
-                helper, job = idle.pop() if idle else helpers.enter_context(Helper.copy()), waiting.popleft()
+                helper, job = idle.pop() if idle else helpers.enter_context(Helper(copied=True)), waiting.popleft()
                 running[threads.submit(helper.result, _convert_alone, job, settings)] = job, helper
             yield from finished  # and is written while the processes work
             finished = []

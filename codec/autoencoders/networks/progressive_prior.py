@@ -164,6 +164,10 @@ class Distributions(NamedTuple):
     mean: Tensor
     log_scale: Tensor
 
+    def scaled(self, gains: Tensor) -> Distributions:
+        """Return those of the elements times gains."""
+        return Distributions(self.mean * gains, self.log_scale + gains.log())
+
 
 class ProgressivePrior(nn.Module):
     """Distributions of latents (batch, channels, h, w).
