@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner, Result
 from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
@@ -54,6 +55,19 @@ def saved(image: Image.Image, **options: Any) -> ImageFile.ImageFile:
 
 def same(image: Image.Image, other: Image.Image) -> bool:
     return image.mode == other.mode and image.size == other.size and image.tobytes() == other.tobytes()
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def run(*arguments: str | Path) -> Result:
+    """Run `clric-convert` in this process."""
+    from pillow_clric import cli  # its options are those of the profiles that there are by then
+
+    return CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
 
 
 def icc_profile(colours: bytes, kind: bytes, tags: dict[bytes, bytes]) -> bytes:
@@ -172,6 +186,12 @@ def fast_profile(monkeypatch: pytest.MonkeyPatch) -> FastProfile:
     profile = FastProfile()
     monkeypatch.setattr(codec.profiles, "profiles", lambda: (profile,))
     return profile
+
+
+@pytest.fixture
+def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets files be converted in this process, the only one that knows the fast profile."""
+    monkeypatch.setattr("pillow_clric.convert.run.cores", lambda: 1)
 
 
 @pytest.fixture

@@ -10,17 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
+from conftest import run
 
 from codec.autoencoders import store
 from codec.container import Header, Section, pack
-from pillow_clric import cli
 
 SAMPLES = Path(__file__).parent.parent / "samples"
-
-
-def run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
 
 
 def records(result: Result) -> list[dict[str, Any]]:

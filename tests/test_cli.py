@@ -24,7 +24,7 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner, Result
-from conftest import FastProfile, no_space
+from conftest import FastProfile, no_space, run
 from PIL import Image
 
 import pillow_clric
@@ -40,10 +40,7 @@ EXIF[0x010F] = "Maker"
 METADATA: dict[str, Any] = {"exif": EXIF.tobytes(), "icc_profile": b"a colour profile", "xmp": b"<x:xmpmeta/>"}
 
 
-@pytest.fixture(autouse=True)
-def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files are converted in this process, the only one that knows the fast profile."""
-    monkeypatch.setattr(conversion, "cores", lambda: 1)
+pytestmark = pytest.mark.usefixtures("one_core")
 
 
 @pytest.fixture
@@ -57,10 +54,6 @@ def folder(tmp_path: Path, photo: Image.Image, fast_profile: FastProfile) -> Pat
     (path / "notes.txt").write_text("no photo")
     (path / "more.png").mkdir()
     return path
-
-
-def run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
 
 
 def names(folder: Path) -> set[str]:

@@ -9,12 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
-from conftest import FastProfile
+from conftest import opened, run
+from conftest import png as as_png
 from PIL import Image
-
-from pillow_clric import cli
-from pillow_clric.convert import run as conversion
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -22,25 +19,12 @@ pq = pytest.importorskip("pyarrow.parquet")
 HUGGING_FACE = {"bytes": pa.binary(), "path": pa.string()}
 
 
-@pytest.fixture(autouse=True)
-def one_core(monkeypatch: pytest.MonkeyPatch, fast_profile: FastProfile) -> None:
-    """Files are converted in this process, the only one that knows the fast profile."""
-    monkeypatch.setattr(conversion, "cores", lambda: 1)
+pytestmark = pytest.mark.usefixtures("one_core", "fast_profile")
 
 
 @pytest.fixture
 def png(photo: Image.Image) -> bytes:
-    buffer = BytesIO()
-    photo.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
-
-
-def opened(data: bytes) -> Image.Image:
-    return Image.open(BytesIO(data))
+    return as_png(photo)
 
 
 def write_parquet(path: Path, columns: dict[str, Any], schema: Any, rows: int = 2) -> None:

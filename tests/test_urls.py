@@ -5,26 +5,19 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pytest
-from click.testing import CliRunner, Result
-from conftest import FastProfile
+from conftest import FastProfile, opened, png, run, same
 from PIL import Image
 
 import pillow_clric
-from pillow_clric import cli
 from pillow_clric.convert import places
 from pillow_clric.convert import run as conversion
 
-
-@pytest.fixture(autouse=True)
-def one_core(monkeypatch: pytest.MonkeyPatch, fast_profile: FastProfile) -> None:
-    """Files are converted in this process, the only one that knows the fast profile."""
-    monkeypatch.setattr(conversion, "cores", lambda: 1)
+pytestmark = pytest.mark.usefixtures("one_core", "fast_profile")
 
 
 @pytest.fixture(params=["memory", "s3"])
@@ -49,24 +42,9 @@ def bucket(store: Any, photo: Image.Image) -> str:
     return f"{store.protocol if isinstance(store.protocol, str) else store.protocol[0]}://bucket"
 
 
-def png(photo: Image.Image) -> bytes:
-    buffer = BytesIO()
-    photo.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
-
-
 def names(store: Any, folder: str) -> set[str]:
     store.invalidate_cache()
     return {name.partition(f"{folder}/")[2] for name in store.find(folder)}
-
-
-def same(data: bytes, image: Image.Image) -> bool:
-    with Image.open(BytesIO(data)) as other:
-        return (other.mode, other.tobytes()) == (image.mode, image.tobytes())
 
 
 def test_there_and_back(store: Any, bucket: str, photo: Image.Image) -> None:
@@ -77,7 +55,7 @@ def test_there_and_back(store: Any, bucket: str, photo: Image.Image) -> None:
     assert record["bytes_out"] == store.info("bucket/out/a.clric")["size"]
     assert names(store, "bucket/out") == {"a.clric", "b.clric"}
     assert run(f"{bucket}/out", "-o", f"{bucket}/back").exit_code == 0
-    assert same(store.cat_file("bucket/back/a.png"), photo)
+    assert same(opened(store.cat_file("bucket/back/a.png")), photo)
 
 
 def test_trees_beside_and_twice(store: Any, bucket: str) -> None:
@@ -93,11 +71,11 @@ def test_trees_beside_and_twice(store: Any, bucket: str) -> None:
 
 def test_from_and_to_this_machine(store: Any, bucket: str, photo: Image.Image, tmp_path: Path) -> None:
     assert run(f"{bucket}/in", "-r", "-o", tmp_path / "out").exit_code == 0
-    assert same((tmp_path / "out" / "deep" / "down" / "c.clric").read_bytes(), photo)
+    assert same(opened((tmp_path / "out" / "deep" / "down" / "c.clric").read_bytes()), photo)
     assert run(tmp_path / "out" / "a.clric", "-o", f"{bucket}/new.png").exit_code == 0
-    assert same(store.cat_file("bucket/new.png"), photo)
+    assert same(opened(store.cat_file("bucket/new.png")), photo)
     assert run((tmp_path / "out" / "b.clric").as_uri(), "-o", (tmp_path / "local.png").as_uri()).exit_code == 0
-    assert same((tmp_path / "local.png").read_bytes(), photo)
+    assert same(opened((tmp_path / "local.png").read_bytes()), photo)
 
 
 @pytest.mark.parametrize("many", [False, True])
