@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["BT2020", "SPACES", "SRGB", "SRGB_CURVE", "Space", "name_of", "profile", "recognise", "sections"]
+__all__ = ["SPACES", "SRGB", "SRGB_CURVE", "Space", "name_of", "profile", "recognise", "sections"]
 
 SRGB_CURVE: icc.Curve = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
 _GAMMA: icc.Curve = (563 / 256,)  # 2.2 as Adobe writes it
@@ -22,7 +22,6 @@ _GAMMA: icc.Curve = (563 / 256,)  # 2.2 as Adobe writes it
 _BT709 = icc.Primaries(((28576, 14581, 912), (25239, 46983, 6361), (9375, 3972, 46787)), icc.D65)
 _P3 = icc.Primaries(((33759, 15807, -69), (19135, 45367, 2745), (10296, 4363, 51385)), icc.D65)
 _ADOBE = icc.Primaries(((39960, 20389, 1276), (13453, 41004, 3989), (9777, 4143, 48796)), icc.D65)
-BT2020 = icc.Primaries(((44137, 18287, -127), (10857, 44259, 1965), (8195, 2989, 52223)), icc.D65)
 
 _MAX_PROFILE = 2**24  # bytes of one that is compressed
 _TOLERANCE = 1 / 255  # of samples in sRGB

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["D65", "Chromaticities", "Curve", "Primaries", "Shaper", "colours", "primaries", "read", "write"]
+__all__ = ["D65", "Chromaticities", "Curve", "Primaries", "Shaper", "codes", "colours", "primaries", "read", "write"]
 
 Chromaticities = tuple[tuple[float, float], ...]  # x and y of red, green, blue and white
 Curve = tuple[float, ...]  # light of a sample x: (g,) is x^g; (g, a, b, c, d) is (a x + b)^g from d on, c x below
@@ -21,7 +21,8 @@ _TAG = struct.Struct(">4sII")
 _CLASSES = (b"mntr", b"scnr", b"spac")
 _CHANNELS = {b"RGB ": (b"r", b"g", b"b"), b"GRAY": (b"k",)}
 _PARAMETERS = {0: 1, 3: 5, 4: 7}  # of the kinds of parametric curve that are in use
-_OTHER_MEANS = (b"A2B", b"B2A", b"D2B", b"B2D", b"cicp")  # what programs go by instead of curves and primaries
+_OTHER_MEANS = (b"A2B", b"B2A", b"D2B", b"B2D")  # what programs go by instead of curves and primaries
+_HDR = (16, 18)  # codes of transfer functions of which curves are only a picture
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,15 @@ class Shaper:
 def colours(profile: bytes) -> bytes:
     """Return the name of the colours that a profile is for, such as b"RGB "; b"" of what is no profile."""
     return profile[16:20] if profile[36:40] == b"acsp" else b""
+
+
+def codes(profile: bytes) -> tuple[int, int]:
+    """Return a profile's primaries and transfer function by their codes in ITU-T H.273; 0 if it has none."""
+    try:
+        found = struct.unpack_from(">8x2B", _tags(profile)[b"cicp"])
+    except (KeyError, struct.error):
+        return 0, 0
+    return found if colours(profile) else (0, 0)
 
 
 def primaries(chromaticities: Chromaticities) -> Primaries:
@@ -117,7 +127,7 @@ def read(profile: bytes) -> Shaper | None:
         columns = [struct.unpack_from(">3i", tags[name + b"XYZ"], 8) for name in names] if len(names) == 3 else [_D50]
     except (KeyError, ValueError, struct.error):
         return None
-    more = any(tag.startswith(_OTHER_MEANS) for tag in tags)
+    more = any(tag.startswith(_OTHER_MEANS) for tag in tags) or codes(profile)[1] in _HDR
     if more or profile[12:16] not in _CLASSES or profile[20:24] != b"XYZ ":
         return None
     return Shaper(curves, np.array(columns).T / 65536)

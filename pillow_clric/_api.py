@@ -16,7 +16,7 @@ import codec
 from codec import colour
 from codec.container import Header, Section, UnsupportedError, read_header
 from codec.profiles import DEFAULT, by_id, names
-from pillow_clric import _metadata, _modes
+from pillow_clric import _colour, _metadata, _modes
 from pillow_clric._losses import LossWarning, losses
 from pillow_clric._metadata import Exif, Icc, Xmp
 from pillow_clric._options import documented
@@ -45,9 +45,8 @@ def encode(
     Args:
         image: with at least one pixel; of an animation the first picture is coded, and a `LossWarning` says so. Modes
             L, LA, RGB and RGBA are kept; others are converted to one of them as Pillow does, with transparency of
-            whatever kind as alpha. Samples of 16 bits are coded as 8 bits, with a `LossWarning` where Pillow tells of
-            them: of colours only before they are loaded, which `save` does. Alpha is lossless; colours that are wholly
-            transparent are not kept. The EXIF orientation stays as it is, and so do the pixels.
+            whatever kind as alpha. Samples of 16 bits are coded as 8 bits, with a `LossWarning`. Alpha is lossless;
+            colours that are wholly transparent are not kept. The EXIF orientation stays as it is, and so do the pixels.
         profile: the coding profile, one of `info()["profiles"]`.
         exif: bytes or `Image.Exif`; "keep" takes the image's own with what was changed in `image.getexif()`, None or
             b"" none.
@@ -57,8 +56,8 @@ def encode(
         options: {options}
 
     Raises:
-        ValueError: an argument is out of its range, the image is empty, too large or of floating point, or the smallest
-            file possible is larger than the target; the message says how large it is.
+        ValueError: an argument is out of its range, the image is empty, too large, HDR or of floating point, or the
+            smallest file possible is larger than the target; the message says how large it is.
         TypeError: an argument is of a type other than these, or the profile has none of this name.
         RuntimeError: the device is not there, or the file did not decode to what was coded.
         ModelError: there is no such model, or it is damaged; an `OSError` that says what to do.
@@ -90,6 +89,7 @@ def encode_batch(
             which holds the files of all others.
     """
     for image in images:
+        _colour.read_codes(image)
         _modes.check(image)
         for loss in losses(image):
             name = getattr(image, "filename", "")

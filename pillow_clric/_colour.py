@@ -6,26 +6,64 @@ import struct
 from collections.abc import Iterator
 from contextlib import suppress
 from io import BytesIO
+from pathlib import Path
 
 from PIL import Image
 
 from codec import colour, icc
 
-__all__ = ["colours_of", "fitting", "profile_of", "read_codes", "to_srgb"]
+__all__ = ["check", "colours_of", "fitting", "profile_of", "read_codes", "to_srgb"]
 
 _SRGB_GAMMA = 0.45455  # as PNG files have it that mean sRGB
 _SRGB_CHROMATICITIES = (0.3127, 0.3290, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)  # in the order of PNG: white first
-_MEANINGS = ("icc_profile", "srgb", "gamma", "chromaticity")  # of samples, in `info`
+_MEANINGS = ("cicp", "icc_profile", "srgb", "gamma", "chromaticity")  # of samples, in `info`
 
 # Code points of ITU-T H.273, by which PNG (cICP), AVIF and HEIF (nclx) name colours
-_PRIMARIES = {1: colour.SPACES[1].display, 9: colour.BT2020, 12: colour.SPACES[2].display}
-_CURVES: dict[int, icc.Curve] = {4: (2.2,), 8: (1.0,)} | dict.fromkeys((1, 6, 13, 14, 15), colour.SRGB_CURVE)
+_D65 = (0.3127, 0.3290)
+_PRIMARIES: dict[int, icc.Chromaticities] = {
+    1: ((0.640, 0.330), (0.300, 0.600), (0.150, 0.060), _D65),
+    5: ((0.640, 0.330), (0.290, 0.600), (0.150, 0.060), _D65),
+    6: ((0.630, 0.340), (0.310, 0.595), (0.155, 0.070), _D65),
+    7: ((0.630, 0.340), (0.310, 0.595), (0.155, 0.070), _D65),
+    9: ((0.708, 0.292), (0.170, 0.797), (0.131, 0.046), _D65),
+    11: ((0.680, 0.320), (0.265, 0.690), (0.150, 0.060), (0.314, 0.351)),
+    12: ((0.680, 0.320), (0.265, 0.690), (0.150, 0.060), _D65),
+}
+_CURVES: dict[int, icc.Curve] = {
+    **dict.fromkeys((1, 6, 13, 14, 15), colour.SRGB_CURVE),
+    4: (2.2,),
+    5: (2.8,),
+    8: (1.0,),
+    17: (2.6,),
+}
 _HDR = {16: "PQ", 18: "HLG"}
 
 
+def check(image: Image.Image) -> None:
+    """Refuse an image of which `info`, or the profile there, says that it is HDR.
+
+    Raises:
+        ValueError: says what to do.
+    """
+    profile = image.info.get("icc_profile")
+    for _, transfer in (_codes_in(image), icc.codes(profile if isinstance(profile, bytes) else b"")):
+        if transfer in _HDR:
+            kind = _HDR[transfer]
+            raise ValueError(
+                f"it is an HDR picture ({kind}), which .clric files cannot hold: export it as SDR, such as sRGB"
+            )
+
+
 def profile_of(image: Image.Image) -> bytes:
-    """Return an image's ICC profile, or one that says what its PNG file did by gamma and chromaticities; else b""."""
+    """Return an image's ICC profile, or one of what `info` says by codes, or gamma and chromaticities; else b"".
+
+    Codes count most, as in PNG files.
+    """
     info = image.info
+    primaries, transfer = _codes_in(image)
+    if primaries in _PRIMARIES and transfer in _CURVES:
+        name = f"H.273 {primaries}, {transfer}"
+        return _described(name, _CURVES[transfer], icc.primaries(_PRIMARIES[primaries]), image.mode)
     own = info.get("icc_profile")
     if own:
         return own if isinstance(own, bytes) else b""  # of another type it has no known meaning
@@ -57,29 +95,24 @@ def fitting(profile: bytes, mode: str) -> bytes:
     return colour.SPACES[number].profile(grey=True) if number else b""
 
 
-def read_codes(image: Image.Image, data: bytes) -> None:
+def read_codes(image: Image.Image, data: bytes | None = None) -> None:
     """Put into an image's `info` what its file says of its samples in codes, which Pillow does not read.
 
-    That is "icc_profile", if it has none, and "bit_depth", which pillow_heif calls so, if it is more than 8.
+    That is "cicp", primaries and transfer function of H.273, unless a profile counts more; and "bit_depth", which
+    pillow_heif calls so, if it is more than 8. Of PNG files they are there since they were opened.
 
     Args:
-        image: not loaded.
-        data: its file.
-
-    Raises:
-        ValueError: the picture is HDR.
+        image: anything; of what has no such codes, `info` stays as it is.
+        data: its file, if that is at hand; else it is read again, if it is there.
     """
-    (primaries, transfer), depth = _FIND.get(image.format or "", _no_codes)(data)
-    if transfer in _HDR:
-        raise ValueError(
-            f"it is an HDR picture ({_HDR[transfer]}), which .clric files cannot hold: export it as SDR, such as sRGB"
-        )
+    find = _FIND.get(getattr(image, "format", None) or "")
+    if find is None:
+        return
+    codes, depth = find(_file_of(image) if data is None else data)
     if depth > 8:
         image.info["bit_depth"] = depth
-    if primaries in _PRIMARIES and transfer in _CURVES and not image.info.get("icc_profile"):
-        name = f"H.273 {primaries}, {transfer}"
-        image.info["icc_profile"] = _described(name, _CURVES[transfer], _PRIMARIES[primaries], image.mode)
-        image.info["srgb"] = 0  # whatever PNG's gAMA and cHRM say, they do not count
+    if any(codes) and (codes[1] in _HDR or not image.info.get("icc_profile")):
+        image.info["cicp"] = codes
 
 
 def to_srgb(image: Image.Image) -> Image.Image:
@@ -87,9 +120,11 @@ def to_srgb(image: Image.Image) -> Image.Image:
 
     Args:
         image: of mode L, LA, RGB, RGBA or CMYK; CMYK becomes RGB. If nothing says what its colours are, or Pillow has
-            no `ImageCms` to make use of that, they are taken for sRGB.
+            no `ImageCms` to make use of that, they are taken for sRGB. Greys may have a profile for RGB.
     """
     profile, colours = profile_of(image), image.mode.removesuffix("A")
+    if colours == "L" and icc.colours(profile) == b"RGB " and not fitting(profile, colours):
+        return to_srgb(image.convert("RGB" if image.mode == "L" else "RGBA")).convert(image.mode)
     profile = profile if image.mode == "CMYK" else fitting(profile, colours)
     made = image
     if profile and colour.recognise(profile) != colour.SRGB:
@@ -108,6 +143,27 @@ def to_srgb(image: Image.Image) -> Image.Image:
     return made
 
 
+def _codes_in(image: Image.Image) -> tuple[int, int]:
+    """Primaries and transfer function by `info`, 0 if it has none."""
+    codes = image.info.get("cicp")
+    return codes[:2] if isinstance(codes, tuple) and len(codes) >= 2 else (0, 0)
+
+
+def _file_of(image: Image.Image) -> bytes:
+    """Contents of the file that an image was opened from; b"" if there is no way to it any more."""
+    with suppress(Exception):
+        stream = getattr(image, "fp", None)
+        if stream and getattr(image, "tile", ()):  # it is not loaded: what is loaded may have another stream
+            at = stream.tell()
+            stream.seek(0)
+            try:
+                return bytes(stream.read())
+            finally:
+                stream.seek(at)
+        return Path(getattr(image, "filename", "")).read_bytes()
+    return b""
+
+
 def _described(name: str, curve: icc.Curve, display: icc.Primaries, mode: str) -> bytes:
     """An ICC profile for an image of this mode; none for sRGB, which is what images are in that have none."""
     grey = mode in ("1", "L", "LA", "La") or mode.startswith("I")
@@ -118,23 +174,6 @@ def _described(name: str, curve: icc.Curve, display: icc.Primaries, mode: str) -
 # Primaries and transfer function, and bits of a sample, each 0 if it is not told
 
 Codes = tuple[tuple[int, int], int]
-
-
-def _no_codes(_: bytes) -> Codes:
-    return (0, 0), 0
-
-
-def _png_codes(data: bytes) -> Codes:
-    """Those of a PNG file's chunk cICP."""
-    at = 8
-    while at + 12 <= len(data):
-        length, name = struct.unpack_from(">I4s", data, at)
-        if name == b"cICP" and length == 4:
-            return (data[at + 8], data[at + 9]), 0
-        if name == b"IDAT":
-            break
-        at += 12 + length
-    return _no_codes(data)
 
 
 def _avif_codes(data: bytes) -> Codes:
@@ -151,7 +190,7 @@ def _jpeg2000_codes(data: bytes) -> Codes:
     return (0, 0), next(depths, 0)
 
 
-_FIND = {"PNG": _png_codes, "AVIF": _avif_codes, "HEIF": _avif_codes, "JPEG2000": _jpeg2000_codes}
+_FIND = {"AVIF": _avif_codes, "HEIF": _avif_codes, "JPEG2000": _jpeg2000_codes}
 
 
 def _boxes(data: bytes, first: bytes, *others: bytes) -> Iterator[bytes]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from PIL import Image
+from PIL import ExifTags, Image
 
 from codec.container import MAX_PIXELS, MAX_SIDE, MODES
 from pillow_clric import _colour
@@ -12,6 +12,7 @@ from pillow_clric import _colour
 __all__ = ["check", "converted", "has_more_than_8_bits", "on_white"]
 
 _GREY_MODES = ("1", "L", "LA", "La")
+_PLANES, _COMPRESSION = ExifTags.Base.PlanarConfiguration, ExifTags.Base.Compression
 _STEP = 257  # of 8 bits, in 16
 
 
@@ -20,7 +21,7 @@ def check(image: Image.Image) -> None:
 
     Raises:
         TypeError: it is no image.
-        ValueError: it has no pixels, too many, or samples of floating point.
+        ValueError: it has no pixels, too many, samples of floating point, or such that Pillow misreads; or it is HDR.
     """
     if not isinstance(image, Image.Image):
         raise TypeError(f"image must be a PIL.Image.Image, not {type(image).__name__}")
@@ -33,12 +34,18 @@ def check(image: Image.Image) -> None:
         )
     if image.mode == "F":
         raise ValueError("mode F is not supported: scale it to 0..255 and convert to L first")
+    tags = getattr(image, "tag_v2", {})
+    if _is_deep_tiff(image) and (tags.get(_PLANES), tags.get(_COMPRESSION)) == (2, 1):
+        raise ValueError(
+            "Pillow misreads TIFF files of more than 8 bits in planes: save it pixel by pixel (contiguous), or as PNG"
+        )
+    _colour.check(image)
 
 
 def has_more_than_8_bits(image: Image.Image) -> bool:
-    """Whether samples are rounded when an image is coded, as far as Pillow tells: of colours, before it is loaded."""
-    told = image.info.get("bit_depth")  # by pillow_heif and `_colour.read_codes`
-    if _is_deep(image.mode) or (isinstance(told, int) and told > 8):
+    """Whether samples are rounded when an image is coded, as far as Pillow tells: of some formats, until loaded."""
+    told = image.info.get("bit_depth")  # by pillow_heif, `_png` and `_colour.read_codes`
+    if _is_deep(image.mode) or (isinstance(told, int) and told > 8) or _is_deep_tiff(image):
         return True
     return any(_is_unpacked_from_more(*tile) for tile in getattr(image, "tile", ()))
 
@@ -47,7 +54,8 @@ def converted(image: Image.Image) -> Image.Image:
     """The image, loaded, in the mode in which it is coded.
 
     Transparency of whatever kind becomes alpha. What has a palette of greys alone becomes grey, unless its ICC profile
-    means colours only. CMYK is converted with the help of its ICC profile, if it has one, and Pillow has `ImageCms`.
+    means colours only, and so does what has greys alone and a profile for greys. CMYK, and greys with a profile that
+    means colours only, are converted to sRGB, if Pillow has `ImageCms`.
 
     Samples of 16 bits are rounded to 8. In mode I, which has any numbers, those up to 255 are taken as they are.
 
@@ -56,20 +64,23 @@ def converted(image: Image.Image) -> Image.Image:
     """
     image.load()
     check(image)
-    if _is_deep(image.mode):
-        return _in_eight_bits(image)
     if image.mode == "CMYK":
         return _colour.to_srgb(image)
-    alpha = image.has_transparency_data
-    if image.mode in MODES and alpha == image.mode.endswith("A"):
-        return image
-    grey, colour = ("LA", "RGBA") if alpha else ("L", "RGB")
-    made = image.convert(grey if image.mode in _GREY_MODES else colour)
-    return made.convert(grey) if image.mode in ("P", "PA") and _is_grey(made) else made
+    made = _in_eight_bits(image) if _is_deep(image.mode) else _in_coded_mode(image)
+    profile = _colour.profile_of(made)
+    unfit = bool(profile) and not _colour.fitting(profile, made.mode)
+    if made.mode in ("RGB", "RGBA") and (unfit or image.mode in ("P", "PA")) and _is_grey(made):
+        return made.convert("LA" if made.mode == "RGBA" else "L")
+    return _colour.to_srgb(made) if unfit and made.mode in ("L", "LA") else made
 
 
 def _is_deep(mode: str) -> bool:
     return mode == "I" or mode.startswith("I;16")
+
+
+def _is_deep_tiff(image: Image.Image) -> bool:
+    bits = getattr(image, "tag_v2", {}).get(ExifTags.Base.BitsPerSample)
+    return isinstance(bits, tuple) and any(isinstance(count, int) and count > 8 for count in bits)
 
 
 def _is_unpacked_from_more(decoder: str, _: Any, __: Any, arguments: Any) -> bool:
@@ -78,6 +89,15 @@ def _is_unpacked_from_more(decoder: str, _: Any, __: Any, arguments: Any) -> boo
     if any(isinstance(value, str) and ";16" in value for value in given):  # the layout of samples, such as RGB;16B
         return True
     return decoder == "ppm" and any(isinstance(value, int) and value > 255 for value in given)  # the largest sample
+
+
+def _in_coded_mode(image: Image.Image) -> Image.Image:
+    """An image of 8 bits a sample in mode L, LA, RGB or RGBA."""
+    alpha = image.has_transparency_data
+    if image.mode in MODES and alpha == image.mode.endswith("A"):
+        return image
+    grey, colour = ("LA", "RGBA") if alpha else ("L", "RGB")
+    return image.convert(grey if image.mode in _GREY_MODES else colour)
 
 
 def _in_eight_bits(image: Image.Image) -> Image.Image:

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -181,13 +182,20 @@ def deep_png(channels: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
 
 
-def deep_tiff() -> bytes:
-    """A TIFF file of RGB with 16 bits."""
-    pixels = np.repeat(DEEP[:, :, None], 3, axis=2).astype("<u2").tobytes()
-    tags = {256: 4, 257: 2, 258: 134, 259: 1, 262: 2, 273: 140, 277: 3, 278: 2, 279: len(pixels)}
-    entries = b"".join(struct.pack("<HHII", tag, 3, 3 if tag == 258 else 1, value) for tag, value in tags.items())
-    head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
-    return head.ljust(134, b"\0") + struct.pack("<3H", 16, 16, 16) + pixels
+def deep_tiff(planes: bool = False) -> bytes:
+    """A TIFF file of RGB with 16 bits, plane by plane or pixel by pixel."""
+    place = 158  # of bits of samples; in planes, of where these are, and of their bytes
+    pixels = b"".join(DEEP.astype("<u2").tobytes() for _ in range(3))
+    if not planes:
+        pixels = np.repeat(DEEP[:, :, None], 3, axis=2).astype("<u2").tobytes()
+    strips = [place + 30, place + 46, place + 62]
+    tags = {256: (1, 4), 257: (1, 2), 258: (3, place), 259: (1, 1), 262: (1, 2), 273: (1, strips[0])}
+    tags |= {277: (1, 3), 278: (1, 2), 279: (1, 48)}
+    if planes:
+        tags |= {273: (3, place + 6), 279: (3, place + 18), 284: (1, 2)}
+    entries = [struct.pack("<HHII", tag, 3 if tag == 258 else 4, *value) for tag, value in tags.items()]
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + b"".join(entries) + bytes(4)
+    return head.ljust(place, b"\0") + struct.pack("<3H6I", 16, 16, 16, *strips, 16, 16, 16) + pixels
 
 
 def deep_ppm(kind: int) -> bytes:
@@ -214,8 +222,17 @@ def test_deep_images_are_coded_as_eight_bits(name: str, fast_profile: FastProfil
     assert np.abs(grey - ROUNDED)[seen].max() <= 1  # Pillow cuts samples of colours off
     if found.mode == "L":
         assert grey.tolist() == ROUNDED
+    if name != "PPM":  # which nothing tells once it is loaded, as it is before the plugin saves it
         with pytest.warns(pillow_clric.LossWarning, match="coded as 8 bits"):
-            saved(DEEP_IMAGES[name]())  # others are loaded before the plugin sees them
+            saved(DEEP_IMAGES[name]())
+
+
+def test_planes_that_pillow_misreads_are_refused(tmp_path: Path, fast_profile: FastProfile) -> None:
+    (tmp_path / "a.tif").write_bytes(deep_tiff(planes=True))
+    with Image.open(tmp_path / "a.tif") as image:
+        for code in (pillow_clric.encode, saved):
+            with pytest.raises(ValueError, match="in planes: save it pixel by pixel"):
+                code(image)
 
 
 def test_images_of_eight_bits_are_no_loss(photo: Image.Image, fast_profile: FastProfile) -> None:

@@ -162,8 +162,8 @@ def _photo(source: bytes, settings: Settings) -> tuple[Image.Image, tuple[str, .
         image = Image.open(BytesIO(source))
     except UnidentifiedImageError as error:
         raise ValueError("cannot identify its format: it is no image that Pillow can open, or damaged") from error
-    _modes.check(image)
     _colour.read_codes(image, source)
+    _modes.check(image)
     lost = tuple(losses(image))
     return _stripped(image) if settings.strip else image, lost
 
