@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING, Any, TextIO, cast
@@ -15,19 +16,24 @@ from typing import IO, TYPE_CHECKING, Any, TextIO, cast
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn
 
-__all__ = ["bars", "discard", "speaking"]
+__all__ = ["bars", "discard", "ignore_warnings_of_pillow", "speaking"]
 
 
 @contextmanager
 def speaking() -> Iterator[None]:
-    """Let nothing that is written to stdout or stderr raise an error; end with status 1 if some of it was lost."""
+    """Let nothing that is written to stdout or stderr raise an error; end with status 1 if some of it was lost.
+
+    Pillow's warnings are not for people: they name lines of its code, not files.
+    """
     _open_streams()
     told = sys.stdout, sys.stderr
     streams = _Speech(sys.stdout), _Speech(sys.stderr)
     sys.stdout, sys.stderr = (cast(TextIO, stream) for stream in streams)
     status: Any = 0
     try:
-        yield
+        with warnings.catch_warnings():
+            ignore_warnings_of_pillow()
+            yield
     except SystemExit as end:
         status = end.code
     finally:
@@ -38,6 +44,11 @@ def speaking() -> Iterator[None]:
         sys.stderr.flush()
         sys.stdout, sys.stderr = told
     sys.exit(status or int(any(stream.error for stream in streams)))
+
+
+def ignore_warnings_of_pillow() -> None:
+    """Ignore what Pillow warns of: large images, odd EXIF ..."""
+    warnings.filterwarnings("ignore", module="PIL")
 
 
 def discard(stream: IO[Any]) -> None:

@@ -759,6 +759,21 @@ def test_turned_though_other_tags_are_odd(folder: Path, photo: Image.Image) -> N
         assert same(folder / arguments[0], photo.transpose(Image.Transpose.ROTATE_270))
 
 
+def test_warnings_of_pillow_are_not_shown(
+    folder: Path, photo: Image.Image, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    """They name lines of its code; what matters of them is told otherwise."""
+    odd = odd_exif((0x010F, 2, 100, struct.pack(">I", 9999)), (0x0112, 3, 1, b"\0\6"))
+    photo.save(folder / "odd.clric", exif=odd)
+    photo.save(folder / "odd.png", exif=odd)
+    recwarn.clear()
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    for arguments in (["odd.clric", "-o", "odd.bmp"], ["odd.png", "-o", "new.clric", "--strip"]):
+        assert run(*(folder / name if "odd" in name or "new" in name else name for name in arguments)).exit_code == 0
+    assert run("thumbnail", folder / "odd.png", folder / "small.png").exit_code == 0
+    assert not recwarn.list
+
+
 def test_strip(folder: Path, photo: Image.Image) -> None:
     upright = turned(photo, folder / "t.png")
     run(folder / "t.png", "-o", folder / "bare.clric", "--strip")

@@ -29,6 +29,7 @@ from codec.workers import COPIES, PRICE, Helper, KilledError, cores, possible
 from pillow_clric import BatchError, LossWarning, _colour, _modes, decode, encode, encode_batch
 from pillow_clric._losses import losses
 from pillow_clric._metadata import for_tiff
+from pillow_clric._terminal import ignore_warnings_of_pillow
 from pillow_clric.convert.plan import Job
 from pillow_clric.convert.report import message
 
@@ -338,6 +339,7 @@ def _convert_alone(job: Job, settings: Settings) -> Result:
 
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", LossWarning)
+    ignore_warnings_of_pillow()
     return convert(job, settings)
 
 
