@@ -189,7 +189,7 @@ def info(source: str | PathLike[str] | Bytes | BinaryIO | None = None) -> FileIn
 
 def _stream(data: Bytes) -> BytesIO:
     try:
-        return BytesIO(memoryview(data))
+        return BytesIO(memoryview(data).tobytes())  # of arrays with gaps, too
     except TypeError:
         raise TypeError(f"a file is taken as bytes, not as {type(data).__name__}") from None
 

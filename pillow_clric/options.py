@@ -9,8 +9,8 @@ import os
 
 __all__ = ["DEVICE"]
 
-DEVICE = os.environ.get("CLRIC_DEVICE", "auto")
+DEVICE = os.environ.get("CLRIC_DEVICE") or "auto"
 """Device on which `Image.open(...).load()` decodes: "auto", "cpu", "cuda", "cuda:1" or "mps".
 
-At first it is what the environment variable `CLRIC_DEVICE` says.
+At first it is what the environment variable `CLRIC_DEVICE` says, unless that is empty.
 """

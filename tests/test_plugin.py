@@ -415,7 +415,11 @@ def test_info_of_a_file(clric: bytes, clric_path: Path) -> None:
         pillow_clric.info(b"GIF89a")
 
 
-@pytest.mark.parametrize("kind", [bytearray, memoryview])
+def with_gaps(data: bytes) -> memoryview:
+    return memoryview(b"".join(bytes([value, 0]) for value in data))[::2]
+
+
+@pytest.mark.parametrize("kind", [bytearray, memoryview, with_gaps])
 def test_other_objects_of_bytes(kind: Any, clric: bytes, photo: Image.Image) -> None:
     assert pillow_clric.info(kind(clric)) == pillow_clric.info(clric)
     assert same(pillow_clric.decode(kind(clric)), photo)
@@ -505,9 +509,9 @@ def test_device_of_load(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_device_of_load_by_environment() -> None:
     program = "from pillow_clric import options; print(options.DEVICE)"
-    for told in ({}, {"CLRIC_DEVICE": "cuda:1"}):
+    for told in ({}, {"CLRIC_DEVICE": ""}, {"CLRIC_DEVICE": "cuda:1"}):
         environment = {name: value for name, value in os.environ.items() if name != "CLRIC_DEVICE"} | told
         run = subprocess.run(
             [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
         )
-        assert run.stdout.strip() == told.get("CLRIC_DEVICE", "auto")
+        assert run.stdout.strip() == (told.get("CLRIC_DEVICE") or "auto")
