@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from reprlib import repr as shortened
+from typing import Any, Literal
 
-from PIL import Image
+from PIL import ExifTags, Image
 
 from codec import colour, icc
 from codec.container import Section
 from pillow_clric import _colour
 from pillow_clric._losses import without_promises
 
-__all__ = ["EXIF_PREFIX", "Exif", "Icc", "Xmp", "check", "collect", "for_tiff"]
+__all__ = ["EXIF_PREFIX", "Exif", "Icc", "Xmp", "check", "collect", "for_tiff", "unwritable"]
 
 Exif = bytes | Image.Exif | Literal["keep"] | None
 Icc = bytes | Literal["keep"] | None
@@ -52,10 +53,11 @@ def collect(image: Image.Image, mode: str, exif: Exif, icc_profile: Icc, xmp: Xm
         exif, icc_profile, xmp: values that `check` let pass.
 
     Raises:
-        ValueError: the ICC profile that was given is for other colours than those of the mode.
+        ValueError: the ICC profile that was given is for other colours than those of the mode, or a tag of the EXIF
+            that was given or changed has a value that it cannot have.
     """
     if isinstance(exif, Image.Exif):
-        exif = exif.tobytes() if exif else b""
+        exif = _written(exif)
     elif exif == "keep":
         exif = _own_exif(image)
     if icc_profile == "keep":
@@ -96,14 +98,55 @@ def for_tiff(exif: bytes | None, xmp: bytes | None) -> Image.Exif:
 def _own_exif(image: Image.Image) -> bytes:
     """The image's EXIF: the bytes it came with, unless `image.getexif()` was changed since."""
     stored = _own(image, "exif")
-    pristine = Image.new("1", (1, 1))
-    pristine.info = image.info
+    original = Image.new("1", (1, 1))
+    original.info = image.info
     try:
-        current = image.getexif().tobytes()
-        # Writing EXIF anew can break what it points to (maker notes), so that is not done without need.
-        if stored and current == pristine.getexif().tobytes():
-            return stored
-        tags = for_tiff(current, None)
-        return tags.tobytes() if tags else b""
-    except Exception:  # EXIF that Pillow cannot parse was not changed either
+        pristine = _written(original.getexif())
+        tags = image.getexif()
+    except Exception:  # EXIF that Pillow cannot parse, or write again, was not changed either
         return stored
+    # Of a TIFF file's own tags, those go that cannot be written; of others, who set them is told.
+    removed = {tag: tags.pop(tag) for tag in _odd(tags)} if hasattr(image, "tag_v2") else {}
+    try:
+        current = _written(tags)
+    finally:
+        tags.update(removed)
+    # Writing EXIF anew can break what it points to (maker notes), so that is not done without need.
+    if stored and current == pristine:
+        return stored
+    return _written(for_tiff(current, None))
+
+
+def _written(exif: Image.Exif) -> bytes:
+    """Bytes of EXIF, none of what has no tags.
+
+    Raises:
+        ValueError: a tag has a value that it cannot have.
+    """
+    try:
+        data = exif.tobytes()
+    except Exception as error:
+        raise ValueError(f"exif cannot be written: change its {unwritable(exif) or error}") from error
+    return data if len(data) > len(Image.Exif().tobytes()) else b""
+
+
+def unwritable(exif: Image.Exif) -> str:
+    """Return a tag by which EXIF cannot be written, with its value, in words; "" if there is none."""
+    named = (f"EXIF tag {ExifTags.TAGS.get(tag, tag)}, {shortened(value)}" for tag, value in _odd(exif).items())
+    return next(named, "")
+
+
+def _odd(exif: Image.Exif) -> dict[int, Any]:
+    """Tags, but for those of groups, with values that they cannot have."""
+    groups = set(ExifTags.IFD)
+    return {tag: value for tag, value in exif.items() if tag not in groups and not _can_have(tag, value)}
+
+
+def _can_have(tag: int, value: object) -> bool:
+    tags = Image.Exif()
+    tags[tag] = value
+    try:
+        tags.tobytes()
+    except Exception:  # of any type
+        return False
+    return True

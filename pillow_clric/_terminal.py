@@ -36,6 +36,9 @@ def speaking() -> Iterator[None]:
             yield
     except SystemExit as end:
         status = end.code
+    except OSError as error:  # of what nothing else has told, such as that the current folder is gone
+        status = 1
+        sys.stderr.write(f"Error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}\n")
     finally:
         sys.stdout.flush()
         lost = streams[0].error

@@ -1047,6 +1047,15 @@ def program(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+def test_a_folder_that_is_gone() -> None:
+    """Errors that concern no file are a line, too."""
+    script = "cd $(mktemp -d) && rmdir $PWD && exec $0 -m pillow_clric.cli - -o a.clric </dev/null"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    command = ["sh", "-c", script, sys.executable]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stderr) == (1, "Error: No such file or directory\n")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

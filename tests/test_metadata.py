@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,45 @@ def test_changed_exif_is_saved(photo: Image.Image, fast_profile: FastProfile) ->
     for tag in list(image.getexif()):
         del image.getexif()[tag]
     assert "exif" not in saved(image).info
+
+
+def test_values_that_exif_cannot_have(photo: Image.Image, fast_profile: FastProfile, tmp_path: Path) -> None:
+    """They are not left out without a word, whoever gives them."""
+    wrong = Image.Exif()
+    wrong[0x0112] = "top"
+    with pytest.raises(ValueError, match="change its EXIF tag Orientation, 'top'"):
+        saved(photo, exif=wrong)
+    photo.save(tmp_path / "a.jpg", exif=EXIF)
+    with Image.open(tmp_path / "a.jpg") as image:
+        image.getexif()[0x0112] = "top"
+        with pytest.raises(ValueError, match="change its EXIF tag Orientation, 'top'"):
+            saved(image)
+    group = Image.Exif()
+    group.get_ifd(0x8769)[0x8827] = (1, "short")
+    with pytest.raises(ValueError, match="change its "):
+        saved(photo, exif=group)
+
+
+def test_odd_tags_of_tiff_files(photo: Image.Image, fast_profile: FastProfile) -> None:
+    """They are no reason to lose the others."""
+    buffer = BytesIO()
+    photo.save(buffer, "TIFF", exif=METADATA["exif"])
+    data = bytearray(buffer.getvalue())
+    at = data.index(struct.pack("<HHI", 0x0112, 3, 1))
+    data[at + 2 : at + 4] = struct.pack("<H", 2)  # orientation becomes a text
+    image = opened(bytes(data))
+    assert image.getexif()[0x0112] == "\6"
+    found = saved(image).getexif()
+    assert found[0x010F] == "Maker"
+    assert found.get_ifd(0x8769)[0x829A] == 0.5
+    assert image.getexif()[0x0112] == "\6"
+
+
+def test_groups_of_tags_alone_are_kept(photo: Image.Image, fast_profile: FastProfile) -> None:
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0x829A] = 0.5
+    assert saved(photo, exif=exif).getexif().get_ifd(0x8769)[0x829A] == 0.5
+    assert "exif" not in saved(photo, exif=Image.Exif()).info
 
 
 def test_unparsable_exif_is_kept(photo: Image.Image, fast_profile: FastProfile) -> None:

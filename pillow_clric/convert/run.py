@@ -17,7 +17,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from io import BytesIO
-from reprlib import repr as shortened
 from typing import Any, BinaryIO, cast
 
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -28,7 +27,7 @@ from codec.profiles import by_id, by_name
 from codec.workers import COPIES, PRICE, Helper, KilledError, cores, possible
 from pillow_clric import BatchError, LossWarning, _colour, _modes, decode, encode, encode_batch
 from pillow_clric._losses import losses
-from pillow_clric._metadata import for_tiff
+from pillow_clric._metadata import for_tiff, unwritable
 from pillow_clric._terminal import ignore_warnings_of_pillow
 from pillow_clric.convert.plan import Job
 from pillow_clric.convert.report import message
@@ -248,15 +247,7 @@ def _unfit(name: str, info: Mapping[Any, Any]) -> str:
         tags.load(info["exif"])
     except Exception:
         return "EXIF, which is damaged"
-    what = f"EXIF of {len(info['exif'])} bytes"
-    while True:
-        try:
-            tags.tobytes()
-        except Exception:  # until the last one to blame is gone
-            tag, value = tags.popitem()
-            what = f"EXIF tag {ExifTags.TAGS.get(tag, tag)}, {shortened(value)}"
-        else:
-            return what
+    return unwritable(tags) or f"EXIF of {len(info['exif'])} bytes"
 
 
 def _fits(name: str, info: Mapping[str, Any]) -> bool:
