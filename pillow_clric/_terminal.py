@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from io import RawIOBase
 from typing import IO, TYPE_CHECKING, Any, TextIO, cast
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def speaking() -> Iterator[None]:
     """
     _open_streams()
     told = sys.stdout, sys.stderr
-    streams = _Speech(sys.stdout), _Speech(sys.stderr)
+    streams = _Speech(_buffered(sys.stdout)), _Speech(_buffered(sys.stderr))
     sys.stdout, sys.stderr = (cast(TextIO, stream) for stream in streams)
     status: Any = 0
     try:
@@ -97,6 +98,13 @@ def _open_streams() -> None:
             os.set_inheritable(descriptor, True)
             if name != "stdin":
                 setattr(sys, name, os.fdopen(descriptor, "w"))
+
+
+def _buffered(stream: TextIO) -> TextIO:
+    """The stream with a buffer, which it lacks under `python -u`: what is written without may be written in part."""
+    if not isinstance(getattr(stream, "buffer", None), RawIOBase):
+        return stream
+    return open(stream.fileno(), "w", 1, encoding=stream.encoding, errors=stream.errors, closefd=False)
 
 
 def bars(amount: ProgressColumn, *, quiet: bool = False, period: float = 30) -> Progress:

@@ -1047,6 +1047,16 @@ def program(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_what_is_written_in_part_is_an_error(unbuffered: str, tmp_path: Path) -> None:
+    """As by a disk that becomes full, whether or not Python has a buffer."""
+    script = "ulimit -f 1; exec $0 -m pillow_clric.cli --help > $1"
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    command = ["sh", "-c", script, sys.executable, str(tmp_path / "help")]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stderr) == (1, "stdout cannot be written: File too large\n")
+
+
 def test_a_folder_that_is_gone() -> None:
     """Errors that concern no file are a line, too."""
     script = "cd $(mktemp -d) && rmdir $PWD && exec $0 -m pillow_clric.cli - -o a.clric </dev/null"
