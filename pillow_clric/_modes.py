@@ -125,7 +125,8 @@ def _is_grey(image: Image.Image) -> bool:
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """An image of mode LA or RGBA without alpha: what is transparent becomes white."""
+    """An image of mode LA or RGBA without alpha, with its metadata: what is transparent becomes white."""
     flat = Image.new("RGBA", image.size, "white")
     flat.alpha_composite(image.convert("RGBA"))
+    flat.info = dict(image.info)
     return flat.convert(image.mode.removesuffix("A"))

@@ -818,8 +818,10 @@ def test_transparent_parts_are_white_where_there_is_no_alpha(mode: str) -> None:
             assert kept or set(written.convert("L").tobytes()) == {255}
 
 
-def test_metadata_are_kept(folder: Path, photo: Image.Image) -> None:
-    photo.save(folder / "m.webp", lossless=True, exact=True, **METADATA)
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_metadata_are_kept(mode: str, folder: Path, photo: Image.Image) -> None:
+    photo.putalpha(200)
+    photo.convert(mode).save(folder / "m.webp", lossless=True, exact=True, **METADATA)
     run(folder / "m.webp", "-o", folder / "m.clric")
     with Image.open(folder / "m.clric") as image:
         assert image.info == METADATA
