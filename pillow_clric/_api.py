@@ -91,6 +91,7 @@ def encode_batch(
     for image in images:
         _colour.read_codes(image)
         _modes.check(image)
+        _colour.check(image)
         for loss in losses(image):
             name = getattr(image, "filename", "")
             warnings.warn(f"{name}: {loss}" if name else loss, LossWarning, stacklevel=3)

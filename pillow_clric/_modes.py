@@ -21,7 +21,7 @@ def check(image: Image.Image) -> None:
 
     Raises:
         TypeError: it is no image.
-        ValueError: it has no pixels, too many, samples of floating point, or such that Pillow misreads; or it is HDR.
+        ValueError: it has no pixels, too many, samples of floating point, or such that Pillow misreads.
     """
     if not isinstance(image, Image.Image):
         raise TypeError(f"image must be a PIL.Image.Image, not {type(image).__name__}")
@@ -39,7 +39,6 @@ def check(image: Image.Image) -> None:
         raise ValueError(
             "Pillow misreads TIFF files of more than 8 bits in planes: save it pixel by pixel (contiguous), or as PNG"
         )
-    _colour.check(image)
 
 
 def has_more_than_8_bits(image: Image.Image) -> bool:

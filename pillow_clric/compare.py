@@ -25,7 +25,7 @@ from PIL import Image, ImageOps
 
 from codec.profiles import DEFAULT, by_name
 from pillow_clric import decode, encode, info
-from pillow_clric._colour import read_codes, to_srgb
+from pillow_clric._colour import check, read_codes, to_srgb
 from pillow_clric._modes import converted, on_white
 from pillow_clric._terminal import bars
 from pillow_clric.convert import outputs
@@ -359,6 +359,7 @@ def open_rgb(path: Path) -> Image.Image:
     """A photo as all codecs get it: upright, in sRGB, on white where it is transparent, and without metadata."""
     with Image.open(path) as opened:
         read_codes(opened, path.read_bytes())
+        check(opened)
         image = to_srgb(converted(ImageOps.exif_transpose(opened)))
     if image.has_transparency_data:
         image = on_white(image)

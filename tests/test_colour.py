@@ -560,6 +560,16 @@ def test_hdr_is_refused(
     assert not (tmp_path / "a.clric").exists()
 
 
+def test_files_with_a_profile_of_hdr_are_read(photo: Image.Image, tmp_path: Path, fast_profile: FastProfile) -> None:
+    """Such as were written before it was known for that; their profile is that of who wrote them."""
+    profile = rgb(curv(), cicp=cicp(9, 16))
+    photo.save(tmp_path / "a.clric", icc_profile=profile)
+    for name, options in (("a.png", []), ("b.png", ["--strip"]), ("a.bmp", [])):
+        assert run(tmp_path / "a.clric", "-o", tmp_path / name, *options).startswith("0")
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.info["icc_profile"] == profile
+
+
 @pytest.mark.parametrize(("name", "box", "at", "flags"), [("AVIF", b"av1C", 6, 0x40), ("JPEG2000", b"ihdr", 14, 0x0F)])
 def test_depths(name: str, box: bytes, at: int, flags: int, photo: Image.Image, fast_profile: FastProfile) -> None:
     """Of formats of which Pillow gives 8 bits of any."""

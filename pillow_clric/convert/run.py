@@ -164,6 +164,7 @@ def _photo(source: bytes, settings: Settings) -> tuple[Image.Image, tuple[str, .
         raise ValueError("cannot identify its format: it is no image that Pillow can open, or damaged") from error
     _colour.read_codes(image, source)
     _modes.check(image)
+    _colour.check(image)
     lost = tuple(losses(image))
     return _stripped(image) if settings.strip else image, lost
 
