@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from reprlib import repr as shortened
 from typing import Any, Literal
 
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageOps
 
 from codec import colour, icc
 from codec.container import Section
 from pillow_clric import _colour
 from pillow_clric._losses import without_promises
 
-__all__ = ["EXIF_PREFIX", "Exif", "Icc", "Xmp", "check", "collect", "for_tiff", "unwritable"]
+__all__ = ["EXIF_PREFIX", "Exif", "Icc", "Xmp", "check", "collect", "for_tiff", "unwritable", "upright"]
 
 Exif = bytes | Image.Exif | Literal["keep"] | None
 Icc = bytes | Literal["keep"] | None
@@ -93,6 +94,16 @@ def for_tiff(exif: bytes | None, xmp: bytes | None) -> Image.Exif:
     if xmp:
         tags[_TIFF_XMP] = xmp
     return tags
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Return the image turned as its EXIF says, to look the same without; as it is if that cannot be read."""
+    made = image.copy()
+    made.info.pop("exif", None)  # which cannot always be written anew, though it can be read
+    with suppress(Exception):  # EXIF that Pillow cannot parse
+        made.getexif()[ExifTags.Base.Orientation] = image.getexif()[ExifTags.Base.Orientation]
+        ImageOps.exif_transpose(made, in_place=True)
+    return made
 
 
 def _own_exif(image: Image.Image) -> bytes:

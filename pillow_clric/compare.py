@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from PIL import Image, ImageOps
+from PIL import Image
 
 from codec.profiles import DEFAULT, by_name
 from pillow_clric import decode, encode, info
 from pillow_clric._colour import check, read_codes, to_srgb
+from pillow_clric._metadata import upright
 from pillow_clric._modes import converted, on_white
 from pillow_clric._terminal import bars
 from pillow_clric.convert import outputs
@@ -360,7 +361,7 @@ def open_rgb(path: Path) -> Image.Image:
     with Image.open(path) as opened:
         read_codes(opened, path.read_bytes())
         check(opened)
-        image = to_srgb(converted(ImageOps.exif_transpose(opened)))
+        image = to_srgb(converted(upright(opened)))
     if image.has_transparency_data:
         image = on_white(image)
     return Image.frombytes("RGB", image.size, image.convert("RGB").tobytes())

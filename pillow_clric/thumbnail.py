@@ -6,9 +6,10 @@ from io import BytesIO
 from pathlib import Path
 
 import click
-from PIL import Image, ImageOps
+from PIL import Image
 
 from pillow_clric._colour import to_srgb
+from pillow_clric._metadata import upright
 from pillow_clric._modes import converted
 from pillow_clric.convert.outputs import write
 
@@ -27,7 +28,7 @@ def thumbnail(source: str, target: str, size: int) -> None:
         with Image.open(source) as image:
             image.thumbnail((size, size))
             buffer = BytesIO()
-            to_srgb(converted(ImageOps.exif_transpose(image))).save(buffer, "PNG")
+            to_srgb(converted(upright(image))).save(buffer, "PNG")
         write(Path(target), buffer.getvalue(), overwrite=True)
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise click.ClickException(str(error)) from error

@@ -757,6 +757,11 @@ def test_turned_though_other_tags_are_odd(folder: Path, photo: Image.Image) -> N
     for arguments in (["u.bmp"], ["u.png", "--strip"]):
         run(folder / "t.clric", "-o", folder / arguments[0], *arguments[1:])
         assert same(folder / arguments[0], photo.transpose(Image.Transpose.ROTATE_270))
+    assert run("thumbnail", folder / "t.clric", folder / "small.png").exit_code == 0
+    assert same(folder / "small.png", photo.transpose(Image.Transpose.ROTATE_270))
+    photo.save(folder / "t.clric", exif=b"Exif\0\0garbage")
+    assert run("thumbnail", folder / "t.clric", folder / "small.png").exit_code == 0
+    assert same(folder / "small.png", photo)
 
 
 def test_warnings_of_pillow_are_not_shown(

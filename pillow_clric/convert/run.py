@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Any, BinaryIO, cast
 
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import MAX_TEXT_CHUNK, PngInfo
 
 from codec.container import MAGIC, read_header
@@ -27,7 +27,7 @@ from codec.profiles import by_id, by_name
 from codec.workers import COPIES, PRICE, Helper, KilledError, cores, possible
 from pillow_clric import BatchError, LossWarning, _colour, _modes, decode, encode, encode_batch
 from pillow_clric._losses import losses
-from pillow_clric._metadata import for_tiff, unwritable
+from pillow_clric._metadata import for_tiff, unwritable, upright
 from pillow_clric._terminal import ignore_warnings_of_pillow
 from pillow_clric.convert.plan import Job
 from pillow_clric.convert.report import message
@@ -171,17 +171,7 @@ def _photo(source: bytes, settings: Settings) -> tuple[Image.Image, tuple[str, .
 
 def _stripped(image: Image.Image) -> Image.Image:
     """The image as it looks, upright and in sRGB, so that it looks the same without its metadata."""
-    return _colour.to_srgb(_modes.converted(_upright(image)))
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """The image turned as its EXIF says, to look the same without."""
-    upright = image.copy()
-    upright.info.pop("exif", None)  # which cannot always be written anew, though it can be read
-    with suppress(Exception):  # EXIF that Pillow cannot parse
-        upright.getexif()[ExifTags.Base.Orientation] = image.getexif()[ExifTags.Base.Orientation]
-        ImageOps.exif_transpose(upright, in_place=True)
-    return upright
+    return _colour.to_srgb(_modes.converted(upright(image)))
 
 
 def _decoded(source: bytes, job: Job, settings: Settings, _: Progress | None) -> Converted:
@@ -210,7 +200,7 @@ def to_format(image: Image.Image, suffix: str, quality: int) -> bytes:
         size = f"{image.width} x {image.height}"
         raise ValueError(f"{suffix} files hold icons, not pictures of {size}: choose another format")
     if name not in _WITH_METADATA:
-        image = _upright(image)
+        image = upright(image)
     if "icc_profile" in image.info and not _holds_profile(name, image):
         image = _colour.to_srgb(image)
     if image.mode in ("LA", "RGBA") and name not in _WITH_ALPHA:
