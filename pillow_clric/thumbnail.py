@@ -12,6 +12,7 @@ from pillow_clric._colour import to_srgb
 from pillow_clric._metadata import upright
 from pillow_clric._modes import converted
 from pillow_clric.convert.outputs import write
+from pillow_clric.convert.report import message
 
 __all__ = ["thumbnail"]
 
@@ -30,5 +31,5 @@ def thumbnail(source: str, target: str, size: int) -> None:
             buffer = BytesIO()
             to_srgb(converted(upright(image))).save(buffer, "PNG")
         write(Path(target), buffer.getvalue(), overwrite=True)
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise click.ClickException(str(error)) from error
+    except Exception as error:  # libraries raise many kinds for damaged files
+        raise click.ClickException(message(error, Path(source))) from error

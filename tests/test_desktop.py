@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shlex
+import struct
 import xml.etree.ElementTree as ElementTree
 from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from conftest import display_p3
+from conftest import display_p3, png, run
 from PIL import Image
 
 import pillow_clric
@@ -73,4 +74,16 @@ def test_thumbnails_of_damaged_files(clric: bytes, tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["thumbnail", str(tmp_path / "damaged.clric"), str(tmp_path / "thumbnail")])
     assert result.exit_code == 1
     assert "truncated" in result.output
+    assert not (tmp_path / "thumbnail").exists()
+
+
+def test_thumbnails_of_damaged_photos(tmp_path: Path) -> None:
+    """Of which Pillow raises errors of many kinds."""
+    data = png(Image.effect_noise((64, 64), 50))
+    at = data.index(b"IDAT")
+    head = data[: at - 4] + struct.pack(">I", 100)
+    (tmp_path / "damaged.png").write_bytes(head + data[at : at + 104] + bytes(4) + b"\0\0\0\5\xff\xfe\0\1" + data[at:])
+    result = run("thumbnail", tmp_path / "damaged.png", tmp_path / "thumbnail")
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: broken PNG file")
     assert not (tmp_path / "thumbnail").exists()
