@@ -34,11 +34,7 @@ def check(image: Image.Image) -> None:
         )
     if image.mode == "F":
         raise ValueError("mode F is not supported: scale it to 0..255 and convert to L first")
-    tags = getattr(image, "tag_v2", {})
-    if _is_deep_tiff(image) and (tags.get(_PLANES), tags.get(_COMPRESSION)) == (2, 1):
-        raise ValueError(
-            "Pillow misreads TIFF files of more than 8 bits in planes: save it pixel by pixel (contiguous), or as PNG"
-        )
+    _check_tiff(image)
 
 
 def has_more_than_8_bits(image: Image.Image) -> bool:
@@ -75,6 +71,23 @@ def converted(image: Image.Image) -> Image.Image:
 
 def _is_deep(mode: str) -> bool:
     return mode == "I" or mode.startswith("I;16")
+
+
+def _check_tiff(image: Image.Image) -> None:
+    """Refuse samples of more than 8 bits that Pillow opens, but misreads.
+
+    Raises:
+        ValueError: says which, and what to do.
+    """
+    if not _is_deep_tiff(image):
+        return
+    tags, problem = getattr(image, "tag_v2", {}), ""
+    if (tags.get(_PLANES), tags.get(_COMPRESSION)) == (2, 1):
+        problem = "in planes: save it pixel by pixel (contiguous)"
+    elif tags.get(ExifTags.Base.PhotometricInterpretation) == 0:
+        problem = "in which white is zero: save it with black as zero"
+    if problem:
+        raise ValueError(f"Pillow misreads TIFF files of more than 8 bits {problem}, or as PNG")
 
 
 def _is_deep_tiff(image: Image.Image) -> bool:

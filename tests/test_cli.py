@@ -752,6 +752,30 @@ def test_metadata_that_a_format_cannot_hold(
         assert image.info.items() >= metadata.items()
 
 
+def test_xmp_that_is_no_utf8(folder: Path, photo: Image.Image) -> None:
+    """PNG files hold text: what is none is not changed without a word."""
+    text = "<x:xmpmeta>é</x:xmpmeta>"
+    photo.save(folder / "t.clric", xmp=text.encode("utf-16"))
+    assert run(folder / "t.clric", "-o", folder / "t.png").exit_code == 0
+    with Image.open(folder / "t.png") as image:
+        assert image.info["xmp"] == text.encode()
+    photo.save(folder / "t.clric", xmp=text.encode("latin-1"))
+    result = run(folder / "t.clric", "-o", folder / "t.png", "--overwrite")
+    assert result.exit_code == 1
+    assert "PNG files cannot hold its XMP, which is no UTF-8: --strip leaves metadata out\n" in result.stderr
+    for arguments in (["u.jpg"], ["u.png", "--strip"]):
+        assert run(folder / "t.clric", "-o", folder / arguments[0], *arguments[1:]).exit_code == 0
+
+
+@pytest.mark.parametrize(("suffix", "size"), [(".xbm", (8, 8)), (".webp", (20000, 1)), (".blp", (8, 8))])
+def test_pictures_that_a_format_cannot_hold(suffix: str, size: tuple[int, int], folder: Path) -> None:
+    Image.new("RGB", size).save(folder / "t.clric")
+    result = run(folder / "t.clric", "-o", folder / f"t{suffix}")
+    assert result.exit_code == 1
+    assert f"failed: {folder / 't.clric'}: {suffix[1:].upper()} files cannot hold it (" in result.stderr
+    assert "): choose another format, such as PNG\n" in result.stderr
+
+
 def test_turned_though_other_tags_are_odd(folder: Path, photo: Image.Image) -> None:
     photo.save(folder / "t.clric", exif=odd_exif((0x0112, 3, 1, b"\0\6"), (0x011A, 2, 4, b"abc")))
     for arguments in (["u.bmp"], ["u.png", "--strip"]):

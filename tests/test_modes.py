@@ -227,11 +227,29 @@ def test_deep_images_are_coded_as_eight_bits(name: str, fast_profile: FastProfil
             saved(DEEP_IMAGES[name]())
 
 
-def test_planes_that_pillow_misreads_are_refused(tmp_path: Path, fast_profile: FastProfile) -> None:
-    (tmp_path / "a.tif").write_bytes(deep_tiff(planes=True))
+def white_is_zero() -> bytes:
+    """A grey TIFF file of 16 bits that is a negative of its samples."""
+    buffer = BytesIO()
+    Image.fromarray(DEEP).save(buffer, "TIFF")
+    entry, value = struct.pack("<HHI", 262, 3, 1), struct.pack("<I", 1)
+    assert entry + value in buffer.getvalue()
+    return buffer.getvalue().replace(entry + value, entry + bytes(4))
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (deep_tiff(planes=True), "in planes: save it pixel by pixel"),
+        (white_is_zero(), "in which white is zero: save it with black as zero"),
+    ],
+)
+def test_samples_that_pillow_misreads_are_refused(
+    data: bytes, problem: str, tmp_path: Path, fast_profile: FastProfile
+) -> None:
+    (tmp_path / "a.tif").write_bytes(data)
     with Image.open(tmp_path / "a.tif") as image:
         for code in (pillow_clric.encode, saved):
-            with pytest.raises(ValueError, match="in planes: save it pixel by pixel"):
+            with pytest.raises(ValueError, match=problem):
                 code(image)
 
 

@@ -6,6 +6,7 @@ part of a file.
 
 from __future__ import annotations
 
+import codecs
 import itertools
 import threading
 import time
@@ -193,7 +194,7 @@ def to_format(image: Image.Image, suffix: str, quality: int) -> bytes:
         quality: 0..100, where the format has it.
 
     Raises:
-        ValueError: the format is one of icons, which are smaller, or cannot hold some of the metadata.
+        ValueError: the format is one of icons, which are smaller, or cannot hold the picture or some of its metadata.
     """
     name = Image.registered_extensions()[suffix]
     if name == "ICNS" or (name == "ICO" and max(image.size) > _LARGEST_ICON):
@@ -210,9 +211,9 @@ def to_format(image: Image.Image, suffix: str, quality: int) -> bytes:
         image.save(buffer, name, quality=quality, sizes=[image.size], **_options(name, image.info))  # sizes: of icons
     except Exception as error:
         if what := _unfit(name, image.info):
-            advice = "--strip leaves metadata out, and PNG files hold them all"
+            advice = "--strip leaves metadata out" + ", and PNG files hold them all" * (name != "PNG")
             raise ValueError(f"{name} files cannot hold its {what}: {advice}") from error
-        raise
+        raise ValueError(f"{name} files cannot hold it ({error}): choose another format, such as PNG") from error
     return buffer.getvalue()
 
 
@@ -222,15 +223,22 @@ def _options(name: str, info: Mapping[Any, Any]) -> dict[str, Any]:
     # Metadata that Pillow's plugins have no argument for
     if name == "PNG" and "xmp" in options:
         options["pnginfo"] = PngInfo()
-        options["pnginfo"].add_itxt(_XMP_KEYWORD, options["xmp"].decode(errors="replace"))
+        options["pnginfo"].add_itxt(_XMP_KEYWORD, _text(options["xmp"]))
     if name == "TIFF":
         options["exif"] = for_tiff(options.get("exif"), options.get("xmp"))
     return options
 
 
+def _text(xmp: bytes) -> str:
+    """XMP as text, which may be UTF-16, too."""
+    return xmp.decode("utf-16" if xmp.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8")
+
+
 def _unfit(name: str, info: Mapping[Any, Any]) -> str:
     """The metadata that make a format's writer fail, in words; "" if they do not."""
     bad = next((key for key in _METADATA if key in info and not _fits(name, {key: info[key]})), "")
+    if (name, bad) == ("PNG", "xmp"):
+        return "XMP, which is no UTF-8"
     if bad != "exif":
         return bad and f"{_METADATA[bad]} of {len(info[bad])} bytes"
     tags = Image.Exif()
