@@ -752,6 +752,17 @@ def test_metadata_that_a_format_cannot_hold(
         assert image.info.items() >= metadata.items()
 
 
+def test_damaged_photos(folder: Path, photo: Image.Image) -> None:
+    """Readers of damaged files may fail in Python's words alone."""
+    photo.save(folder / "t.bmp")
+    (folder / "t.bmp").write_bytes((folder / "t.bmp").read_bytes()[:-7])
+    (folder / "t.ppm").write_bytes(b"P6 4 four 255\n" + bytes(48))
+    for name in ("t.bmp", "t.ppm"):
+        result = run(folder / name)
+        assert result.exit_code == 1
+        assert f"failed: {folder / name}: it is damaged, or of a kind that Pillow cannot read: " in result.stderr
+
+
 def test_xmp_that_is_no_utf8(folder: Path, photo: Image.Image) -> None:
     """PNG files hold text: what is none is not changed without a word."""
     text = "<x:xmpmeta>é</x:xmpmeta>"

@@ -12,10 +12,10 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Any, BinaryIO, cast
@@ -158,16 +158,29 @@ def _encoded(source: bytes, _: Job, settings: Settings, progress: Progress | Non
 
 
 def _photo(source: bytes, settings: Settings) -> tuple[Image.Image, tuple[str, ...]]:
-    """The photo that a file holds, and what is lost of the file when it is coded."""
-    try:
+    """The photo that a file holds, loaded, and what is lost of the file when it is coded."""
+    with _reading():
         image = Image.open(BytesIO(source))
-    except UnidentifiedImageError as error:
-        raise ValueError("cannot identify its format: it is no image that Pillow can open, or damaged") from error
     _colour.read_codes(image, source)
     _modes.check(image)
     _colour.check(image)
     lost = tuple(losses(image))
+    with _reading():
+        image.load()
     return _stripped(image) if settings.strip else image, lost
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Say what it means that Pillow cannot read a file: its errors may have Python's words for it."""
+    try:
+        yield
+    except UnidentifiedImageError as error:
+        raise ValueError("cannot identify its format: it is no image that Pillow can open, or damaged") from error
+    except (MemoryError, Image.DecompressionBombError):
+        raise
+    except Exception as error:
+        raise ValueError(f"it is damaged, or of a kind that Pillow cannot read: {error}") from error
 
 
 def _stripped(image: Image.Image) -> Image.Image:
@@ -387,7 +400,6 @@ def _read(job: Job, settings: Settings) -> Photo | None:
     try:
         source = job.read()
         image, lost = _photo(source, settings)
-        image.load()
     except Exception:
         return None
     return image, len(source), lost
