@@ -89,7 +89,6 @@ def encode_batch(
             which holds the files of all others.
     """
     for image in images:
-        _colour.read_codes(image)
         _modes.check(image)
         _colour.check(image)
         for loss in losses(image):

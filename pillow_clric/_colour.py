@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator
 from contextlib import suppress
 from io import BytesIO
-from pathlib import Path
 
 from PIL import Image
 
 from codec import colour, icc
 
-__all__ = ["check", "colours_of", "fitting", "profile_of", "read_codes", "to_srgb"]
+__all__ = ["check", "colours_of", "fitting", "profile_of", "to_srgb"]
 
 _SRGB_GAMMA = 0.45455  # as PNG files have it that mean sRGB
 _SRGB_CHROMATICITIES = (0.3127, 0.3290, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)  # in the order of PNG: white first
-_MEANINGS = ("cicp", "icc_profile", "srgb", "gamma", "chromaticity")  # of samples, in `info`
+_MEANINGS = ("cicp", "nclx", "nclx_profile", "icc_profile", "srgb", "gamma", "chromaticity")  # of samples, in `info`
 
 # Code points of ITU-T H.273, by which PNG (cICP), AVIF and HEIF (nclx) name colours
 _D65 = (0.3127, 0.3290)
@@ -95,26 +92,6 @@ def fitting(profile: bytes, mode: str) -> bytes:
     return colour.SPACES[number].profile(grey=True) if number else b""
 
 
-def read_codes(image: Image.Image, data: bytes | None = None) -> None:
-    """Put into an image's `info` what its file says of its samples in codes, which Pillow does not read.
-
-    That is "cicp", primaries and transfer function of H.273, unless a profile counts more; and "bit_depth", which
-    pillow_heif calls so, if it is more than 8. Of PNG files they are there since they were opened.
-
-    Args:
-        image: anything; of what has no such codes, `info` stays as it is.
-        data: its file, if that is at hand; else it is read again, if it is there.
-    """
-    find = _FIND.get(getattr(image, "format", None) or "")
-    if find is None:
-        return
-    codes, depth = find(_file_of(image) if data is None else data)
-    if depth > 8:
-        image.info["bit_depth"] = depth
-    if any(codes) and (codes[1] in _HDR or not image.info.get("icc_profile")):
-        image.info["cicp"] = codes
-
-
 def to_srgb(image: Image.Image) -> Image.Image:
     """Return an image in sRGB, or grey with its curve: relative colorimetric, with black point compensation.
 
@@ -144,24 +121,16 @@ def to_srgb(image: Image.Image) -> Image.Image:
 
 
 def _codes_in(image: Image.Image) -> tuple[int, int]:
-    """Primaries and transfer function by `info`, 0 if it has none."""
-    codes = image.info.get("cicp")
-    return codes[:2] if isinstance(codes, tuple) and len(codes) >= 2 else (0, 0)
-
-
-def _file_of(image: Image.Image) -> bytes:
-    """Contents of the file that an image was opened from; b"" if there is no way to it any more."""
-    with suppress(Exception):
-        stream = getattr(image, "fp", None)
-        if stream and getattr(image, "tile", ()):  # it is not loaded: what is loaded may have another stream
-            at = stream.tell()
-            stream.seek(0)
-            try:
-                return bytes(stream.read())
-            finally:
-                stream.seek(at)
-        return Path(getattr(image, "filename", "")).read_bytes()
-    return b""
+    """Primaries and transfer function by `info`, as `_opened` and pillow_heif have it; 0 if none count."""
+    info = image.info
+    cicp, nclx, named = (info.get(key) for key in ("cicp", "nclx", "nclx_profile"))
+    if isinstance(cicp, tuple) and len(cicp) >= 2:
+        return cicp[:2]
+    if isinstance(named, dict):
+        nclx = named.get("color_primaries"), named.get("transfer_characteristics")
+    if isinstance(nclx, tuple) and len(nclx) >= 2 and (nclx[1] in _HDR or not info.get("icc_profile")):
+        return nclx[:2]
+    return 0, 0
 
 
 def _described(name: str, curve: icc.Curve, display: icc.Primaries, mode: str) -> bytes:
@@ -169,45 +138,3 @@ def _described(name: str, curve: icc.Curve, display: icc.Primaries, mode: str) -
     grey = mode in ("1", "L", "LA", "La") or mode.startswith("I")
     profile = icc.write(name, curve, None if grey else display)
     return b"" if colour.recognise(profile) == colour.SRGB else profile
-
-
-# Primaries and transfer function, and bits of a sample, each 0 if it is not told
-
-Codes = tuple[tuple[int, int], int]
-
-
-def _avif_codes(data: bytes) -> Codes:
-    """Those of the first picture of an AVIF or HEIF file."""
-    properties = b"meta", b"iprp", b"ipco"
-    names = (body for body in _boxes(data, *properties, b"colr") if body[:4] == b"nclx" and len(body) >= 8)
-    name = next(names, bytes(8))
-    depths = (10 + body[2] // 32 % 2 * 2 for body in _boxes(data, *properties, b"av1C") if body[2:] and body[2] & 0x40)
-    return struct.unpack(">HH", name[4:8]), next(depths, 0)
-
-
-def _jpeg2000_codes(data: bytes) -> Codes:
-    depths = (1 + body[10] % 128 for body in _boxes(data, b"jp2h", b"ihdr") if len(body) > 10 and body[10] < 255)
-    return (0, 0), next(depths, 0)
-
-
-_FIND = {"AVIF": _avif_codes, "HEIF": _avif_codes, "JPEG2000": _jpeg2000_codes}
-
-
-def _boxes(data: bytes, first: bytes, *others: bytes) -> Iterator[bytes]:
-    """Bodies of the boxes of ISO's media files that lie in one another so, by their names."""
-    at = 0
-    while at + 8 <= len(data):
-        length, name = struct.unpack_from(">I4s", data, at)
-        start = 8
-        if length == 1 and at + 16 <= len(data):  # a long one
-            (length,), start = struct.unpack_from(">Q", data, at + 8), 16
-        length = length or len(data)  # the last one
-        if length < start:
-            break
-        if name == first:
-            body = data[at + start + 4 * (name == b"meta") : at + length]
-            if others:
-                yield from _boxes(body, *others)
-            else:
-                yield body
-        at += length

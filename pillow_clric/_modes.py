@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from PIL import ExifTags, Image
 
 from codec.container import MAX_PIXELS, MAX_SIDE, MODES
@@ -38,11 +36,9 @@ def check(image: Image.Image) -> None:
 
 
 def has_more_than_8_bits(image: Image.Image) -> bool:
-    """Whether samples are rounded when an image is coded, as far as Pillow tells: of some formats, until loaded."""
-    told = image.info.get("bit_depth")  # by pillow_heif, `_png` and `_colour.read_codes`
-    if _is_deep(image.mode) or (isinstance(told, int) and told > 8) or _is_deep_tiff(image):
-        return True
-    return any(_is_unpacked_from_more(*tile) for tile in getattr(image, "tile", ()))
+    """Whether samples are rounded when an image is coded, as far as it is told."""
+    told = image.info.get("bit_depth")  # by `_opened` and pillow_heif
+    return _is_deep(image.mode) or (isinstance(told, int) and told > 8) or _is_deep_tiff(image)
 
 
 def converted(image: Image.Image) -> Image.Image:
@@ -93,14 +89,6 @@ def _check_tiff(image: Image.Image) -> None:
 def _is_deep_tiff(image: Image.Image) -> bool:
     bits = getattr(image, "tag_v2", {}).get(ExifTags.Base.BitsPerSample)
     return isinstance(bits, tuple) and any(isinstance(count, int) and count > 8 for count in bits)
-
-
-def _is_unpacked_from_more(decoder: str, _: Any, __: Any, arguments: Any) -> bool:
-    """Whether a tile has more than 8 bits a sample in its file, whatever they become when they are loaded."""
-    given = arguments if isinstance(arguments, tuple) else (arguments,)
-    if any(isinstance(value, str) and ";16" in value for value in given):  # the layout of samples, such as RGB;16B
-        return True
-    return decoder == "ppm" and any(isinstance(value, int) and value > 255 for value in given)  # the largest sample
 
 
 def _in_coded_mode(image: Image.Image) -> Image.Image:

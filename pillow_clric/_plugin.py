@@ -15,8 +15,8 @@ from codec.container import MAGIC, Header, Section, TruncatedError, UnsupportedE
 from pillow_clric import options as plugin_options
 from pillow_clric._api import encode
 from pillow_clric._metadata import EXIF_PREFIX
+from pillow_clric._opened import register_openers
 from pillow_clric._options import options
-from pillow_clric._png import register_png_chunks
 
 if TYPE_CHECKING:
     from PIL._imaging import PixelAccess
@@ -149,9 +149,9 @@ class ClricDecoder(ImageFile.PyDecoder):
 def register_clric_opener() -> None:
     """Make Pillow know the format; importing the package has done so already. Calling it again changes nothing.
 
-    Pillow also keeps what PNG files say of their samples, which it forgets otherwise.
+    Pillow also keeps what files say of their samples, which it forgets otherwise.
     """
-    register_png_chunks()
+    register_openers()
     Image.register_open(ClricImageFile.format, ClricImageFile, _accept)
     Image.register_decoder("clric", ClricDecoder)
     Image.register_save(ClricImageFile.format, _save)

@@ -25,7 +25,7 @@ from PIL import Image
 
 from codec.profiles import DEFAULT, by_name
 from pillow_clric import decode, encode, info
-from pillow_clric._colour import check, read_codes, to_srgb
+from pillow_clric._colour import check, to_srgb
 from pillow_clric._metadata import upright
 from pillow_clric._modes import converted, on_white
 from pillow_clric._terminal import bars
@@ -359,7 +359,6 @@ def measured(image: Image.Image, codec: Codec, coded: Callable[[], Coded], lpips
 def open_rgb(path: Path) -> Image.Image:
     """A photo as all codecs get it: upright, in sRGB, on white where it is transparent, and without metadata."""
     with Image.open(path) as opened:
-        read_codes(opened, path.read_bytes())
         check(opened)
         image = to_srgb(converted(upright(opened)))
     if image.has_transparency_data:

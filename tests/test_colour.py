@@ -24,7 +24,7 @@ from PIL.PngImagePlugin import PngInfo
 
 import pillow_clric
 from codec import CorruptError, FormatError, Header, Section, UnsupportedError, colour, icc, pack, unpack
-from pillow_clric import _colour, cli
+from pillow_clric import _opened, cli
 from pillow_clric.convert import run as conversion
 
 SRGB_COLUMNS = {b"r": (0x6FA2, 0x38F5, 0x0390), b"g": (0x6299, 0xB785, 0x18DA), b"b": (0x24A0, 0x0F84, 0xB6CF)}
@@ -534,7 +534,7 @@ def test_codes_count_more_than_profiles_in_png(photo: Image.Image, fast_profile:
 def test_hdr_is_refused(
     kind: str, transfer: int, name: str, photo: Image.Image, tmp_path: Path, fast_profile: FastProfile
 ) -> None:
-    """However it is opened and coded, unless there is no way to its file any more."""
+    """However it is opened, changed and coded."""
     path = tmp_path / f"a.{kind}"
     if kind == "profile":
         path = tmp_path / "a.jpg"
@@ -552,11 +552,11 @@ def test_hdr_is_refused(
                 pillow_clric.encode(image)
             with pytest.raises(ValueError, match=re.escape(what)):
                 image.save(tmp_path / "a.clric")
-    with pytest.raises(ValueError, match=re.escape(what)):
-        pillow_clric.encode(opened(path.read_bytes()))
-    if kind != "avif":
+    for changed in (opened(path.read_bytes()), opened(path.read_bytes()).resize((8, 8)).convert("L")):
         with pytest.raises(ValueError, match=re.escape(what)):
-            saved(opened(path.read_bytes()))
+            pillow_clric.encode(changed)
+        with pytest.raises(ValueError, match=re.escape(what)):
+            saved(changed)
     assert not (tmp_path / "a.clric").exists()
 
 
@@ -570,31 +570,60 @@ def test_files_with_a_profile_of_hdr_are_read(photo: Image.Image, tmp_path: Path
         assert image.info["icc_profile"] == profile
 
 
-@pytest.mark.parametrize(("name", "box", "at", "flags"), [("AVIF", b"av1C", 6, 0x40), ("JPEG2000", b"ihdr", 14, 0x0F)])
-def test_depths(name: str, box: bytes, at: int, flags: int, photo: Image.Image, fast_profile: FastProfile) -> None:
-    """Of formats of which Pillow gives 8 bits of any."""
+def test_a_profile_counts_more_than_codes_of_avif(photo: Image.Image, fast_profile: FastProfile) -> None:
+    """Of the file, or such as an image gets when its colours are converted in place."""
+    buffer = BytesIO()
+    photo.save(buffer, "AVIF", icc_profile=display_p3())
+    image = opened(buffer.getvalue())
+    assert saved(image).info["icc_profile"] == display_p3()
+    image = opened(with_code(photo, "avif", 12, 13))
+    image.info["icc_profile"] = rgb(curv())
+    assert saved(image).info["icc_profile"] == rgb(curv())
+
+
+def test_codes_of_pillow_heif(photo: Image.Image, fast_profile: FastProfile) -> None:
+    """They count where there is no profile, but for HDR."""
+    codes = {"color_primaries": 12, "transfer_characteristics": 13, "matrix_coefficients": 6, "full_range_flag": 1}
+    photo.info["nclx_profile"] = codes
+    assert colour.recognise(saved(photo).info["icc_profile"]) == 2
+    assert saved(photo, icc_profile=display_p3()).info["icc_profile"] == display_p3()
+    photo.info |= {"nclx_profile": codes | {"transfer_characteristics": 16}, "icc_profile": display_p3()}
+    with pytest.raises(ValueError, match="HDR"):
+        saved(photo)
+
+
+@pytest.mark.parametrize(
+    ("name", "find", "box", "at", "flags"),
+    [("AVIF", _opened.avif_codes, b"av1C", 6, 0x40), ("JPEG2000", _opened.jpeg2000_codes, b"ihdr", 14, 0x0F)],
+)
+def test_depths(
+    name: str, find: _opened.Find, box: bytes, at: int, flags: int, photo: Image.Image, fast_profile: FastProfile
+) -> None:
+    """Of formats of which Pillow gives 8 bits of any, and writes no others."""
     buffer = BytesIO()
     photo.save(buffer, name)
     deep = bytearray(buffer.getvalue())
     deep[deep.index(box) + at] |= flags
+    assert find(BytesIO(buffer.getvalue()))[1] <= 8
+    assert find(BytesIO(deep))[1] > 8
     image = opened(buffer.getvalue())
-    _colour.read_codes(image, buffer.getvalue())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         saved(image)
-    _colour.read_codes(image, bytes(deep))
+    image.info["bit_depth"] = 10
     with pytest.warns(pillow_clric.LossWarning, match="coded as 8 bits"):
         saved(image)
 
 
 @given(st.data())
 def test_any_file_has_a_code_or_none(data: st.DataObject) -> None:
-    """Damaged files are told from others by Pillow; here nothing is raised but for HDR."""
-    kind = data.draw(st.sampled_from(["avif", "jp2"]))
-    source = with_code(Image.new("RGB", (4, 4)), kind, 12, 13)
-    damaged = bytearray(source[:300])
+    """Damaged files are told from others by Pillow; here nothing is raised."""
+    kind, find = data.draw(
+        st.sampled_from([("png", _opened.png_codes), ("avif", _opened.avif_codes), ("jp2", _opened.jpeg2000_codes)])
+    )
+    damaged = bytearray(with_code(Image.new("RGB", (4, 4)), kind, 12, 13)[:300])
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, len(damaged)))
         damaged[at : at + data.draw(st.integers(0, 8))] = data.draw(st.binary(max_size=8))
-    with Image.open(BytesIO(source)) as image:
-        _colour.read_codes(image, bytes(damaged))
+    codes, depth = find(BytesIO(damaged))
+    assert (len(codes), depth >= 0) == (2, True)

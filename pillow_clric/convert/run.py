@@ -161,7 +161,6 @@ def _photo(source: bytes, settings: Settings) -> tuple[Image.Image, tuple[str, .
     """The photo that a file holds, loaded, and what is lost of the file when it is coded."""
     with _reading():
         image = Image.open(BytesIO(source))
-    _colour.read_codes(image, source)
     _modes.check(image)
     _colour.check(image)
     lost = tuple(losses(image))

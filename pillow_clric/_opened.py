@@ -1,0 +1,116 @@
+"""What files say of their samples and Pillow forgets: put into `info` of images as they are opened.
+
+That is "bit_depth", as pillow_heif calls it, if samples have more than 8 bits, and primaries and transfer function by
+their codes in ITU-T H.273: "cicp", which counts more than a profile, or "nclx", which counts less.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import IO, Any, cast
+
+from PIL import AvifImagePlugin, Image, ImageFile, Jpeg2KImagePlugin, PngImagePlugin, PpmImagePlugin, SgiImagePlugin
+
+__all__ = ["avif_codes", "jpeg2000_codes", "png_codes", "register_openers"]
+
+Codes = tuple[tuple[int, int], int]  # primaries and transfer function, and bits of a sample; each 0 if it is not told
+Find = Callable[[IO[bytes]], Codes]
+
+_HEAD = 2**16  # bytes of JPEG 2000 files that have their header
+
+
+def register_openers() -> None:
+    """Let `Image.open` keep more of files in these formats, which goes on to give images of the same classes."""
+    for kind, find in (
+        (AvifImagePlugin.AvifImageFile, avif_codes),
+        (Jpeg2KImagePlugin.Jpeg2KImageFile, jpeg2000_codes),
+        (PngImagePlugin.PngImageFile, png_codes),
+        (PpmImagePlugin.PpmImageFile, _no_codes),
+        (SgiImagePlugin.SgiImageFile, _no_codes),
+    ):
+        Image.register_open(kind.format, _opener(kind, find), Image.OPEN[kind.format][1])
+
+
+def _opener(kind: type[ImageFile.ImageFile], find: Find) -> Callable[[IO[bytes], str | bytes], ImageFile.ImageFile]:
+    """A function that opens a file as `kind` does, and keeps what `find` finds."""
+
+    def opened(fp: IO[bytes], filename: str | bytes = "") -> ImageFile.ImageFile:
+        image = kind(fp, filename)
+        stream = cast(IO[bytes], image.fp)
+        at = stream.tell()
+        stream.seek(0)
+        codes, depth = find(stream)
+        stream.seek(at)
+        if any(_is_unpacked_from_more(*tile) for tile in image.tile):
+            depth = 16
+        if depth > 8:
+            image.info["bit_depth"] = depth
+        if any(codes):
+            image.info["cicp" if kind.format == "PNG" else "nclx"] = codes
+        return image
+
+    return opened
+
+
+def _is_unpacked_from_more(decoder: str, _: Any, __: Any, arguments: Any) -> bool:
+    """Whether a tile has more than 8 bits a sample in its file, whatever they become when they are loaded."""
+    given = arguments if isinstance(arguments, tuple) else (arguments,)
+    if any(isinstance(value, str) and ";16" in value for value in given):  # the layout of samples, such as RGB;16B
+        return True
+    return decoder == "ppm" and any(isinstance(value, int) and value > 255 for value in given)  # the largest sample
+
+
+def _no_codes(_: IO[bytes]) -> Codes:
+    return (0, 0), 0
+
+
+def png_codes(stream: IO[bytes]) -> Codes:
+    """Those of a PNG file's chunk cICP."""
+    with suppress(struct.error):  # it ends
+        stream.seek(8)
+        while True:
+            length, name = struct.unpack(">I4s", stream.read(8))
+            if name == b"cICP" and length == 4:
+                return struct.unpack(">2B", stream.read(2)), 0
+            if name == b"IDAT":
+                break
+            stream.seek(length + 4, 1)
+    return (0, 0), 0
+
+
+def avif_codes(stream: IO[bytes]) -> Codes:
+    """Those of the first picture of an AVIF file, of which Pillow gives 8 bits of any."""
+    data, properties = stream.read(), (b"meta", b"iprp", b"ipco")
+    names = (body for body in _boxes(data, *properties, b"colr") if body[:4] == b"nclx" and len(body) >= 8)
+    name = next(names, bytes(8))
+    depths = (10 + body[2] // 32 % 2 * 2 for body in _boxes(data, *properties, b"av1C") if body[2:] and body[2] & 0x40)
+    return struct.unpack(">HH", name[4:8]), next(depths, 0)
+
+
+def jpeg2000_codes(stream: IO[bytes]) -> Codes:
+    """Bits of a sample in a JPEG 2000 file, of which Pillow gives 8 of any if it has colours."""
+    boxes = _boxes(stream.read(_HEAD), b"jp2h", b"ihdr")
+    depths = (1 + body[10] % 128 for body in boxes if len(body) > 10 and body[10] < 255)
+    return (0, 0), next(depths, 0)
+
+
+def _boxes(data: bytes, first: bytes, *others: bytes) -> Iterator[bytes]:
+    """Bodies of the boxes of ISO's media files that lie in one another so, by their names."""
+    at = 0
+    while at + 8 <= len(data):
+        length, name = struct.unpack_from(">I4s", data, at)
+        start = 8
+        if length == 1 and at + 16 <= len(data):  # a long one
+            (length,), start = struct.unpack_from(">Q", data, at + 8), 16
+        length = length or len(data)  # the last one
+        if length < start:
+            break
+        if name == first:
+            body = data[at + start + 4 * (name == b"meta") : at + length]
+            if others:
+                yield from _boxes(body, *others)
+            else:
+                yield body
+        at += length
