@@ -223,7 +223,7 @@ def compare(
         if made:
             outputs.write(output, page(made, codecs, rates).encode(), overwrite=overwrite)
     except OSError as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(message(error, output)) from error
     if made:
         click.echo(f"{output}: {output.stat().st_size / 1e6:.1f} MB", err=True)
     sys.exit(1 if failures else 0)

@@ -562,6 +562,16 @@ def test_full_disk(folder: Path) -> None:
     assert (folder / "a.clric").read_bytes() == b"old"
 
 
+@pytest.mark.parametrize("arguments", ["thumbnail a.png new", "compare a.png -o new"])
+def test_full_disk_of_other_commands(arguments: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    with no_space(100):
+        result = run(*arguments.split())
+    assert result.exit_code == 1
+    assert "Error: new cannot be written: File too large\n" in result.stderr
+    assert not Path("new").exists()
+
+
 def test_targets_that_cannot_be_written(folder: Path, fast_profile: FastProfile) -> None:
     (folder / "out").mkdir()
     (folder / "out" / "a.clric").mkdir()

@@ -69,7 +69,7 @@ class Order:
         try:
             outputs.write(job.target, data, overwrite=self.overwrite, like=like)
         except OSError as error:
-            return f"{job.target or 'stdout'} cannot be written: {error.strerror or error}"
+            return message(error, job.source)
         return ""
 
 

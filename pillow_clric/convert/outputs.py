@@ -39,21 +39,31 @@ def write(target: Place | None, data: bytes, *, overwrite: bool = False, like: P
         like: a file whose times and permissions it gets, where both are on this machine.
 
     Raises:
-        OSError: it cannot be written, or is there already.
+        OSError: it cannot be written, or is there already; `strerror` is a sentence that says which file, and why.
     """
-    if target is None:
-        _write_to_stdout(data)
-        return
-    if isinstance(target, Path) and is_stream(target):
-        with target.open("ab") as stream:
-            stream.write(data)
-        return
-    if isinstance(target, Url):
-        try:
-            target.write_bytes(data, overwrite=overwrite)
-        except FileExistsError:
-            _check_same(target, data)
-        return
+    try:
+        if target is None:
+            _write_to_stdout(data)
+        elif isinstance(target, Url):
+            _write_object(target, data, overwrite)
+        elif is_stream(target):
+            with target.open("ab") as stream:
+                stream.write(data)
+        else:
+            _write_file(target, data, overwrite, like)
+    except OSError as error:
+        why = f"{target or 'stdout'} cannot be written: {error.strerror or error}"
+        raise OSError(error.errno, why) from error
+
+
+def _write_object(target: Url, data: bytes, overwrite: bool) -> None:
+    try:
+        target.write_bytes(data, overwrite=overwrite)
+    except FileExistsError:
+        _check_same(target, data)
+
+
+def _write_file(target: Path, data: bytes, overwrite: bool, like: Place | None) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with _temporary(target.parent) as file:
         temporary = Path(file.name)
