@@ -1,7 +1,7 @@
 """What files say of their samples and Pillow forgets: put into `info` of images as they are opened.
 
 That is "bit_depth", as pillow_heif calls it, if samples have more than 8 bits, and primaries and transfer function by
-their codes in ITU-T H.273: "cicp", which counts more than a profile, or "nclx", which counts less.
+their codes in ITU-T H.273: "cicp", which counts more than the profile of a PNG file, or else "nclx".
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def _opener(kind: type[ImageFile.ImageFile], find: Find) -> Callable[[IO[bytes],
         if depth > 8:
             image.info["bit_depth"] = depth
         if any(codes):
-            image.info["cicp" if kind.format == "PNG" else "nclx"] = codes
+            # A profile that comes later, by a conversion of the colours in place, counts more in any case.
+            image.info["cicp" if kind.format == "PNG" and "icc_profile" in image.info else "nclx"] = codes
         return image
 
     return opened

@@ -571,14 +571,18 @@ def test_files_with_a_profile_of_hdr_are_read(photo: Image.Image, tmp_path: Path
 
 
 def test_a_profile_counts_more_than_codes_of_avif(photo: Image.Image, fast_profile: FastProfile) -> None:
-    """Of the file, or such as an image gets when its colours are converted in place."""
     buffer = BytesIO()
     photo.save(buffer, "AVIF", icc_profile=display_p3())
     image = opened(buffer.getvalue())
     assert saved(image).info["icc_profile"] == display_p3()
-    image = opened(with_code(photo, "avif", 12, 13))
-    image.info["icc_profile"] = rgb(curv())
-    assert saved(image).info["icc_profile"] == rgb(curv())
+
+
+@pytest.mark.parametrize("kind", ["png", "avif"])
+def test_colours_that_are_converted_in_place(kind: str, photo: Image.Image, fast_profile: FastProfile) -> None:
+    image = opened(with_code(photo, kind, 12, 13))
+    profiles = ImageCms.ImageCmsProfile(BytesIO(KNOWN["Display P3"][1])), ImageCms.createProfile("sRGB")
+    ImageCms.profileToProfile(image, *profiles, inPlace=True)
+    assert colour.recognise(saved(image).info["icc_profile"]) == colour.SRGB
 
 
 def test_codes_of_pillow_heif(photo: Image.Image, fast_profile: FastProfile) -> None:
