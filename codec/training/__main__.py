@@ -30,6 +30,9 @@ from codec.training.msp_prior import PriorTask
 from codec.training.perception import PerceptionTask
 from codec.training.transform import Settings, TransformTask
 from codec.training.validation import photos_and_validation
+from codec.training.vgg import Vgg
+from codec.training.vq import Settings as VqSettings
+from codec.training.vq import VqTask
 
 Command = Callable[..., Any]
 PATH, FILE = click.Path(path_type=Path), click.Path(exists=True, path_type=Path)
@@ -63,6 +66,8 @@ SHARED = (
 )  # fmt: skip
 
 lpips = click.option("--lpips", type=FILE, required=True, help="Weights of LPIPS.")
+vgg = click.option("--vgg", type=FILE, required=True, help="Weights of VGG-16's first blocks.")
+compiled = click.option("--compile", "compiled", is_flag=True, help="Takes a minute and a C++ compiler; then it is faster.")
 model = click.option("--model", default="base", show_default=True, help="Its name, or a file or folder.")
 
 
@@ -130,7 +135,7 @@ def _told() -> Iterator[None]:
 @training
 @crops(Settings.side, Settings.batch)
 @click.option("--start", type=FILE, help="Weights of an earlier export to start from.")
-@click.option("--compile", "compiled", is_flag=True, help="Takes a minute and a C++ compiler; then it is faster.")
+@compiled
 def transform(data: Path, cache: Path, side: int, batch: int, start: Path | None, compiled: bool) -> Task:
     """Train the learned transform.
 
@@ -161,6 +166,17 @@ def prior(data: Path, cache: Path, side: int, batch: int, weights: Path, presets
     --export writes a model for profile msp, with the priors in integers.
     """
     return PriorTask(Settings(Config(), side, batch), _photos(data, cache, side), weights, presets)
+
+
+@training
+@crops(VqSettings.side, VqSettings.batch)
+@vgg
+@click.option("--start", type=FILE, required=True, help="Weights of a learned transform, or of an earlier export.")
+@compiled
+def vq(data: Path, cache: Path, side: int, batch: int, vgg: Path, start: Path, compiled: bool) -> Task:
+    """Train an autoencoder with codebooks."""
+    photos, held_out = load_photos(data, cache, side)
+    return VqTask(VqSettings(side=side, batch=batch), photos, held_out, Vgg(vgg), start, compiled)
 
 
 @training

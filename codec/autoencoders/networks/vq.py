@@ -1,0 +1,108 @@
+"""Autoencoders whose latent is one entry of a codebook at each position, for codebooks of several sizes.
+
+The networks are the learned transform's (`codec/autoencoders/networks/transform.py`). Where these are modulated by
+lambda, here they are by the codebook, so one network serves all sizes. Entries were learned as means of the latents that
+they stand for (van den Oord, Vinyals and Kavukcuoglu, "Neural discrete representation learning", 2017).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from codec.autoencoders.networks import transform
+from codec.autoencoders.networks.limits import MAX_BLOCKS, MAX_WIDTH, whole
+from codec.autoencoders.networks.transform import DOWNSCALE, Decoder, Encoder
+
+MAX_SIZE = 1 << 14  # of a codebook
+
+
+@dataclass(frozen=True)
+class Config:
+    """Shape of the networks.
+
+    Attributes:
+        sizes: entries of each codebook, rising.
+        dimensions: of an entry.
+        fine, coarse, encoder, decoder, expansion: as in `transform.Config`.
+    """
+
+    sizes: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 512, 1024)
+    dimensions: int = 32
+    fine: int = 256
+    coarse: int = 320
+    encoder: tuple[int, int] = (1, 2)
+    decoder: tuple[int, int] = (3, 2)
+    expansion: int = 2
+
+    def __post_init__(self) -> None:
+        sizes = tuple(whole("sizes", size, 2, MAX_SIZE) for size in self.sizes)
+        if not 2 <= len(sizes) <= MAX_BLOCKS or list(sizes) != sorted(set(sizes)):
+            raise ValueError(f"sizes must be 2 to {MAX_BLOCKS} rising numbers, not {self.sizes!r}")
+        whole("dimensions", self.dimensions, 1, MAX_WIDTH)
+        object.__setattr__(self, "sizes", sizes)
+        for name in ("encoder", "decoder"):
+            object.__setattr__(self, name, getattr(self.transform, name))
+
+    @property
+    def transform(self) -> transform.Config:
+        """Shape of encoder and decoder."""
+        return transform.Config(
+            self.dimensions, self.fine, self.coarse, self.encoder, self.decoder, self.expansion, len(self.sizes)
+        )
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """Where each codebook begins among the entries of all, and where the last one ends."""
+        return tuple(accumulate(self.sizes, initial=0))
+
+
+class Quantised(nn.Module):
+    """Encoder, decoder and codebooks."""
+
+    entries: Tensor
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder, self.decoder = Encoder(config.transform), Decoder(config.transform)
+        self.register_buffer("entries", torch.zeros(config.starts[-1], config.dimensions))
+
+    def encode(self, pictures: Tensor, books: Tensor) -> Tensor:
+        """Latents (batch, dimensions, ceil(h / 16), ceil(w / 16)), not quantised, float32.
+
+        Args:
+            pictures: (batch, 3, h, w) in 0..1; edges are repeated outwards.
+            books: (batch,), int64, index of each one's codebook.
+        """
+        height, width = pictures.shape[2:]
+        if height % DOWNSCALE or width % DOWNSCALE:
+            pictures = F.pad(pictures, (0, -width % DOWNSCALE, 0, -height % DOWNSCALE), mode="replicate")
+        latents: Tensor = self.encoder(2 * pictures - 1, self._chosen(books))
+        return latents.float()
+
+    def decode(self, latents: Tensor, books: Tensor, height: int, width: int) -> Tensor:
+        """Pictures (batch, 3, height, width), float32, in 0..1 but for small excursions."""
+        pictures: Tensor = self.decoder(latents, self._chosen(books))
+        return pictures[:, :, :height, :width].float() / 2 + 0.5
+
+    def distances(self, latents: Tensor, books: Tensor) -> Tensor:
+        """Squared distances (batch, h, w, entries of all codebooks); infinite to those of other codebooks."""
+        latents = latents.permute(0, 2, 3, 1)
+        squares = latents.square().sum(-1, keepdim=True) + self.entries.square().sum(-1)
+        starts = torch.tensor(self.config.starts, device=books.device)
+        place = torch.arange(len(self.entries), device=books.device)
+        other = (place < starts[books, None]) | (place >= starts[books + 1, None])
+        return (squares - 2 * latents @ self.entries.T).masked_fill(other[:, None, None], torch.inf)
+
+    def quantised(self, latents: Tensor, books: Tensor) -> tuple[Tensor, Tensor]:
+        """Nearest entries (batch, dimensions, h, w), and their places among those of all codebooks (batch, h, w)."""
+        places = self.distances(latents, books).argmin(-1)
+        return self.entries[places].permute(0, 3, 1, 2), places
+
+    def _chosen(self, books: Tensor) -> Tensor:
+        return F.one_hot(books, len(self.config.sizes)).to(self.entries.dtype)

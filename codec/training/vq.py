@@ -1,0 +1,257 @@
+"""Training of an autoencoder with codebooks of several sizes, all at once.
+
+The entries of a codebook are running means of the latents that are nearest to them (van den Oord, Vinyals and
+Kavukcuoglu, 2017); one that hardly any latent is near to is moved to where some are. The small codebooks begin as
+k-means of the largest one, as in "Extreme image compression using fine-tuned VQGANs" (Mao et al., 2023).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from codec.autoencoders.networks.transform import Block
+from codec.autoencoders.networks.vq import Config, Quantised
+from codec.autoencoders.tensor_file import METADATA, check_shapes, read_safetensors
+from codec.device import reduced_precision
+from codec.distortion.pixels import squared_error, structural_error
+from codec.distortion.wasserstein import wasserstein
+from codec.files import write
+from codec.training.data import Photos, as_pictures, crops
+from codec.training.loop import Progress, Task
+from codec.training.optimizers import MuonAndAdam, Schedule
+from codec.training.transform import WIDE, read_weights
+from codec.training.vgg import Vgg
+
+DECAY = 0.99  # of what entries have been means of, in each iteration
+DEAD = 0.05  # part of the mean use of a codebook's entries below which one is moved
+STARTED = 256  # pictures whose latents the first codebooks are made of
+COMMITMENT = 0.1  # weight of the latents' distance from their entries, in the latents' energy
+SEEN = 128  # side of the part of each crop whose features are compared
+SCALE = 100.0  # of the loss, which is about 1 then
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Network, crops and loss of a training.
+
+    Attributes:
+        side: of the crops, a multiple of 16.
+        batch: crops at once.
+        structure, texture: weights of structural error and Wasserstein distortion, beside the squared error.
+    """
+
+    network: Config = field(default_factory=Config)
+    side: int = 256
+    batch: int = 16
+    structure: float = 0.01
+    texture: float = 0.01
+
+
+class Model(nn.Module):
+    """The autoencoder, and how much each entry was used, in latents."""
+
+    use: Tensor
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.autoencoder = Quantised(config)
+        self.register_buffer("use", torch.ones(config.starts[-1]))
+
+    def forward(self, pictures: Tensor, books: Tensor) -> tuple[Tensor, Tensor]:
+        """Pictures (batch, 3, h, w) as a decoder shows them, and latents' distance from their entries, in their energy.
+
+        Gradients pass quantisation as they are. In training, entries follow the latents that they stand for.
+        """
+        autoencoder = self.autoencoder
+        latents = autoencoder.encode(pictures, books)
+        quantised, places = autoencoder.quantised(latents.detach(), books)
+        if self.training:
+            self._follow(latents.detach(), places, books)
+        commitment = (latents - quantised).square().mean() / latents.detach().square().mean()
+        passed = latents + (quantised - latents).detach()
+        return autoencoder.decode(passed, books, *pictures.shape[2:]), commitment
+
+    @torch.no_grad()
+    def _follow(self, latents: Tensor, places: Tensor, books: Tensor) -> None:
+        """Move entries towards the means of their latents, and those without any to some of these."""
+        entries, points = self.autoencoder.entries, latents.permute(0, 2, 3, 1).flatten(0, 2)
+        sums, counts = torch.zeros_like(entries), torch.zeros_like(self.use)
+        sums.index_add_(0, places.flatten(), points)
+        counts.index_add_(0, places.flatten(), torch.ones_like(points[:, 0]))
+        total = self.use * DECAY + counts
+        entries.copy_((entries * (self.use * DECAY)[:, None] + sums) / total.clamp_min(1e-6)[:, None])
+        self.use.copy_(total)
+        starts = self.autoencoder.config.starts
+        for book in books.unique().tolist():
+            own = latents[books == book].permute(0, 2, 3, 1).flatten(0, 2)
+            part = slice(starts[book], starts[book + 1])
+            usual = self.use[part].mean()
+            dead = torch.nonzero(self.use[part] < DEAD * usual)[:, 0] + part.start
+            chosen = torch.randint(len(own), (len(dead),), device=own.device)
+            entries[dead], self.use[dead] = own[chosen], usual
+
+
+class VqTask(Task):
+    """Training of an autoencoder with codebooks from photos.
+
+    Args:
+        vgg: features that pictures are compared by, beside their samples.
+        held_out: pictures (count, 3, side, side) in 0..1 to validate with.
+        weights: of a learned transform to start from, or what `export` made.
+        compiled: as in `TransformTask`.
+    """
+
+    name = "vq"
+    schedule = Schedule(5e-4, 100)
+    model: Model
+
+    def __init__(
+        self, settings: Settings, photos: Photos, held_out: Tensor, vgg: Vgg, weights: Path, compiled: bool = False
+    ) -> None:
+        self.settings, self.photos, self.held_out, self.vgg = settings, photos, held_out, vgg
+        self.config: Mapping[str, Any] = {"network": asdict(settings.network)}
+        torch.manual_seed(0)
+        self.model = Model(settings.network)
+        if is_export(weights):
+            self.model.load_state_dict(read_export(weights)[1])
+        else:
+            self._start(read_weights(weights))
+        for block in self.model.modules():
+            if compiled and isinstance(block, Block):
+                block.compile(dynamic=False)
+
+    def optimizer(self) -> MuonAndAdam:
+        parameters = list(self.model.parameters())
+        return MuonAndAdam([p for p in parameters if p.dim() in (2, 4) and min(p.shape[:2]) >= WIDE], parameters)
+
+    def batch(self, seed: int, iteration: int) -> Tensor:
+        """(batch, side, side, 3) in 0..255"""
+        return crops(self.photos, self.settings.side, self.settings.batch, seed, iteration)
+
+    def loss(self, batch: Tensor, iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
+        pictures, settings = as_pictures(batch), self.settings
+        count = len(settings.network.sizes)
+        books = (torch.randperm(len(pictures), device=batch.device) + iteration) % count
+        with reduced_precision(batch.device):
+            made, commitment = self.model(pictures, books)
+        error, structure = squared_error(made, pictures).mean(), structural_error(made, pictures).mean()
+        texture = self._texture(made, pictures).mean()
+        distortion = error + settings.structure * structure + settings.texture * texture
+        figures = {"squared_error": error, "structure": structure, "texture": texture, "commitment": commitment}
+        figures = {name: figure.detach() for name, figure in figures.items()}
+        return SCALE * distortion + COMMITMENT * commitment, figures
+
+    def _texture(self, made: Tensor, pictures: Tensor) -> Tensor:
+        """Wasserstein distortion of a part of each picture, at a random place: (batch,)."""
+        vgg, side = self.vgg.to(made.device), min(SEEN, *made.shape[2:])
+        top, left = (int(torch.randint(length - side + 1, ())) for length in made.shape[2:])
+        made, pictures = (x[:, :, top : top + side, left : left + side] for x in (made, pictures))
+        with reduced_precision(made.device):
+            with torch.no_grad():
+                wanted = vgg(pictures)
+            found = vgg(made)
+        return wasserstein([made, *(x.float() for x in found)], [pictures, *(x.float() for x in wanted)])
+
+    def validate(self, model: nn.Module, progress: Progress, folder: Path) -> dict[str, Any]:
+        """PSNR in dB, structural error, and bits of an index that all positions' entries would take, by codebook."""
+        autoencoder, found = cast("Model", model).autoencoder, {}
+        pictures = self.held_out.to(autoencoder.entries.device)
+        for book, size in enumerate(self.settings.network.sizes):
+            books = torch.full((len(pictures),), book, device=pictures.device)
+            quantised, places = autoencoder.quantised(autoencoder.encode(pictures, books), books)
+            made = autoencoder.decode(quantised, books, *pictures.shape[2:]).clamp(0, 1)
+            part = places.flatten().bincount().float() / places.numel()
+            found[str(size)] = {
+                "psnr": round(float((-10 * squared_error(made, pictures).log10()).mean()), 3),
+                "structure": round(float(structural_error(made, pictures).mean()), 4),
+                "bits": round(float(torch.special.entr(part).sum() / math.log(2)), 3),
+            }
+        return found
+
+    def export(self, path: Path) -> None:
+        """Write the weights in float16, for the training of priors."""
+        told = {METADATA: json.dumps({"architecture": self.name, "config": self.config["network"]}, sort_keys=True)}
+        write(path, save({name: w.half().cpu().contiguous() for name, w in self.model.state_dict().items()}, told))
+
+    @torch.no_grad()
+    def _start(self, transform: Mapping[str, Tensor]) -> None:
+        """Begin as the transform at its lowest rate, with its latent's main directions, and with k-means of these."""
+        autoencoder, (encoder, decoder) = self.model.autoencoder, _parts(transform)
+        gain = transform["transform.log_gain"][-1].exp()
+        pictures = as_pictures(crops(self.photos, self.settings.side, STARTED, 0))
+        for part, own in ((autoencoder.encoder, encoder), (autoencoder.decoder, decoder)):
+            known = {n: w for n, w in own.items() if n in part.state_dict() and w.shape == part.state_dict()[n].shape}
+            part.load_state_dict(known, strict=False)
+            part.modulation.copy_(own["modulation"][-1].expand_as(part.modulation))
+        project, expand = encoder["project.weight"] * gain[:, None], decoder["expand.weight"] / gain
+        features: list[Tensor] = []
+        hook = autoencoder.encoder.project.register_forward_pre_hook(lambda _, given: features.append(given[0]))
+        for some in pictures.split(self.settings.batch):
+            autoencoder.encode(some, torch.zeros(len(some), dtype=torch.int64))
+        hook.remove()
+        points = torch.cat(features).permute(0, 2, 3, 1).flatten(0, 2) @ project.T + encoder["project.bias"] * gain
+        mean, axes = points.mean(0), torch.linalg.eigh(torch.cov(points.T))[1].flip(1)[:, : self._dimensions]
+        autoencoder.encoder.project.weight.copy_(axes.T @ project)
+        autoencoder.encoder.project.bias.copy_(axes.T @ (encoder["project.bias"] * gain - mean))
+        autoencoder.decoder.expand.weight.copy_(expand @ axes)
+        autoencoder.decoder.expand.bias.copy_(decoder["expand.bias"] + expand @ mean)
+        autoencoder.entries.copy_(codebooks((points - mean) @ axes, self.settings.network.sizes))
+
+    @property
+    def _dimensions(self) -> int:
+        return self.settings.network.dimensions
+
+
+def _parts(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Weights of a transform's encoder and decoder, by their names in these."""
+    encoder, decoder = (
+        {name.removeprefix(start): w for name, w in weights.items() if name.startswith(start)}
+        for start in ("transform.encoder.", "transform.decoder.")
+    )
+    return encoder, decoder
+
+
+def codebooks(points: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    """Entries (sum of sizes, dimensions): the largest codebook by k-means of points (n, dimensions), others of that.
+
+    Raises:
+        ImportError: scikit-learn is not there.
+    """
+    from sklearn.cluster import KMeans
+
+    def means(points: Tensor, weights: Tensor | None, size: int) -> KMeans:
+        own = None if weights is None else weights.numpy()
+        return KMeans(size, n_init=1, max_iter=20, random_state=0).fit(points.numpy(), sample_weight=own)
+
+    largest = means(points, None, sizes[-1])
+    entries = torch.from_numpy(largest.cluster_centers_)
+    counts = torch.from_numpy(largest.labels_).bincount(minlength=sizes[-1])
+    smaller = [torch.from_numpy(means(entries, counts, size).cluster_centers_) for size in sizes[:-1]]
+    return torch.cat([*smaller, entries]).float()
+
+
+def is_export(path: Path) -> bool:
+    """Whether a file is what `VqTask.export` made, rather than a transform."""
+    return "autoencoder.entries" in read_safetensors(path)[1]
+
+
+def read_export(path: Path) -> tuple[Config, dict[str, Tensor]]:
+    """Configuration, and weights of a `Model` in float32, from what `VqTask.export` made.
+
+    Raises:
+        ModelFileError: the file is damaged, or something else.
+    """
+    metadata, tensors = read_safetensors(path)
+    config = Config(**json.loads(metadata[METADATA])["config"])
+    weights = {name: tensor.float() for name, tensor in tensors.items()}
+    check_shapes(weights, Model(config).state_dict(), str(path))
+    return config, weights
