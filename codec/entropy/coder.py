@@ -154,7 +154,8 @@ def code_categorical(
             than 17 below the greatest are all the same. 2 <= m <= 2**14.
 
     Returns:
-        (n,) the values; a decoder of damaged data returns arbitrary ones, within 0..m - 1.
+        (n,) the values; a decoder of damaged data returns arbitrary ones, within 0..m - 1 unless it gives others
+        instead.
     """
     count, categories = logits.shape
     if not 2 <= categories <= tables.MAX_CATEGORIES or logits.dtype.kind != "i":
@@ -171,4 +172,4 @@ def code_categorical(
     for block in (slice(i, i + rows) for i in range(0, count, rows)):
         told = None if values is None else values[block].astype(np.int32)
         coded[block] = coder.run(told, tables.softmax(logits[block]))
-    return coded
+    return coder.trusted(coded)

@@ -33,6 +33,7 @@ from codec.training.validation import photos_and_validation
 from codec.training.vgg import Vgg
 from codec.training.vq import Settings as VqSettings
 from codec.training.vq import VqTask
+from codec.training.vq_indices import IndexTask
 
 Command = Callable[..., Any]
 PATH, FILE = click.Path(path_type=Path), click.Path(exists=True, path_type=Path)
@@ -67,7 +68,9 @@ SHARED = (
 
 lpips = click.option("--lpips", type=FILE, required=True, help="Weights of LPIPS.")
 vgg = click.option("--vgg", type=FILE, required=True, help="Weights of VGG-16's first blocks.")
-compiled = click.option("--compile", "compiled", is_flag=True, help="Takes a minute and a C++ compiler; then it is faster.")
+compiled = click.option(
+    "--compile", "compiled", is_flag=True, help="Takes a minute and a C++ compiler; then it is faster."
+)
 model = click.option("--model", default="base", show_default=True, help="Its name, or a file or folder.")
 
 
@@ -177,6 +180,17 @@ def vq(data: Path, cache: Path, side: int, batch: int, vgg: Path, start: Path, c
     """Train an autoencoder with codebooks."""
     photos, held_out = load_photos(data, cache, side)
     return VqTask(VqSettings(side=side, batch=batch), photos, held_out, Vgg(vgg), start, compiled)
+
+
+@training
+@crops(256, 16)
+@click.option("--weights", type=FILE, required=True, help="Of the autoencoder, as its training exported them.")
+def vq_indices(data: Path, cache: Path, side: int, batch: int, weights: Path) -> Task:
+    """Train prior and transformer of codebook indices, of an autoencoder that stays as it is.
+
+    --export writes a model for profile vq, with the prior in integers.
+    """
+    return IndexTask(_photos(data, cache, side), weights, side=side, count=batch)
 
 
 @training

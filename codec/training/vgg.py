@@ -39,7 +39,7 @@ class Vgg(nn.Module):
         self.requires_grad_(False).eval()
 
     def forward(self, pictures: Tensor) -> list[Tensor]:
-        x, features = pictures - self.mean, []
+        x, features = pictures - self.mean, list[Tensor]()
         for block in BLOCKS:
             if features:
                 x = F.avg_pool2d(x, 2)

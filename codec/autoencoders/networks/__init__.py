@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from codec.autoencoders.networks import kl, msp, residual, tiny
+from codec.autoencoders.networks import kl, msp, residual, tiny, vq
 from codec.autoencoders.tensor_file import Tensors
 from codec.overfit import lambda_conditioned_weights
 
@@ -47,4 +47,5 @@ ARCHITECTURES = {
     "tiny": Architecture(lambda config: tiny.Tiny(tiny.Config(**config)), _AUTOENCODER),
     "kl": Architecture(kl.build, _AUTOENCODER),
     "msp": Architecture(msp.build),
+    "vq": Architecture(vq.build),
 }

@@ -79,11 +79,11 @@ class IntegerStep(nn.Module):
     def __init__(self, bounds: list[int], inputs: int, hidden: int) -> None:
         super().__init__()
         pairs = list(pairwise(bounds))
-        self.embed = _linear(hidden, inputs)
+        self.embed = linear(hidden, inputs)
         self.context = nn.ModuleList(IntegerBlock(hidden) for _ in range(BLOCKS))
-        self.earlier = nn.ModuleList(_linear(hidden, start) for start, _ in pairs[1:])
-        self.mix = nn.ModuleList(_linear(hidden, hidden) for _ in pairs)
-        self.output = nn.ModuleList(_linear(2 * (end - start), hidden) for start, end in pairs)
+        self.earlier = nn.ModuleList(linear(hidden, start) for start, _ in pairs[1:])
+        self.mix = nn.ModuleList(linear(hidden, hidden) for _ in pairs)
+        self.output = nn.ModuleList(linear(2 * (end - start), hidden) for start, end in pairs)
 
     def embedded(self, known: Tensor, condition: Tensor) -> Tensor:
         """Context of a group of channels: (h, w, inputs), (hidden,) to (h, w, hidden)."""
@@ -114,9 +114,9 @@ class IntegerBlock(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.mix_in, self.mix_out = _linear(channels, channels), _linear(channels, channels)
+        self.mix_in, self.mix_out = linear(channels, channels), linear(channels, channels)
         self.mix = Convolution(_layer(channels, 1, 3, 3), padding=1, depthwise=True)
-        self.hidden, self.output = _linear(channels, channels), _linear(channels, channels)
+        self.hidden, self.output = linear(channels, channels), linear(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(h, w, channels) to the same."""
@@ -148,7 +148,8 @@ def _layer(*shape: int) -> Definition:
     return Definition(undefined(*shape), undefined(shape[0]), undefined(shape[0]), undefined(2))
 
 
-def _linear(outputs: int, inputs: int) -> Linear:
+def linear(outputs: int, inputs: int) -> Linear:
+    """A layer without numbers, which a state is loaded into."""
     return Linear(_layer(outputs, inputs))
 
 
@@ -276,9 +277,21 @@ def quantised(prior: ProgressivePrior) -> dict[str, Tensor]:
         if _gives_distributions(name):
             weight, bias, scale = _in_output_units(weight), _in_output_units(bias), OUTPUT
         low = 0 if name.endswith(("mix", "output")) and "context" in name else -LIMIT
-        found, _ = quantise(weight, bias, (low, LIMIT), SCALE, scale)
-        made |= {f"steps.{name}.{field}": numbers for field, numbers in found._asdict().items()}
+        made |= layer_state(f"steps.{name}", weight, bias, low, scale)
     return made
+
+
+def layer_state(name: str, weight: Tensor, bias: Tensor, low: int, scale: int) -> dict[str, Tensor]:
+    """State of a trained layer in integers, whose inputs are `low`..LIMIT in units of 1 / SCALE.
+
+    Args:
+        scale: what stands for 1.0 in outputs.
+
+    Raises:
+        ValueError: sums would not be exact.
+    """
+    found, _ = quantise(weight, bias, (low, LIMIT), SCALE, scale)
+    return {f"{name}.{field}": numbers for field, numbers in found._asdict().items()}
 
 
 def _in_output_units(rows: Tensor) -> Tensor:

@@ -1,20 +1,24 @@
 """Autoencoders whose latent is one entry of a codebook at each position, for codebooks of several sizes.
 
 The networks are the learned transform's (`codec/autoencoders/networks/transform.py`). Where these are modulated by
-lambda, here they are by the codebook, so one network serves all sizes. Entries were learned as means of the latents that
-they stand for (van den Oord, Vinyals and Kavukcuoglu, "Neural discrete representation learning", 2017).
+lambda, here they are by the codebook, so one network serves all sizes. Entries were learned as means of the latents
+that they stand for (van den Oord, Vinyals and Kavukcuoglu, "Neural discrete representation learning", 2017).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codec.autoencoders.networks import transform
+from codec.autoencoders.networks.index_prior import IntegerIndexPrior
+from codec.autoencoders.networks.index_transformer import IndexTransformer
 from codec.autoencoders.networks.limits import MAX_BLOCKS, MAX_WIDTH, whole
 from codec.autoencoders.networks.transform import DOWNSCALE, Decoder, Encoder
 
@@ -106,3 +110,43 @@ class Quantised(nn.Module):
 
     def _chosen(self, books: Tensor) -> Tensor:
         return F.one_hot(books, len(self.config.sizes)).to(self.entries.dtype)
+
+
+@dataclass(frozen=True)
+class IndexConfig:
+    """Shape of the networks that know of indices.
+
+    Attributes:
+        hidden: channels of the prior.
+        width, layers, heads: of the transformer; the width is a multiple of the heads.
+    """
+
+    hidden: int = 160
+    width: int = 192
+    layers: int = 4
+    heads: int = 6
+
+    def __post_init__(self) -> None:
+        whole("hidden", self.hidden, 1, MAX_WIDTH)
+        whole("layers", self.layers, 1, MAX_BLOCKS)
+        whole("heads", self.heads, 1, MAX_WIDTH)
+        if whole("width", self.width, 1, MAX_WIDTH) % self.heads:
+            raise ValueError(f"width must be a multiple of heads, not {self.width} and {self.heads}")
+
+
+class Vq(Quantised):
+    """An autoencoder with codebooks, the prior of its indices in integers, and the transformer that fills them in."""
+
+    def __init__(self, config: Config, indices: IndexConfig) -> None:
+        super().__init__(config)
+        self.prior = IntegerIndexPrior(config.starts, indices.hidden)
+        self.transformer = IndexTransformer(config.starts, indices.width, indices.layers, indices.heads)
+
+
+def build(config: Mapping[str, Any]) -> Vq:
+    """The networks of a model's configuration, without numbers.
+
+    Raises:
+        KeyError, TypeError, ValueError: it makes no sense.
+    """
+    return Vq(Config(**config["autoencoder"]), IndexConfig(**config["indices"]))

@@ -18,8 +18,8 @@ from codec.autoencoders.networks.progressive_prior import BLOCKS, OFFSETS, SCALE
 from codec.container import CorruptError
 from codec.entropy import selftest, tables
 from codec.entropy.coder import LIMIT, Coder, Decoder, Encoder, code_laplace, continuations
+from codec.profiles.bands import bands
 
-BAND = 1 << 13  # cells of a band, if they are of one row or more
 SURE = 0  # scale index up to which a symbol whose mean rounds to zero is zero
 
 Symbols = NDArray[np.int32]
@@ -132,7 +132,7 @@ class LatentCoding:
             rows, columns = current.shape[:2]
             if current.size:
                 for phase, own in self._phases(halving, current, first):
-                    for band in _bands(rows, columns):
+                    for band in bands(rows, columns):
                         self._code_band(halving, offset, place, band, [*known, *own], phase)
             complete = first.copy()  # where the picture ends in a cell, its first position stands for those that lack
             complete[:rows, :columns] = current
@@ -197,10 +197,3 @@ class LatentCoding:
         self._coders = []
         known = np.arange(len(differ)) < differ.argmax()
         return np.where(known, found[0], expected)
-
-
-def _bands(rows: int, columns: int) -> Iterator[slice]:
-    """Rows of cells that are coded together."""
-    step = max(1, BAND // columns)
-    for start in range(0, rows, step):
-        yield slice(start, min(rows, start + step))

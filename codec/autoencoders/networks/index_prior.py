@@ -1,0 +1,206 @@
+"""Progressive prior of a map of codebook indices: by it they are coded, in far fewer bits than they are counted in.
+
+The map is halved again and again, as a latent is by the multi-scale progressive prior. What is left at last has
+the same distribution everywhere; then each halving's missing positions follow, the middles of four known ones first, each under
+a categorical distribution given all that is known around it. One network serves all codebooks and halvings.
+
+`IndexPrior` is what is trained. `IntegerIndexPrior` is made of it by `quantised`, and computes in integers, so that
+distributions are the same on any machine.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from codec.autoencoders.networks.integer_prior import (
+    OUTPUT_LIMIT,
+    IntegerBlock,
+    check_bound,
+    layer_state,
+    linear,
+    undefined,
+)
+from codec.autoencoders.networks.progressive_prior import LIMIT, OFFSETS, SCALE, Block, bounded
+from codec.autoencoders.networks.transform import Pointwise, initialise
+from codec.entropy.layers import Proven
+from codec.entropy.tables import LOGIT_FRACTIONS
+
+HALVINGS = 4
+CODE = 32  # dimensions of what the networks know of an entry
+BLOCKS = 2
+
+Integers = NDArray[np.int64]
+
+
+class IndexStep(nn.Module):
+    """Features of one position of each cell, of which distributions are made."""
+
+    def __init__(self, known: int, hidden: int) -> None:
+        super().__init__()
+        self.embed = Pointwise(known * CODE, hidden)
+        self.context = nn.Sequential(*(Block(hidden) for _ in range(BLOCKS)))
+        self.mix = Pointwise(hidden, hidden)
+        initialise(self.embed)
+        initialise(self.mix)
+
+    def forward(self, known: Tensor, condition: Tensor) -> Tensor:
+        """(batch, known * CODE, h, w), (batch, hidden, 1, 1) to (batch, hidden, h, w)."""
+        context = self.context(bounded(self.embed(known) + condition))
+        return bounded(context + bounded(self.mix(context), 0))
+
+
+class IndexPrior(nn.Module):
+    """Distributions of indices, as places among the entries of all codebooks.
+
+    Args:
+        starts: where each codebook begins among the entries, and where the last one ends.
+        hidden: channels of the networks.
+    """
+
+    def __init__(self, starts: tuple[int, ...], hidden: int) -> None:
+        super().__init__()
+        total, offsets = starts[-1], len(OFFSETS)
+        self.starts = starts
+        self.code = nn.Parameter(0.5 * torch.randn(total, CODE))
+        self.first = nn.Parameter(torch.zeros(total))
+        self.bias = nn.Parameter(torch.zeros(HALVINGS, offsets, total))
+        self.condition = nn.Parameter(torch.zeros(HALVINGS, offsets, len(starts) - 1, hidden))
+        self.steps = nn.ModuleList(IndexStep(1 + offset, hidden) for offset in range(offsets))
+        self.output = Pointwise(hidden, total)
+        nn.init.normal_(self.output.weight, std=0.1 * hidden**-0.5)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(self, places: Tensor, books: Tensor) -> Tensor:
+        """Negative logarithm of the probability of each index of maps (batch, h, w): (batch, h, w).
+
+        Args:
+            places: int64, among the entries of all codebooks.
+            books: (batch,), int64, index of each map's codebook.
+        """
+        height, width = places.shape[1:]
+        cell = 1 << HALVINGS
+        if height % cell or width % cell:
+            padded = F.pad(places[:, None].float(), (0, -width % cell, 0, -height % cell), mode="replicate")
+            places = padded[:, 0].long()
+        codes = bounded(self.code)[places].permute(0, 3, 1, 2)
+        found = torch.zeros(places.shape, device=places.device)
+        found[:, ::cell, ::cell] = self._losses(self.first, places[:, ::cell, ::cell], books)
+        for halving in range(HALVINGS):
+            stride = 1 << halving
+            known = [codes[:, :, :: 2 * stride, :: 2 * stride]]
+            for offset, (row, column) in enumerate(OFFSETS):
+                where = np.s_[:, row * stride :: 2 * stride, column * stride :: 2 * stride]
+                condition = self.condition[halving, offset][books][:, :, None, None]
+                features = self.steps[offset](torch.cat(known, 1), condition)
+                logits = self.output(features).permute(0, 2, 3, 1).float() + self.bias[halving, offset]
+                found[where] = self._losses(logits, places[where], books)
+                known.append(codes[:, :, where[1], where[2]])
+        return found[:, :height, :width]
+
+    def _losses(self, logits: Tensor, places: Tensor, books: Tensor) -> Tensor:
+        """Cross entropies (batch, h, w) of logits (..., entries), of which those of other codebooks do not count."""
+        place = torch.arange(self.starts[-1], device=books.device)
+        starts = torch.tensor(self.starts, device=books.device)
+        other = (place < starts[books, None]) | (place >= starts[books + 1, None])
+        logits = logits.expand(*places.shape, -1).masked_fill(other[:, None, None], -torch.inf)
+        losses: Tensor = F.cross_entropy(logits.flatten(0, 2), places.flatten(), reduction="none")
+        return losses.view(places.shape)
+
+
+class IntegerIndexStep(nn.Module):
+    """An `IndexStep`; activations are integers, held in floating point, channels last."""
+
+    def __init__(self, known: int, hidden: int) -> None:
+        super().__init__()
+        self.embed = linear(hidden, known * CODE)
+        self.context = nn.ModuleList(IntegerBlock(hidden) for _ in range(BLOCKS))
+        self.mix = linear(hidden, hidden)
+
+    def forward(self, known: Tensor, condition: Tensor) -> Tensor:
+        """(h, w, known * CODE), (hidden,) to (h, w, hidden)."""
+        x = (self.embed(known) + condition).clamp(-LIMIT, LIMIT)
+        for block in self.context:
+            x = block(x)
+        return (x + self.mix(x).clamp(0, LIMIT)).clamp(-LIMIT, LIMIT)
+
+
+class IntegerIndexPrior(Proven):
+    """Distributions of indices in integers, made without numbers: complete once a state of `quantised` is loaded."""
+
+    code: Tensor
+    first: Tensor
+    bias: Tensor
+    condition: Tensor
+
+    def __init__(self, starts: tuple[int, ...], hidden: int) -> None:
+        total, offsets = starts[-1], len(OFFSETS)
+        shapes = {
+            "code": (total, CODE), "first": (total,), "bias": (HALVINGS, offsets, total),
+            "condition": (HALVINGS, offsets, len(starts) - 1, hidden),
+        }  # fmt: skip
+        super().__init__({name: undefined(*shape) for name, shape in shapes.items()})
+        self.books = [slice(a, b) for a, b in pairwise(starts)]
+        self.steps = nn.ModuleList(IntegerIndexStep(1 + offset, hidden) for offset in range(offsets))
+        self.output = nn.ModuleList(linear(b - a, hidden) for a, b in pairwise(starts))
+
+    def prove(self) -> None:
+        check_bound("code", self.code, LIMIT)
+        for name in ("first", "bias", "condition"):
+            check_bound(name, getattr(self, name), OUTPUT_LIMIT)
+
+    def codes(self, book: int) -> NDArray[np.int16]:
+        """Activations of each entry of a codebook, (size, CODE)."""
+        return self.code[self.books[book]].cpu().numpy().astype(np.int16)
+
+    def of_first(self, book: int) -> Integers:
+        """Logits of the positions that are left after all halvings, (size,), in 1 / LOGIT_FRACTIONS as all of them."""
+        return self.first[self.books[book]].cpu().numpy().astype(np.int64)
+
+    @torch.no_grad()
+    def features(self, book: int, halving: int, offset: int, known: NDArray[np.float32]) -> Tensor:
+        """What logits of the positions at an offset depend on: (h, w, known * CODE), whole, to (h, w, hidden).
+
+        Args:
+            halving: 0 for the finest; beyond the coarsest that there is it is as that.
+        """
+        condition = self.condition[min(halving, HALVINGS - 1), offset, book]
+        found: Tensor = self.steps[offset](torch.from_numpy(known).to(self.code.device), condition)
+        return found
+
+    @torch.no_grad()
+    def logits(self, book: int, halving: int, offset: int, features: Tensor) -> Integers:
+        """Logits (n, size) of features (n, hidden)."""
+        bias = self.bias[min(halving, HALVINGS - 1), offset, self.books[book]]
+        logits: Tensor = self.output[book](features)
+        found: Integers = logits.cpu().numpy().astype(np.int64) + bias.cpu().numpy()
+        return found
+
+
+def quantised(prior: IndexPrior) -> dict[str, Tensor]:
+    """State of an `IntegerIndexPrior` made from a trained one.
+
+    Raises:
+        ValueError: its weights are too great for sums to be exact.
+    """
+    made: dict[str, Tensor] = {
+        "code": (prior.code * SCALE).round().clamp(-LIMIT, LIMIT),
+        "first": (prior.first * LOGIT_FRACTIONS).round(),
+        "bias": (prior.bias * LOGIT_FRACTIONS).round(),
+        "condition": (prior.condition * SCALE).round(),
+    }
+    made = {name: numbers.detach().cpu().to(torch.int64) for name, numbers in made.items()}
+    for name, layer in prior.steps.named_modules():
+        if isinstance(layer, (nn.Linear, nn.Conv2d)):
+            # What follows a rectifier is not negative.
+            low = 0 if "context" in name and name.endswith(("mix", "output")) else -LIMIT
+            made |= layer_state(f"steps.{name}", layer.weight, layer.get_parameter("bias"), low, SCALE)
+    for book, (start, stop) in enumerate(pairwise(prior.starts)):
+        rows = prior.output.weight[start:stop], prior.output.bias[start:stop]
+        made |= layer_state(f"output.{book}", *rows, -LIMIT, LOGIT_FRACTIONS)
+    return made
