@@ -31,6 +31,7 @@ from codec.autoencoders.networks.integer_prior import Conditioned, IntegerPrior,
 from codec.autoencoders.networks.progressive_prior import PRESETS, laplace_bits
 from codec.autoencoders.networks.transform import DOWNSCALE, Decoder, Encoder
 from codec.entropy import coder
+from codec.profiles import bands
 from codec.profiles.msp import bitstream, latent_coding, overfitting
 from codec.tensors import to_tensor
 
@@ -115,7 +116,7 @@ def test_another_reader_reads_the_same_symbols(preset: str, size: tuple[int, int
 def test_another_reader_knows_bands(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
     prior, latent = transform_of().prior(preset, 300), random_latent(21, 10)
     whole = latent_coding.encode(prior, latent)
-    for module in (latent_coding, reader):
+    for module in (bands, reader):
         monkeypatch.setattr(module, "BAND", 11)
     stream, symbols = latent_coding.encode(prior, latent)
     assert np.array_equal(symbols, whole[1])

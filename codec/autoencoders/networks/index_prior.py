@@ -1,8 +1,8 @@
 """Progressive prior of a map of codebook indices: by it they are coded, in far fewer bits than they are counted in.
 
 The map is halved again and again, as a latent is by the multi-scale progressive prior. What is left at last has
-the same distribution everywhere; then each halving's missing positions follow, the middles of four known ones first, each under
-a categorical distribution given all that is known around it. One network serves all codebooks and halvings.
+the same distribution everywhere; then each halving's missing positions follow, the middles of four known ones first,
+each under a categorical distribution given all that is known around it. One network serves all codebooks and halvings.
 
 `IndexPrior` is what is trained. `IntegerIndexPrior` is made of it by `quantised`, and computes in integers, so that
 distributions are the same on any machine.
@@ -52,7 +52,8 @@ class IndexStep(nn.Module):
     def forward(self, known: Tensor, condition: Tensor) -> Tensor:
         """(batch, known * CODE, h, w), (batch, hidden, 1, 1) to (batch, hidden, h, w)."""
         context = self.context(bounded(self.embed(known) + condition))
-        return bounded(context + bounded(self.mix(context), 0))
+        features: Tensor = bounded(context + bounded(self.mix(context), 0))
+        return features
 
 
 class IndexPrior(nn.Module):
@@ -127,7 +128,8 @@ class IntegerIndexStep(nn.Module):
         x = (self.embed(known) + condition).clamp(-LIMIT, LIMIT)
         for block in self.context:
             x = block(x)
-        return (x + self.mix(x).clamp(0, LIMIT)).clamp(-LIMIT, LIMIT)
+        features: Tensor = (x + self.mix(x).clamp(0, LIMIT)).clamp(-LIMIT, LIMIT)
+        return features
 
 
 class IntegerIndexPrior(Proven):

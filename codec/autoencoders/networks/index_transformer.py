@@ -56,8 +56,8 @@ class IndexTransformer(nn.Module):
         tokens = (tokens + self.position[:height, :width]).flatten(1, 2)
         for layer in self.layers:
             tokens = layer(tokens)
-        found: Tensor = self.norm(tokens)
-        return found.unflatten(1, (height, width))
+        found: Tensor = self.norm(tokens).unflatten(1, (height, width))
+        return found
 
     def logits(self, features: Tensor, entries: slice) -> Tensor:
         """Logits (..., n) of some entries."""
