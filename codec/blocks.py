@@ -10,6 +10,7 @@ from torch import Tensor
 
 BLOCK = {"cpu": 1 << 15}  # positions a block: cache-sized on a CPU
 BLOCK_ELSEWHERE = 1 << 22
+BAND = 1 << 13  # cells of a band, if they are of one row or more
 
 
 def positions_a_block(device: torch.device) -> int:
@@ -21,6 +22,11 @@ def slices(length: int, at_once: int) -> Iterator[slice]:
     """Yield slices of `at_once` that cover a length; the last one may be shorter."""
     for start in range(0, length, at_once):
         yield slice(start, min(start + at_once, length))
+
+
+def bands(rows: int, columns: int) -> Iterator[slice]:
+    """Rows of cells that are coded together, of a grid with one column at least: in files, so it stays as it is."""
+    return slices(rows, max(1, BAND // columns))
 
 
 def shrunk(picture: Tensor, scale: int) -> Tensor:

@@ -22,7 +22,7 @@ from PIL import Image, ImageFile
 
 import codec
 import pillow_clric
-from codec import CorruptError, FormatError, Section, TruncatedError, UnsupportedError, pack, unpack
+from codec import CorruptError, FormatError, Section, TruncatedError, UnsupportedError, blocks, pack, unpack
 from codec.autoencoders import learned_transform, store
 from codec.autoencoders import model as files
 from codec.autoencoders.errors import ModelError, ModelFileError
@@ -31,7 +31,6 @@ from codec.autoencoders.networks.integer_prior import Conditioned, IntegerPrior,
 from codec.autoencoders.networks.progressive_prior import PRESETS, laplace_bits
 from codec.autoencoders.networks.transform import DOWNSCALE, Decoder, Encoder
 from codec.entropy import coder
-from codec.profiles import bands
 from codec.profiles.msp import bitstream, latent_coding, overfitting
 from codec.tensors import to_tensor
 
@@ -116,7 +115,7 @@ def test_another_reader_reads_the_same_symbols(preset: str, size: tuple[int, int
 def test_another_reader_knows_bands(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
     prior, latent = transform_of().prior(preset, 300), random_latent(21, 10)
     whole = latent_coding.encode(prior, latent)
-    for module in (bands, reader):
+    for module in (blocks, reader):
         monkeypatch.setattr(module, "BAND", 11)
     stream, symbols = latent_coding.encode(prior, latent)
     assert np.array_equal(symbols, whole[1])

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from codec.autoencoders.networks.integer_prior import Conditioned, Integers
 from codec.autoencoders.networks.progressive_prior import BLOCKS, OFFSETS, SCALE, phase_masks
+from codec.blocks import bands
 from codec.container import CorruptError
 from codec.entropy import selftest, tables
 from codec.entropy.coder import LIMIT, Coder, Decoder, Encoder, code_laplace, continuations
-from codec.profiles.bands import bands
 
 SURE = 0  # scale index up to which a symbol whose mean rounds to zero is zero
 

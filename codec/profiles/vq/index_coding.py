@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from codec.autoencoders.networks.index_prior import BLOCKS, HALVINGS, IntegerIndexPrior
 from codec.autoencoders.networks.index_transformer import UNKNOWN
 from codec.autoencoders.networks.progressive_prior import OFFSETS
+from codec.blocks import bands
 from codec.container import CorruptError
 from codec.entropy import selftest
 from codec.entropy.coder import Coder, Decoder, Encoder, code_categorical, continuations
 from codec.entropy.tables import LOGIT_FRACTIONS
-from codec.profiles.bands import bands
 
 Indices = NDArray[np.int32]
 Costs = NDArray[np.float32]
