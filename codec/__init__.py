@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from codec.container import (
     Container,
     CorruptError,
+    DamageWarning,
     FormatError,
     Header,
     LimitError,
@@ -34,6 +35,7 @@ __all__ = [
     "BatchError",
     "Container",
     "CorruptError",
+    "DamageWarning",
     "FormatError",
     "Header",
     "LimitError",
@@ -45,6 +47,7 @@ __all__ = [
     "encode_batch",
     "pack",
     "read_header",
+    "repair",
     "unpack",
     "verify",
 ]
@@ -193,10 +196,25 @@ def verify(data: bytes) -> None:
     alpha.decode(container)
 
 
+def repair(data: bytes, *, device: str = "auto") -> bytes:
+    """A whole file of a damaged one of profile `vq`, which looks as that does; metadata and alpha stay as they are.
+
+    Raises:
+        FormatError: the file is damaged beyond that, or of another profile.
+        RuntimeError: as `decode`.
+    """
+    from codec.device import resolve
+
+    container = unpack(data)
+    decoder = by_id(container.header.profile).decoder(container.header, resolve(device))
+    return pack(container.header, {**container.sections, **decoder.repair(container)})
+
+
 def describe(data: bytes, *, device: str = "auto") -> dict[str, Any]:
     """How the picture of a complete file is coded, as far as its profile knows more than the header says.
 
-    Of profile `msp`: "preset"; "quality", as it may be given to `encode`; and "scales", the bytes of each scale of the
+    Of profile `vq`: "codebook", its size; "packets", and "lost", how many of them are damaged, if any. Of profile
+    `msp`: "preset"; "quality", as it may be given to `encode`; and "scales", the bytes of each scale of the
     latent, by its part of the picture's resolution. Of other profiles it is empty.
 
     Raises:

@@ -6,7 +6,7 @@ opened without importing numpy or torch, and nothing is allocated by what a file
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from io import BytesIO
@@ -23,6 +23,7 @@ __all__ = [
     "VERSION",
     "Container",
     "CorruptError",
+    "DamageWarning",
     "Entry",
     "FormatError",
     "Header",
@@ -33,6 +34,7 @@ __all__ = [
     "pack",
     "read_header",
     "unpack",
+    "varint",
 ]
 
 # The first byte is no ASCII and cannot begin UTF-8 text, so no text is taken for a picture, and a transfer that
@@ -68,6 +70,7 @@ class Section(IntEnum):
 # Metadata first: it is read at open. Grids last: what a truncated file loses is the finest of them.
 _ORDER = (Section.COLOUR, Section.ICC, Section.EXIF, Section.XMP, Section.ALPHA, Section.WEIGHTS, Section.GRIDS)
 _METADATA = frozenset({Section.COLOUR, Section.ICC, Section.EXIF, Section.XMP})
+_SELF_CHECKED = frozenset({3})  # profiles whose grids are packets with checksums of their own
 
 
 class FormatError(OSError):
@@ -91,6 +94,10 @@ class UnsupportedError(FormatError):
 
 class LimitError(FormatError):
     """The file claims a size beyond what a reader accepts."""
+
+
+class DamageWarning(UserWarning):
+    """Parts of a file are lost or damaged, and its picture has likely contents there."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +126,7 @@ class Header:
         profile: id of the coding profile, 0..15.
         model: first `MODEL_BYTES` bytes of the SHA-256 of the model's weights, or b"" if none is needed.
         directory: the sections in the order of their bodies, types unique.
-        body_crc: CRC-32 of all bodies together.
+        body_crc: CRC-32 of all bodies together that are not checked otherwise; 0 if all are.
         version: of the format, (major, minor), as the file has it.
 
     Raises:
@@ -190,7 +197,8 @@ class Container:
     Attributes:
         header: as the file has it.
         sections: the bodies by type, without those of unknown types.
-        truncated: whether bytes are missing at the end; bodies are then cut or empty, and not checked.
+        truncated: whether bytes are missing at the end; bodies are then cut or empty, and not checked, unless those
+            that the checksum is of are complete.
     """
 
     header: Header
@@ -215,9 +223,10 @@ def pack(header: Header, sections: Mapping[Section, bytes]) -> bytes:
         if len(body) > MAX_SECTION:
             raise ValueError(f"section {section.name} must be at most {MAX_SECTION} bytes, not {len(body)}")
     order = [section for section in _ORDER if section in bodies]
-    body_bytes = b"".join(bodies[section] for section in order)
     directory = tuple(Entry(section, section not in _METADATA, len(bodies[section])) for section in order)
-    return _header_bytes(replace(header, directory=directory, body_crc=crc32(body_bytes))) + body_bytes
+    checksummed = b"".join(bodies[section] for section in order if _checksummed(header.profile, section))
+    complete = replace(header, directory=directory, body_crc=crc32(checksummed))
+    return _header_bytes(complete) + b"".join(bodies[section] for section in order)
 
 
 def unpack(data: bytes, *, allow_truncated: bool = False) -> Container:
@@ -225,7 +234,8 @@ def unpack(data: bytes, *, allow_truncated: bool = False) -> Container:
 
     Args:
         data: the complete file; what follows its last section is ignored.
-        allow_truncated: accept a file that ends early, within or before its sections' bodies.
+        allow_truncated: accept a file that ends early, within or before its sections' bodies. One that ends within
+            a body with checksums of its own is accepted anyway.
 
     Raises:
         TruncatedError: bytes are missing, and that is not allowed or they are the header's.
@@ -236,16 +246,29 @@ def unpack(data: bytes, *, allow_truncated: bool = False) -> Container:
     """
     header = read_header(BytesIO(data))
     missing = header.file_size - len(data)
-    truncated = missing > 0
-    if truncated and not allow_truncated:
+    places = [
+        slice(start, start + length)
+        for section, (start, length) in header.spans.items()
+        if _checksummed(header.profile, section)
+    ]
+    complete = all(place.stop <= len(data) for place in places)
+    if not complete and not allow_truncated:
         raise TruncatedError(
             f"file is truncated: {missing} of its {header.file_size} bytes are missing; get the whole file again"
         )
-    if not truncated and crc32(memoryview(data)[header.size : header.file_size]) != header.body_crc:
+    if complete and _crc(data, places) != header.body_crc:
         raise CorruptError("file is damaged: its sections do not match their checksum; get the file again")
     known = {section: header.spans[section] for section in Section if section in header.spans}
     sections = {section: data[start : start + length] for section, (start, length) in known.items()}
-    return Container(header, sections, truncated)
+    return Container(header, sections, missing > 0)
+
+
+def _crc(data: bytes, places: Iterable[slice]) -> int:
+    """CRC-32 of parts of the data together."""
+    view, crc = memoryview(data), 0
+    for place in places:
+        crc = crc32(view[place], crc)
+    return crc
 
 
 def read_header(fp: BinaryIO) -> Header:
@@ -263,7 +286,8 @@ def read_header(fp: BinaryIO) -> Header:
     width, height = reader.varint(), reader.varint()
     model = reader.take(MODEL_BYTES) if kind & _MODEL_FLAG else b""
     directory = _read_directory(reader)
-    body_crc = int.from_bytes(reader.take(4), "little")
+    mode, profile = kind >> 4 & 7, kind & 15
+    body_crc = int.from_bytes(reader.take(4), "little") if _has_body_crc(profile, directory) else 0
     header_crc = crc32(reader.seen)
     if int.from_bytes(reader.take(4), "little") != header_crc:
         raise _corrupt("it does not match its checksum")
@@ -271,10 +295,9 @@ def read_header(fp: BinaryIO) -> Header:
     # Only now is it known that these are the numbers that were written.
     _check_size(width, height)
     _check_directory(directory)
-    mode = kind >> 4 & 7
     if mode >= len(MODES):
         raise UnsupportedError(f"picture mode {mode} is not known to this version: update pillow-clric")
-    return Header(width, height, MODES[mode], kind & 15, model, directory, body_crc, version)
+    return Header(width, height, MODES[mode], profile, model, directory, body_crc, version)
 
 
 class _Reader:
@@ -301,7 +324,7 @@ class _Reader:
         return piece
 
     def varint(self) -> int:
-        """The next number: seven bits a byte, low bits first, in as few bytes as it needs."""
+        """The next number, as `varint` writes it."""
         value = 0
         for index in range(_VARINT_BYTES):
             (byte,) = self.take(1)
@@ -368,6 +391,16 @@ def _check_directory(directory: tuple[Entry, ...]) -> None:
             )
 
 
+def _checksummed(profile: int, section: int) -> bool:
+    """Whether a section's body is one that the checksum of bodies is of."""
+    return section != Section.GRIDS or profile not in _SELF_CHECKED
+
+
+def _has_body_crc(profile: int, directory: Iterable[Entry]) -> bool:
+    """Whether there is any such body, and so a checksum."""
+    return any(_checksummed(profile, entry.section) for entry in directory)
+
+
 def _corrupt(what: str) -> CorruptError:
     return CorruptError(f"file's header is damaged: {what}; get the file again")
 
@@ -376,17 +409,18 @@ def _header_bytes(header: Header) -> bytes:
     """The header as the file holds it. Numbers have one encoding only, so its length is the one that was read."""
     kind = header.profile | MODES.index(header.mode) << 4 | (_MODEL_FLAG if header.model else 0)
     head = MAGIC + bytes([VERSION[0] << 4 | VERSION[1], kind])
-    head += _varint(header.width) + _varint(header.height) + header.model
+    head += varint(header.width) + varint(header.height) + header.model
     last = len(header.directory) - 1
     for index, entry in enumerate(header.directory):
         flags = (_REQUIRED if entry.required else 0) | (_MORE if index < last else 0)
-        head += bytes([entry.section | flags]) + _varint(entry.length)
-    head += header.body_crc.to_bytes(4, "little")
+        head += bytes([entry.section | flags]) + varint(entry.length)
+    if _has_body_crc(header.profile, header.directory):
+        head += header.body_crc.to_bytes(4, "little")
     return head + crc32(head).to_bytes(4, "little")
 
 
-def _varint(value: int) -> bytes:
-    """The inverse of `_Reader.varint`."""
+def varint(value: int) -> bytes:
+    """A number as files hold it: seven bits a byte, low bits first, in as few bytes as it needs."""
     encoded = bytearray()
     while value >= 0x80:
         encoded.append(value & 0x7F | 0x80)

@@ -13,7 +13,7 @@ __all__ = ["DEFAULT", "by_id", "by_name", "names", "profiles"]
 
 DEFAULT = "msp"
 # To add a profile, write its folder and add it here.
-_FOLDERS = ("msp", "clric", "coolchic")
+_FOLDERS = ("msp", "clric", "coolchic", "vq")
 
 
 @cache

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from codec.container import Container, Header, Section
+from codec.container import Container, Header, Section, UnsupportedError
 from codec.profiles.options import Options
 
 if TYPE_CHECKING:
@@ -95,6 +95,14 @@ class Decoder(ABC):
         Raises:
             FormatError: the sections are not valid.
         """
+
+    def repair(self, container: Container) -> Sections:
+        """Sections of a whole file that shows what `decode` makes of a damaged one.
+
+        Raises:
+            FormatError: nothing can be made of it.
+        """
+        raise UnsupportedError("a file of this profile cannot be repaired, but one of profile vq: get the file again")
 
     def describe(self, container: Container) -> dict[str, Any]:
         """How a picture is coded, as far as the header does not say it: facts by name, which `json` can write.

@@ -31,10 +31,10 @@ from codec.training.optimizers import MuonAndAdam, Schedule
 from codec.training.transform import WIDE, read_weights
 from codec.training.vgg import Vgg
 
-DECAY = 0.99  # of what entries have been means of, in each iteration
+DECAY = 0.95  # of what entries have been means of, in each iteration
 DEAD = 0.05  # part of the mean use of a codebook's entries below which one is moved
 STARTED = 256  # pictures whose latents the first codebooks are made of
-COMMITMENT = 0.1  # weight of the latents' distance from their entries, in the latents' energy
+COMMITMENT = 1.0  # weight of the latents' distance from their entries, in the latents' energy
 SEEN = 128  # side of the part of each crop whose features are compared
 SCALE = 100.0  # of the loss, which is about 1 then
 
@@ -111,7 +111,7 @@ class VqTask(Task):
     """
 
     name = "vq"
-    schedule = Schedule(5e-4, 100)
+    schedule = Schedule(2e-4, 100)
     model: Model
 
     def __init__(

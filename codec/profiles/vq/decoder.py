@@ -1,0 +1,76 @@
+"""Decoder of maps of indices, which fills in what lost packets leave unknown."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from codec.autoencoders import store
+from codec.autoencoders.networks.index_transformer import UNKNOWN, Indices
+from codec.autoencoders.vector_quantised import on_device
+from codec.container import Container, CorruptError, DamageWarning
+from codec.device import computing
+from codec.profiles.base import Decoder, Sections
+from codec.profiles.vq import index_coding, packets
+from codec.profiles.vq.encoder import Coded, coded
+from codec.profiles.vq.packets import Packets
+from codec.tensors import from_rgb
+
+
+class VqDecoder(Decoder):
+    """Decoder with the model of this identity."""
+
+    def __init__(self, model: bytes, device: torch.device) -> None:
+        self.autoencoder = on_device(store.find(model), device)
+
+    def decode(self, container: Container, scale: int = 1) -> NDArray[np.uint8]:
+        header = container.header
+        found, indices = self._mended(container)
+        if found.lost:
+            count = f"{len(found.lost)} of {len(found.places)}"
+            warnings.warn(
+                f"{count} packets are lost or damaged: the picture has likely contents there",
+                DamageWarning,
+                stacklevel=3,
+            )
+        with computing(self.autoencoder.device):
+            picture = self.autoencoder.decode(indices, found.head.book, header.height, header.width, scale)[0]
+        return from_rgb(picture, header.channels)
+
+    def repair(self, container: Container) -> Sections:
+        """Sections of a file with the likely contents of its lost packets."""
+        found, indices = self._mended(container)
+        size = self.autoencoder.sizes[found.head.book]
+        others = (indices[:, :, None] != np.arange(size)).astype(np.float32)
+        with computing(self.autoencoder.device):
+            return Coded(found.head, coded(self.autoencoder, found.head, others, trade=0.0)).sections()
+
+    def describe(self, container: Container) -> dict[str, Any]:
+        found = self._packets(container)
+        facts = {"codebook": self.autoencoder.sizes[found.head.book], "packets": len(found.places)}
+        return facts | ({"lost": len(found.lost)} if found.lost else {})
+
+    def _packets(self, container: Container) -> Packets:
+        found, sizes = packets.of(container), self.autoencoder.sizes
+        if found.head.book >= len(sizes):
+            raise CorruptError(
+                f"file is coded with codebook {found.head.book}, and its model has 0 to {len(sizes) - 1}: it is damaged"
+            )
+        return found
+
+    def _mended(self, container: Container) -> tuple[Packets, Indices]:
+        """The packets, and the complete map that they make."""
+        found, header = self._packets(container), container.header
+        size = self.autoencoder.size(header.height, header.width)
+        indices = np.full(size, UNKNOWN, np.int32)
+        arguments = self.autoencoder.prior, found.head.book, found.head.spacing
+        with computing(self.autoencoder.device):
+            for streams, truncated in ((found.streams, False), (found.beginnings, True)):
+                for number, stream in streams.items():
+                    part = indices[found.places[number]]
+                    part[...] = index_coding.decode(*arguments, stream, *part.shape, truncated=truncated)
+            return found, self.autoencoder.mend(indices, found.head.book)

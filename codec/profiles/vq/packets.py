@@ -1,0 +1,168 @@
+"""The section of a file that holds a map of indices: packets, any of which can be lost.
+
+With spacing s, the map is s * s maps of every s-th row and column, each of which is one packet. So near all positions
+that a lost packet leaves unknown there are some that others know.
+"""
+
+from __future__ import annotations
+
+from binascii import crc_hqx
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from codec.container import Container, CorruptError, Section, varint
+
+MAX_RESILIENCE = 9
+SIDE = 16  # of the square of pixels that an index is of
+_CRC_BYTES = 2
+_LENGTH_BYTES = 3
+_BOOKS = 16
+_WORK = 64  # bytes that checksums are computed of, for each of a section: more only if it was made to take long
+
+Place = tuple[slice, slice]
+
+
+@dataclass(frozen=True)
+class Head:
+    """How a map is coded; every packet begins with it.
+
+    Attributes:
+        book: index of the codebook, 0..15.
+        resilience: 0..MAX_RESILIENCE.
+    """
+
+    book: int
+    resilience: int
+
+    @property
+    def spacing(self) -> int:
+        """Rows and columns from one position of a packet to the next."""
+        return self.resilience + 1
+
+    def places(self, height: int, width: int) -> dict[int, Place]:
+        """Positions of each packet in a map of this size, by its number; packets without any are left out.
+
+        Positions of packets that follow each other are a knight's move apart, so that those of a burst are scattered.
+        """
+        spacing, found = self.spacing, {}
+        for number in range(spacing**2):
+            row, column = number % spacing, (2 * number + number // spacing) % spacing
+            if row < height and column < width:
+                found[number] = slice(row, None, spacing), slice(column, None, spacing)
+        return found
+
+    def byte(self) -> bytes:
+        return bytes([self.book | self.resilience << 4])
+
+    @classmethod
+    def of(cls, byte: int) -> Head | None:
+        """The head that a byte is, if it is one."""
+        resilience, book = divmod(byte, _BOOKS)
+        return cls(book, resilience) if resilience <= MAX_RESILIENCE else None
+
+
+@dataclass(frozen=True)
+class Packets:
+    """What a section holds.
+
+    Attributes:
+        head: None if nothing is left of it.
+        streams: of the packets that are sound, by number.
+        beginnings: the stream of the packet that the section ends in, by number, which no checksum vouches for.
+        places: positions of all packets that there were, by number.
+    """
+
+    head: Head
+    streams: Mapping[int, bytes]
+    beginnings: Mapping[int, bytes]
+    places: Mapping[int, Place]
+
+    @property
+    def lost(self) -> list[int]:
+        """Numbers of packets that are not sound."""
+        return [number for number in self.places if number not in self.streams]
+
+
+def write(head: Head, streams: Mapping[int, bytes]) -> bytes:
+    """The section."""
+    return b"".join(_packet(head, number, stream) for number, stream in streams.items())
+
+
+def of(container: Container) -> Packets:
+    """Sound packets of a file, wherever in its section they are.
+
+    Bytes that are damaged, lost or inserted cost the packets that they hit, and those of which nothing is left all of
+    them: a file that is cut there has a picture, though a likely one.
+
+    Raises:
+        CorruptError: nothing is left, though the end is not missing.
+    """
+    header = container.header
+    section, length = container.sections.get(Section.GRIDS, b""), header.spans.get(Section.GRIDS, (0, 0))[1]
+    head, streams, beginnings = _read(section, length)
+    places = head.places(*(-(-side // SIDE) for side in (header.height, header.width)))
+    known, begun = ({n: s for n, s in found.items() if n in places} for found in (streams, beginnings))
+    return Packets(head, known, begun, places)
+
+
+def _read(section: bytes, length: int) -> tuple[Head, dict[int, bytes], dict[int, bytes]]:
+    """Head, streams and beginnings of a section that was written with so many bytes, of which the last may be missing."""
+    head, streams, place, end, work = None, dict[int, bytes](), 0, 0, _WORK * len(section)
+    while place < len(section) and work > 0:
+        packet = _Packet.at(section, place, length)
+        place += 1
+        if packet and packet.head == (head or packet.head) and packet.stop + _CRC_BYTES <= len(section):
+            work -= packet.stop - packet.start
+            if packet.sound(section):
+                head, streams[packet.number] = packet.head, section[packet.begin : packet.stop]
+                place = end = packet.stop + _CRC_BYTES
+    if len(section) < length:
+        last = _Packet.at(section, end, length)
+        if last and last.head == (head or last.head):
+            return last.head, streams, {last.number: section[last.begin : last.stop]}
+    elif head is None:
+        raise CorruptError("no packet of the picture is sound: the file is damaged beyond repair; get it again")
+    return head or Head(0, 0), streams, {}
+
+
+class _Packet(NamedTuple):
+    """A packet as it seems to be in a section: where it starts, and where its stream begins and stops."""
+
+    head: Head
+    number: int
+    start: int
+    begin: int
+    stop: int
+
+    @classmethod
+    def at(cls, section: bytes, start: int, length: int) -> _Packet | None:
+        """The packet that may start at a place, if any may."""
+        head = Head.of(section[start]) if start < len(section) else None
+        if head is None or not head.resilience:
+            return cls(head, 0, 0, 1, length - _CRC_BYTES) if head and not start else None
+        size, begin = 0, start + 2
+        for shift in range(0, 7 * _LENGTH_BYTES, 7):
+            if begin >= len(section) or section[start + 1] >= head.spacing**2:
+                return None
+            size |= (section[begin] & 0x7F) << shift
+            begin += 1
+            if section[begin - 1] < 0x80:
+                return cls(head, section[start + 1], start, begin, begin + size)
+        return None
+
+    def sound(self, section: bytes) -> bool:
+        """Whether the checksum is that of the packet."""
+        return section[self.stop : self.stop + _CRC_BYTES] == _crc(section[self.start : self.stop])
+
+
+def _packet(head: Head, number: int, stream: bytes) -> bytes:
+    start = head.byte()
+    if head.resilience:
+        start += bytes([number]) + varint(len(stream))
+    return start + stream + _crc(start + stream)
+
+
+def _crc(data: bytes) -> bytes:
+    """CRC-16/IBM-3740 (polynomial 0x1021 from 0xffff on), little-endian."""
+    return crc_hqx(data, 0xFFFF).to_bytes(_CRC_BYTES, "little")

@@ -1,0 +1,62 @@
+"""VQ: a map of indices of a codebook, coded under a prior, in packets any of which can be lost.
+
+One model has codebooks of several sizes. Quality chooses one of these and, between two, how much a bit of an index
+counts beside what the index is nearest to. What lost packets leave unknown is filled in by a transformer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from codec.container import Container, CorruptError, Header, Section
+from codec.profiles.base import Decoder, Encoder, Profile
+from codec.profiles.model_options import ModelOptions, check_model, model_option
+from codec.profiles.options import Whole, option
+from codec.profiles.vq import packets
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(ModelOptions):
+    """Options of this profile."""
+
+    model: str = model_option("vq", "autoencoder with codebooks")
+    resilience: int = option(
+        0, Whole(0, packets.MAX_RESILIENCE),
+        "More makes files of more packets: larger ones, that lose less where they are damaged.",
+    )  # fmt: skip
+
+
+class Vq(Profile[Options]):
+    """Pictures of any mode; alpha is coded apart."""
+
+    id = 3
+    name = "vq"
+    options = Options
+    cost = 1
+
+    def encoder(self, options: Options, device: torch.device) -> Encoder:
+        from codec.profiles.vq.encoder import VqEncoder
+
+        return VqEncoder(options, device)
+
+    def decoder(self, header: Header, device: torch.device) -> Decoder:
+        check_model(header)
+        from codec.profiles.vq.decoder import VqDecoder
+
+        return VqDecoder(header.model, device)
+
+    def check(self, container: Container) -> None:
+        check_model(container.header)
+        found = packets.of(container)
+        if found.lost:
+            raise CorruptError(
+                f"{len(found.lost)} of {len(found.places)} packets are lost or damaged: the picture is shown with likely "
+                "contents there; get the file again, or write what is left as a whole file by `clric-convert --repair`"
+            )
+
+
+PROFILE = Vq()
