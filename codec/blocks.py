@@ -25,7 +25,7 @@ def slices(length: int, at_once: int) -> Iterator[slice]:
 
 
 def bands(rows: int, columns: int) -> Iterator[slice]:
-    """Rows of cells that are coded together, of a grid with one column at least: in files, so it stays as it is."""
+    """Rows of cells that are coded together, of a grid with one column at least. Files of profile msp depend on it."""
     return slices(rows, max(1, BAND // columns))
 
 

@@ -11,7 +11,7 @@ coded. Processes that are spawned (not forked) must import it again, in a DataLo
 """
 
 from codec import BatchError
-from codec.container import CorruptError, FormatError, LimitError, TruncatedError, UnsupportedError
+from codec.container import CorruptError, DamageWarning, FormatError, LimitError, TruncatedError, UnsupportedError
 from pillow_clric._api import FileInfo, decode, encode, encode_batch, info
 from pillow_clric._losses import LossWarning
 from pillow_clric._plugin import ClricImageFile, register_clric_opener
@@ -20,6 +20,7 @@ __all__ = [
     "BatchError",
     "ClricImageFile",
     "CorruptError",
+    "DamageWarning",
     "FileInfo",
     "FormatError",
     "LimitError",

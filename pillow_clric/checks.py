@@ -39,7 +39,9 @@ def _arguments(command: Callable[..., None]) -> Callable[..., None]:
     An INPUT that is a folder stands for its .clric files. Exit status: 0, or 1 if a file cannot be read.
     """
 )
-@click.option("--detail", is_flag=True, help="Also quality, preset and scales of profile msp: that takes a decode.")
+@click.option(
+    "--detail", is_flag=True, help="Also what the profile knows, such as quality or packets: that takes a decode."
+)
 @_arguments
 def info(inputs: Sequence[str], recursive: bool, as_json: bool, detail: bool) -> None:
     look = _details if detail else _facts

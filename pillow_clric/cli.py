@@ -39,7 +39,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # The options as the help shows them, beside those of profiles; what is named nowhere comes last.
 _GROUPS = {
-    "What to write": ("profile", "strip", "column"),
+    "What to write": ("profile", "strip", "repair", "column"),
     "Where to": ("output", "recursive", "overwrite", "preserve", "dry_run"),
     "How": ("engine", "workers", "fail_fast"),
 }
@@ -164,6 +164,9 @@ def _complete(context: click.Context, _: click.Parameter, incomplete: str) -> li
     is_flag=True,
     help="Leave metadata out; the picture is turned as its EXIF says, and its colours become sRGB.",
 )
+@click.option(
+    "--repair", is_flag=True, help="Write damaged .clric files of profile vq as whole ones, with likely contents."
+)
 @click.option("-r", "--recursive", is_flag=True, help="Folders with all below them; OUT is laid out alike.")
 @click.option("--overwrite", is_flag=True, help="Write over existing files; they are skipped otherwise.")
 @click.option("-p", "--preserve", is_flag=True, help="Keep times and permissions of files.")
@@ -207,14 +210,15 @@ def main(
     as_json: bool,
     profile: str,
     strip: bool,
+    repair: bool,
     column: str | None,
     **options: Any,
 ) -> None:
     given = {name: value for name, value in options.items() if value is not None}
     if len(given.keys() & {"quality", "target_size", "target_bpp"}) > 1:
         raise click.UsageError("give only one of --quality, --target-size and --target-bpp")
-    settings = Settings(profile, given, strip)
-    plan = make_plan(inputs, output, recursive=recursive, overwrite=overwrite)
+    settings = Settings(profile, given, strip, repair)
+    plan = make_plan(inputs, output, recursive=recursive, overwrite=overwrite, repair=repair)
     order = Order(settings, overwrite, preserve, column)
     _check_outputs(plan.jobs, preserve=preserve, engine=engine, as_json=as_json)
     if any(job.encoding for job in plan.jobs):

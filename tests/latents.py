@@ -1,4 +1,4 @@
-"""Latents of profile msp under the tiny model of `tests/golden`, whose priors have random weights."""
+"""Latents of profile msp and indices of profile vq under the tiny models of `tests/golden`, with random weights."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from codec import Header, Section, alpha, pack, unpack
-from codec.autoencoders import store
+from codec import Container, Header, Section, alpha, pack, unpack
+from codec.autoencoders import store, vector_quantised
 from codec.autoencoders.learned_transform import LearnedTransform, on_device, to_symbols
 from codec.autoencoders.networks.progressive_prior import Preset, ProgressivePrior
 from codec.profiles.msp import bitstream, latent_coding
+from codec.profiles.vq import index_coding, packets
 from codec.tensors import to_tensor
 
 TINY = Path(__file__).parent / "golden" / "tiny@e02287ff4f582a9e.safetensors"
+TINY_VQ = TINY.with_name("tinyvq@14eee1892436413a.safetensors")
 HIDDEN = 8
 
 
@@ -60,9 +62,22 @@ def latent_file(
 
 
 def latent_of(data: bytes) -> NDArray[np.int32]:
-    """Symbols (height, width, channels) of a file of profile msp."""
+    """Symbols (height, width, channels) of a file of profile msp, or indices (height, width) of one of profile vq."""
     container = unpack(data)
+    if container.header.profile == 3:
+        return indices_of(container)
     transform = on_device(store.find(container.header.model), torch.device("cpu"))
     head, stream = bitstream.read_head(container.sections[Section.GRIDS])
     size = transform.size(container.header.height, container.header.width)
     return latent_coding.decode(transform.prior(head.preset, head.position), stream, *size)
+
+
+def indices_of(container: Container) -> NDArray[np.int32]:
+    """Indices (height, width) of a file of profile vq; those of lost packets are -1."""
+    autoencoder = vector_quantised.on_device(store.find(container.header.model), torch.device("cpu"))
+    found = packets.of(container)
+    indices = np.full(autoencoder.size(container.header.height, container.header.width), -1, np.int32)
+    for number, stream in found.streams.items():
+        place = indices[found.places[number]]
+        place[...] = index_coding.decode(autoencoder.prior, found.head.book, found.head.spacing, stream, *place.shape)
+    return indices

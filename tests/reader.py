@@ -466,7 +466,48 @@ def whole_exponential(x: int, factor: int) -> int:
     return factor * exponential(x, 1024) // ONE
 
 
-class Latent:
+class Networks:
+    """Networks of a prior, given its tensors."""
+
+    def __init__(self, tensors: dict[str, Whole], prefix: str) -> None:
+        self.tensors = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+
+    def layer(self, name: str, x: Whole) -> Whole:
+        """A linear layer along the last axis."""
+        weight, bias, shift, (low, high) = (
+            self.tensors[f"{name}.{part}"] for part in ("weight", "bias", "shift", "inputs")
+        )
+        sums: Whole = np.clip(x, low, high) @ weight.T + bias
+        return self.shifted(sums, shift)
+
+    @staticmethod
+    def shifted(sums: Whole, shift: Whole) -> Whole:
+        shifted: Whole = (sums + (2**shift // 2)) >> shift
+        return shifted
+
+    def spatial(self, name: str, x: Whole) -> Whole:
+        """A depthwise convolution of 3 x 3."""
+        weight, bias, shift, (low, high) = (
+            self.tensors[f"{name}.{part}"] for part in ("weight", "bias", "shift", "inputs")
+        )
+        height, width = x.shape[:2]
+        x = np.pad(np.clip(x, low, high), ((1, 1), (1, 1), (0, 0)), "edge")
+        sums = np.zeros((height, width, len(weight)), np.int64)
+        for dr, dc in np.ndindex(3, 3):
+            sums += x[dr : dr + height, dc : dc + width] * weight[:, 0, dr, dc]
+        return self.shifted(sums + bias, shift)
+
+    def context(self, offset: int, inputs: Whole, condition: Whole) -> Whole:
+        x: Whole = (self.layer(f"steps.{offset}.embed", inputs) + condition).clip(-256, 256)
+        for block in (0, 1):
+            name = f"steps.{offset}.context.{block}."
+            mixed = self.spatial(name + "mix", self.layer(name + "mix_in", x).clip(0, 256)).clip(-256, 256)
+            x = (x + self.layer(name + "mix_out", mixed)).clip(-256, 256)
+            x = (x + self.layer(name + "output", self.layer(name + "hidden", x).clip(0, 256))).clip(-256, 256)
+        return x
+
+
+class Latent(Networks):
     """The latent of a section, (height, width, channels), given the tensors of the model."""
 
     def __init__(self, section: bytes, tensors: dict[str, Whole], height: int, width: int) -> None:
@@ -476,8 +517,7 @@ class Latent:
         if number >= len(PRESETS):
             raise UnknownError
         self.preset = PRESETS[number]
-        prefix = f"prior.{self.preset.name}."
-        self.tensors = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+        super().__init__(tensors, f"prior.{self.preset.name}.")
         knots, self.channels = tensors["gains.log"].shape
         if not self.tensors or self.position > 256 * (knots - 1):
             raise DamagedError
@@ -531,7 +571,8 @@ class Latent:
                 own = np.zeros_like(first)
                 own[:rows, :columns] = current * before[:rows, :columns]
                 inputs = [*known, own, 32 * before] if self.preset.phased else known
-                context = self.context(halving, offset, np.concatenate(inputs, 2))
+                condition = self.condition[halving, offset]
+                context = self.context(offset, np.concatenate(inputs, 2), condition)
                 step = max(1, BAND // max(1, columns))
                 for top in range(0, rows, step):
                     band = range(top, min(rows, top + step))
@@ -564,40 +605,6 @@ class Latent:
                 scales.append(scale)
             self.code(places, channels, means, scales)
 
-    def layer(self, name: str, x: Whole) -> Whole:
-        """A linear layer along the last axis."""
-        weight, bias, shift, (low, high) = (
-            self.tensors[f"{name}.{part}"] for part in ("weight", "bias", "shift", "inputs")
-        )
-        sums: Whole = np.clip(x, low, high) @ weight.T + bias
-        return self.shifted(sums, shift)
-
-    @staticmethod
-    def shifted(sums: Whole, shift: Whole) -> Whole:
-        shifted: Whole = (sums + (2**shift // 2)) >> shift
-        return shifted
-
-    def spatial(self, name: str, x: Whole) -> Whole:
-        """A depthwise convolution of 3 x 3."""
-        weight, bias, shift, (low, high) = (
-            self.tensors[f"{name}.{part}"] for part in ("weight", "bias", "shift", "inputs")
-        )
-        height, width = x.shape[:2]
-        x = np.pad(np.clip(x, low, high), ((1, 1), (1, 1), (0, 0)), "edge")
-        sums = np.zeros((height, width, len(weight)), np.int64)
-        for dr, dc in np.ndindex(3, 3):
-            sums += x[dr : dr + height, dc : dc + width] * weight[:, 0, dr, dc]
-        return self.shifted(sums + bias, shift)
-
-    def context(self, halving: int, offset: int, inputs: Whole) -> Whole:
-        x: Whole = (self.layer(f"steps.{offset}.embed", inputs) + self.condition[halving, offset]).clip(-256, 256)
-        for block in (0, 1):
-            name = f"steps.{offset}.context.{block}."
-            mixed = self.spatial(name + "mix", self.layer(name + "mix_in", x).clip(0, 256)).clip(-256, 256)
-            x = (x + self.layer(name + "mix_out", mixed)).clip(-256, 256)
-            x = (x + self.layer(name + "output", self.layer(name + "hidden", x).clip(0, 256))).clip(-256, 256)
-        return x
-
     def distribution(self, means: Whole, logarithms: Whole, channels: range) -> tuple[list[int], list[int]]:
         """Means in 1/16 and scales of the symbols of some channels, from numbers in units of the channels."""
         mean, scale = [], []
@@ -621,6 +628,110 @@ class Latent:
                     self.symbols[element] = symbol
                     scaled = (symbol * int(self.into[element[2]]) + 2**15) >> 16
                     self.activations[element] = min(max(scaled, -256), 256)
+
+
+# The indices of profile vq
+
+
+def crc16(data: bytes) -> int:
+    crc = 0xFFFF
+    for byte in data:
+        crc ^= byte << 8
+        for _ in range(8):
+            crc = (crc << 1 ^ 0x1021 if crc & 0x8000 else crc << 1) & 0xFFFF
+    return crc
+
+
+class Packets:
+    """Sound packets of a section that is whole: their streams by number."""
+
+    def __init__(self, section: bytes) -> None:
+        self.streams: dict[int, bytes] = {}
+        heads = set()
+        place = 0
+        while place < len(section):
+            stop = self.packet(section, place)
+            if stop is None:
+                place += 1
+            else:
+                heads.add(section[place])
+                place = stop
+        if not heads:
+            raise DamagedError
+        [head] = heads
+        self.resilience, self.book = divmod(head, 16)
+
+    def packet(self, section: bytes, place: int) -> int | None:
+        """Where the packet ends that stands at a place, if one does."""
+        number, start, length = 0, place + 1, len(section) - 3
+        if section[place] >= 16:
+            number, length, start = section[place + 1], 0, place + 2
+            for shift in (0, 7, 14):
+                length |= (section[start] & 127) << shift
+                start += 1
+                if section[start - 1] < 128:
+                    break
+        stop = start + length
+        if crc16(section[place:stop]) != int.from_bytes(section[stop : stop + 2], "little"):
+            return None
+        self.streams[number] = section[start:stop]
+        return stop + 2
+
+
+class Indices(Networks):
+    """The map of indices of a section without damage, (height, width), given the tensors of the model."""
+
+    def __init__(self, section: bytes, tensors: dict[str, Whole], sizes: list[int], height: int, width: int) -> None:
+        super().__init__(tensors, "prior.")
+        packets = Packets(section)
+        self.book, self.size, first = packets.book, sizes[packets.book], sum(sizes[: packets.book])
+        self.entries = slice(first, first + self.size)
+        self.code = self.tensors["code"][self.entries]
+        self.indices = np.full((height, width), -1, np.int64)
+        s = packets.resilience + 1
+        self.level = {1: 0, 2: 1, 3: 1}.get(s, 2 if s < 8 else 3)
+        for p, data in packets.streams.items():
+            a, c = p % s, (2 * p + p // s) % s
+            self.map, self.stream = self.indices[a::s, c::s], Stream(data)
+            self.read()
+            self.stream.end()
+
+    def read(self) -> None:
+        rows, columns = self.map.shape
+        for y, x in [(y, x) for y in range(0, rows, 16) for x in range(0, columns, 16)]:
+            self.map[y, x] = self.number(self.tensors["first"][self.entries])
+        for halving in (3, 2, 1, 0):
+            self.refine(halving)
+
+    def refine(self, halving: int) -> None:
+        d, level = 2**halving, min(3, halving + self.level)
+        first = self.map[:: 2 * d, :: 2 * d]
+        known = [self.code[first]]
+        for offset, (dy, dx) in enumerate(OFFSETS):
+            current = self.map[dy * d :: 2 * d, dx * d :: 2 * d]
+            rows, columns = current.shape
+            condition = self.tensors["condition"][level, offset, self.book]
+            x = self.context(offset, np.concatenate(known, 2), condition)
+            y = np.clip(x + np.clip(self.layer(f"steps.{offset}.mix", x), 0, 256), -256, 256)
+            logits = self.layer(f"output.{self.book}", y) + self.tensors["bias"][level, offset, self.entries]
+            for row, column in np.ndindex(rows, columns):
+                current[row, column] = self.number(logits[row, column])
+            complete = first.copy()
+            complete[:rows, :columns] = current
+            known.append(self.code[complete])
+
+    def number(self, logits: Whole) -> int:
+        return self.stream.symbol(categories([int(x) for x in logits]))
+
+
+def categories(logits: list[int]) -> list[int]:
+    n, greatest = len(logits), max(logits)
+    weights = [exponential(x - greatest, 64) * 2**24 // ONE for x in logits]
+    room = 2**24 - n
+    ratio = 2**29 * room // sum(weights)
+    found = [1 + w * ratio // 2**29 for w in weights]
+    found[logits.index(greatest)] += 2**24 - sum(found)
+    return found
 
 
 # Alpha

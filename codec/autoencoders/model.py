@@ -25,6 +25,7 @@ from codec.autoencoders.tensor_file import (
     opened,
 )
 from codec.container import MODEL_BYTES, FormatError
+from codec.device import computing
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +142,7 @@ def _outline(model: Model, source: str) -> nn.Module:
         raise ModelFileError(f"{source} is of kind {model.architecture!r}: update pillow-clric to use it")
     architecture = ARCHITECTURES[model.architecture]
     try:
-        with torch.device("meta"):
+        with computing(torch.device("cpu")), torch.device("meta"):  # of float32, whatever the caller's default is
             networks = architecture.build(model.config)
     except (KeyError, TypeError, ValueError) as error:
         raise ModelFileError(f"{source} has a configuration that makes no sense: {error}") from error

@@ -43,7 +43,7 @@ class Entry:
     path: Path
 
     def load(self) -> Model:
-        """The model; that of the last call or two is kept.
+        """The model; those of the last calls are kept.
 
         Raises:
             ModelFileError: its file is damaged.
@@ -62,7 +62,7 @@ _EMBEDDED = (
 )
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def _read(entry: Entry, modified: int, size: int) -> Model:
     """An entry's model, read again when its file has changed."""
     from codec.autoencoders import model as files

@@ -88,7 +88,9 @@ class Plan:
     renamed: list[Place]
 
 
-def make_plan(inputs: Sequence[str], output: str | None, *, recursive: bool, overwrite: bool) -> Plan:
+def make_plan(
+    inputs: Sequence[str], output: str | None, *, recursive: bool, overwrite: bool, repair: bool = False
+) -> Plan:
     """Plan the conversion of all inputs, each once.
 
     Args:
@@ -96,6 +98,7 @@ def make_plan(inputs: Sequence[str], output: str | None, *, recursive: bool, ove
         output: a file, a folder, a URL, `STREAM`, or None: beside each input.
         recursive: whether folders stand for what is in the folders below them, too; outputs are laid out alike.
         overwrite: whether targets that exist are written over; they are skipped otherwise.
+        repair: whether `.clric` files become such files again, and photos are refused.
 
     Raises:
         click.UsageError: `output` does not fit the inputs, or files are in each other's way.
@@ -104,8 +107,15 @@ def make_plan(inputs: Sequence[str], output: str | None, *, recursive: bool, ove
     output = STREAM if output == "/dev/stdout" else output
     plan = Plan([], [], [], [])
     found = _jobs(
-        inputs, output, recursive, lambda error: plan.failures.append((error.filename, error.strerror or str(error)))
+        inputs,
+        output,
+        recursive,
+        repair,
+        lambda error: plan.failures.append((error.filename, error.strerror or str(error))),
     )
+    for job in found:
+        if repair and (job.encoding or job.is_shard):
+            raise click.UsageError(f"{job.source} is no .clric file: there is nothing to repair")
     found = _told_apart(found, plan.renamed)
     existing, failed = (set[Place](), dict[Place, str]()) if overwrite else _existing(found)
     for job in found:
@@ -130,21 +140,21 @@ def coded_files(inputs: Sequence[str], *, recursive: bool, on_error: OnError) ->
     return list(found.values())
 
 
-def _jobs(inputs: Sequence[str], output: str | None, recursive: bool, on_error: OnError) -> list[Job]:
+def _jobs(inputs: Sequence[str], output: str | None, recursive: bool, repair: bool, on_error: OnError) -> list[Job]:
     if output is None and STREAM in inputs:
         output = STREAM
     if output is not None and not _means_folder(output):
         if len(inputs) > 1 or is_folder(place(inputs[0])):
             what = "stdout takes one file only" if output == STREAM else f"{output} is a file or named like one"
             raise click.UsageError(f"these inputs need a folder as output, and {what}")
-        return [_single(inputs[0], output)]
+        return [_single(inputs[0], output, repair=repair)]
     if STREAM in inputs:
         raise click.UsageError("what stdin gives has no name to be called by in a folder: name a file as output")
 
     jobs: dict[Place, Job] = {}
     for given in map(place, inputs):
         laid_out = is_folder(given)
-        for source in _expand(given, recursive, output, on_error):
+        for source in _expand(given, recursive, output, on_error, repair=repair):
             if identity(source) in jobs:
                 continue
             data = _streamed(source)
@@ -152,7 +162,7 @@ def _jobs(inputs: Sequence[str], output: str | None, recursive: bool, on_error: 
             folder = source.parent
             if output is not None:
                 folder = place(output) / (_below(folder, given) if laid_out else "")
-            name = source.name if _is_shard(source) else source.stem + (".clric" if encoding else ".png")
+            name = source.name if _is_shard(source) else source.stem + (".clric" if encoding or repair else ".png")
             if folder / name == source:
                 raise click.UsageError(f"{source} would be written over: name another folder for shards")
             jobs[identity(source)] = Job(source, folder / name, encoding, data)
@@ -198,7 +208,7 @@ def _told_apart(jobs: list[Job], renamed: list[Place]) -> list[Job]:
     return _told_apart(jobs, renamed)  # others may be called so already
 
 
-def _single(given: str, output: str) -> Job:
+def _single(given: str, output: str, *, repair: bool) -> Job:
     """Job of one input for one file or stdout."""
     if output == STREAM and sys.stdout.isatty():
         raise click.UsageError("a terminal shows no pictures: name an output, or pipe it to another program")
@@ -208,6 +218,10 @@ def _single(given: str, output: str) -> Job:
     if job.is_shard:
         if job.suffix != source.suffix.lower():
             raise click.UsageError(f"{given} is a shard: its output must be named {source.suffix.lower()}, too")
+        return job
+    if repair:
+        if target is not None and job.suffix != ".clric":
+            raise click.UsageError(f"what --repair writes must be named .clric, not {output}")
         return job
     if job.encoding != (job.suffix == ".clric"):
         kind = (
@@ -262,7 +276,7 @@ def photo_suffixes() -> set[str]:
     return {suffix for suffix, name in Image.registered_extensions().items() if name in _PHOTO_FORMATS}
 
 
-def _expand(given: Place, recursive: bool, output: str | None, on_error: OnError) -> list[Place]:
+def _expand(given: Place, recursive: bool, output: str | None, on_error: OnError, *, repair: bool) -> list[Place]:
     """The file itself, or what a folder stands for.
 
     A folder that was converted in place holds both kinds: it stands for its photos, so that converting it again finds
@@ -271,7 +285,8 @@ def _expand(given: Place, recursive: bool, output: str | None, on_error: OnError
     if not is_folder(given):
         return [given]
     files = list(_files(given, recursive, on_error, leave_out=output))
-    kinds = (_named(files, suffixes) for suffixes in (photo_suffixes(), {".clric"}, _SHARDS))
+    looked_for = [{".clric"}] if repair else [photo_suffixes(), {".clric"}, _SHARDS]
+    kinds = (_named(files, suffixes) for suffixes in looked_for)
     return next(filter(None, kinds), [])
 
 

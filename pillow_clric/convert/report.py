@@ -34,7 +34,7 @@ class Record:
         bpp: bits of the `.clric` file per pixel.
         seconds: that it took; of photos that were coded together, the share of one.
         error: why it failed.
-        warnings: what is lost of it.
+        warnings: what is lost of it, or damaged in it.
     """
 
     source: str

@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, cast
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import MAX_TEXT_CHUNK, PngInfo
 
+import codec
 from codec.container import MAGIC, read_header
 from codec.profiles import by_id, by_name
 from codec.workers import COPIES, PRICE, Helper, KilledError, cores, possible
@@ -58,11 +59,13 @@ class Settings:
         profile: its name.
         options: of the profile, those that were given.
         strip: whether metadata are left out.
+        repair: whether `.clric` files are to become whole ones.
     """
 
     profile: str
     options: Mapping[str, Any]
     strip: bool
+    repair: bool = False
 
     @property
     def device(self) -> str:
@@ -85,7 +88,7 @@ class Result:
         bytes_in: of its source.
         size: width and height of the picture.
         error: its message, if there was one; there is nothing to write then.
-        warnings: what is lost of the source.
+        warnings: what is lost of the source, or damaged in it.
     """
 
     job: Job
@@ -188,12 +191,17 @@ def _stripped(image: Image.Image) -> Image.Image:
 
 
 def _decoded(source: bytes, job: Job, settings: Settings, _: Progress | None) -> Converted:
-    """The `.clric` file as a file of its target's format, its size, and that nothing is lost."""
-    image = decode(source, device=settings.device)
+    """The `.clric` file as a file of its target's format, its size, and what of it is damaged or not known."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        image = decode(source, device=settings.device)
+    damage = tuple(str(told.message) for told in caught)
+    if settings.repair:
+        return codec.repair(source, device=settings.device), image.size, damage
     if settings.strip:
         image = _stripped(image)
         image.info.clear()
-    return to_format(image, job.suffix, round(settings.options.get("quality", 95))), image.size, ()
+    return to_format(image, job.suffix, round(settings.options.get("quality", 95))), image.size, damage
 
 
 def to_format(image: Image.Image, suffix: str, quality: int) -> bytes:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from latents import HIDDEN, TINY, latent_coded, latent_file, random_prior, transform_of
+from latents import HIDDEN, TINY, TINY_VQ, latent_coded, latent_file, random_prior, transform_of
 from numpy.typing import NDArray
 from PIL import Image
 from test_golden import FOLDER, fingerprint, function_of, latent_fingerprint, symbols
@@ -24,9 +24,15 @@ from codec import Header, Section, pack, unpack
 from codec.autoencoders import model as files
 from codec.autoencoders import store
 from codec.autoencoders.model import Model
+from codec.autoencoders.networks.index_prior import IndexPrior
+from codec.autoencoders.networks.index_prior import quantised as quantised_indices
+from codec.autoencoders.networks.index_transformer import IndexTransformer
 from codec.autoencoders.networks.integer_prior import LOG, quantised
 from codec.autoencoders.networks.progressive_prior import PRESETS
-from codec.autoencoders.networks.transform import Config, Transform
+from codec.autoencoders.networks.transform import Config as TransformConfig
+from codec.autoencoders.networks.transform import Transform
+from codec.autoencoders.networks.vq import Config as VqConfig
+from codec.autoencoders.networks.vq import Quantised
 from codec.entropy.layers import narrowed
 from codec.overfit import bitstream
 from codec.overfit.bitstream import Origin, QuantisedWeight, QuantisedWeights
@@ -121,7 +127,7 @@ def tiny_model() -> Model:
         "latent": 10, "fine": 4, "coarse": 12, "encoder": [1, 1], "decoder": [1, 1], "expansion": 1, "knots": 3,
         "lambdas": [3e-5, 0.1],
     }  # fmt: skip
-    transform = Transform(Config(**config))  # type: ignore[arg-type]
+    transform = Transform(TransformConfig(**config))  # type: ignore[arg-type]
     photos = [crop(name, (96, 96, 352, 352), "RGB") for name in ("coffee.png", "astronaut.png")]
     variances = transform.start_as_klt(to_tensor(photos, torch.device("cpu")))
     floats = {name: tensor.detach().half() for name, tensor in transform.state_dict().items() if name != "log_gain"}
@@ -131,6 +137,31 @@ def tiny_model() -> Model:
         integers |= {f"prior.{name}.{key}": numbers for key, numbers in quantised(prior).items()}
     told = {"transform": config, "presets": list(PRESETS), "hidden": HIDDEN}
     return Model("tiny", "msp", told, (), (), floats | narrowed(integers))
+
+
+def tiny_vq_model() -> Model:
+    """An autoencoder that is a KLT of photos, codebooks of its latents, a prior and a transformer of random weights."""
+    torch.manual_seed(0)
+    shape = {"fine": 4, "coarse": 12, "encoder": [1, 1], "decoder": [1, 1], "expansion": 1}
+    config = {"sizes": [4, 16, 40], "dimensions": 6, **shape}
+    indices = {"hidden": HIDDEN, "width": 12, "layers": 1, "heads": 2}
+    transform = Transform(TransformConfig(latent=6, knots=3, **shape))  # type: ignore[arg-type]
+    photos = to_tensor(
+        [crop(n, (96, 96, 352, 352), "RGB") for n in ("coffee.png", "astronaut.png")], torch.device("cpu")
+    )
+    transform.start_as_klt(photos)
+    made = Quantised(VqConfig(**config))  # type: ignore[arg-type]
+    made.encoder, made.decoder = transform.encoder, transform.decoder
+    points = made.encode(photos, torch.zeros(2, dtype=torch.int64)).permute(0, 2, 3, 1).flatten(0, 2)
+    made.entries.copy_(points[torch.randint(len(points), (len(made.entries),))])
+    starts, (hidden, *rest) = made.config.starts, indices.values()
+    prior, transformer = IndexPrior(starts, hidden), IndexTransformer(starts, *rest)
+    for parameter in prior.parameters():
+        parameter.data += torch.randn_like(parameter) * 0.1
+    floats = made.state_dict() | {f"transformer.{name}": weight for name, weight in transformer.state_dict().items()}
+    integers = {f"prior.{name}": numbers for name, numbers in quantised_indices(prior).items()}
+    halves = {name: tensor.detach().half() for name, tensor in floats.items()}
+    return Model("tinyvq", "vq", {"autoencoder": config, "indices": indices}, (), (), halves | narrowed(integers))
 
 
 def msp_alpha() -> bytes:
@@ -145,7 +176,7 @@ def msp_unusual() -> bytes:
     return latent_file("extra", (141, 211, 3), 511, latent)
 
 
-FACE, CUP, COLUMN = (180, 60, 244, 108), (360, 150, 417, 183), (300, 50, 301, 200)
+FACE, PORTRAIT, CUP, COLUMN = (180, 60, 244, 108), (100, 0, 356, 300), (360, 150, 417, 183), (300, 50, 301, 200)
 FILES: dict[str, Callable[[], bytes]] = {
     "rgb": encoded("astronaut.png", FACE, "RGB", profile="coolchic", effort=2),
     "grey": encoded("coffee.png", CUP, "L", profile="coolchic", quality=40, effort=1),
@@ -162,18 +193,25 @@ FILES: dict[str, Callable[[], bytes]] = {
     "msp-alpha": msp_alpha,
     "msp-tall": lambda: latent_coded("normal", crop("rocket.jpg", COLUMN, "RGB"), 0),
     "msp-unusual": msp_unusual,
+    "vq-photo": encoded("astronaut.png", PORTRAIT, "RGB", profile="vq", model=TINY_VQ),
+    "vq-grey": encoded("coffee.png", CUP, "L", profile="vq", model=TINY_VQ, quality=30),
+    "vq-alpha": with_alpha("astronaut.png", FACE, "RGB", profile="vq", model=TINY_VQ, resilience=1),
+    "vq-packets": encoded(
+        "coffee.png", (0, 0, 320, 200), "RGB", profile="vq", model=TINY_VQ, quality=100, resilience=9
+    ),
 }
 
 
 def main() -> None:
-    if not TINY.exists():
-        files.write(tiny_model(), TINY)
+    for path, made in ((TINY, tiny_model), (TINY_VQ, tiny_vq_model)):
+        if not path.exists():
+            files.write(made(), path)
     os.environ[store.VARIABLE] = str(FOLDER)
     for name in sys.argv[1:] or FILES:
         data = FILES[name]()
         (FOLDER / f"{name}.clric").write_bytes(data)
         Image.fromarray(codec.decode(data, device="cpu")).save(FOLDER / f"{name}.png")
-        hashes = latent_fingerprint(data) if name.startswith("msp") else fingerprint(symbols(data))
+        hashes = latent_fingerprint(data) if name.startswith(("msp", "vq")) else fingerprint(symbols(data))
         (FOLDER / f"{name}.json").write_text(json.dumps(hashes, indent=4) + "\n")
 
 

@@ -107,7 +107,7 @@ def of(container: Container) -> Packets:
 
 
 def _read(section: bytes, length: int) -> tuple[Head, dict[int, bytes], dict[int, bytes]]:
-    """Head, streams and beginnings of a section that was written with so many bytes, of which the last may be missing."""
+    """Head, streams and beginnings of a section that was written with so many bytes, of which the last may lack."""
     head, streams, place, end, work = None, dict[int, bytes](), 0, 0, _WORK * len(section)
     while place < len(section) and work > 0:
         packet = _Packet.at(section, place, length)

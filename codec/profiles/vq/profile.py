@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from codec.container import Container, CorruptError, Header, Section
+from codec.container import Container, CorruptError, Header
 from codec.profiles.base import Decoder, Encoder, Profile
 from codec.profiles.model_options import ModelOptions, check_model, model_option
 from codec.profiles.options import Whole, option
@@ -54,8 +54,8 @@ class Vq(Profile[Options]):
         found = packets.of(container)
         if found.lost:
             raise CorruptError(
-                f"{len(found.lost)} of {len(found.places)} packets are lost or damaged: the picture is shown with likely "
-                "contents there; get the file again, or write what is left as a whole file by `clric-convert --repair`"
+                f"{len(found.lost)} of {len(found.places)} packets are lost or damaged: get the file again, or make it "
+                "whole by `clric-convert --repair`, with likely contents there"
             )
 
 
