@@ -1165,7 +1165,8 @@ def test_help_without_docstrings(command: list[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("--re", {"--recursive"}),
+        ("--rec", {"--recursive"}),
+        ("--re", {"--recursive", "--repair", "--resilience"}),
         ("models re", {"remove"}),
         ("ver", {"verify", "ver"}),
         (f"{SAMPLES} ver", {"ver"}),  # a file

@@ -23,7 +23,7 @@ from codec.autoencoders.model import Model
 from codec.autoencoders.zoo import Download, Known
 from pillow_clric import cli
 
-EMBEDDED = ["base", "transform"]
+EMBEDDED = ["base", "transform", "vq"]
 
 
 @pytest.fixture

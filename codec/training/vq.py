@@ -83,21 +83,18 @@ class Model(nn.Module):
     @torch.no_grad()
     def _follow(self, latents: Tensor, places: Tensor, books: Tensor) -> None:
         """Move entries towards the means of their latents, and those without any to some of these."""
-        entries, points = self.autoencoder.entries, latents.permute(0, 2, 3, 1).flatten(0, 2)
-        sums, counts = torch.zeros_like(entries), torch.zeros_like(self.use)
-        sums.index_add_(0, places.flatten(), points)
-        counts.index_add_(0, places.flatten(), torch.ones_like(points[:, 0]))
-        total = self.use * DECAY + counts
-        entries.copy_((entries * (self.use * DECAY)[:, None] + sums) / total.clamp_min(1e-6)[:, None])
-        self.use.copy_(total)
         starts = self.autoencoder.config.starts
         for book in books.unique().tolist():
-            own = latents[books == book].permute(0, 2, 3, 1).flatten(0, 2)
             part = slice(starts[book], starts[book + 1])
-            usual = self.use[part].mean()
-            dead = torch.nonzero(self.use[part] < DEAD * usual)[:, 0] + part.start
-            chosen = torch.randint(len(own), (len(dead),), device=own.device)
-            entries[dead], self.use[dead] = own[chosen], usual
+            entries, use = self.autoencoder.entries[part], self.use[part]
+            points = latents[books == book].permute(0, 2, 3, 1).flatten(0, 2)
+            indices = places[books == book].flatten() - part.start
+            before, counts = use * DECAY, indices.bincount(minlength=len(use))
+            use.copy_(before + counts)
+            sums = (entries * before[:, None]).index_add_(0, indices, points)
+            entries.copy_(sums / use.clamp_min(1e-6)[:, None])
+            dead, usual = torch.nonzero(use < DEAD * use.mean())[:, 0], use.mean()
+            entries[dead], use[dead] = points[torch.randint(len(points), (len(dead),), device=points.device)], usual
 
 
 class VqTask(Task):
@@ -167,8 +164,9 @@ class VqTask(Task):
         pictures = self.held_out.to(autoencoder.entries.device)
         for book, size in enumerate(self.settings.network.sizes):
             books = torch.full((len(pictures),), book, device=pictures.device)
-            quantised, places = autoencoder.quantised(autoencoder.encode(pictures, books), books)
-            made = autoencoder.decode(quantised, books, *pictures.shape[2:]).clamp(0, 1)
+            with torch.no_grad():
+                quantised, places = autoencoder.quantised(autoencoder.encode(pictures, books), books)
+                made = autoencoder.decode(quantised, books, *pictures.shape[2:]).clamp(0, 1)
             part = places.flatten().bincount().float() / places.numel()
             found[str(size)] = {
                 "psnr": round(float((-10 * squared_error(made, pictures).log10()).mean()), 3),

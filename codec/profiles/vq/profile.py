@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from codec.container import Container, CorruptError, Header
 from codec.profiles.base import Decoder, Encoder, Profile
 from codec.profiles.model_options import ModelOptions, check_model, model_option
-from codec.profiles.options import Whole, option
+from codec.profiles.options import Whole, effort_option, option
 from codec.profiles.vq import packets
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 class Options(ModelOptions):
     """Options of this profile."""
 
+    effort: int | str = effort_option(3)  # the most without fitting
     model: str = model_option("vq", "autoencoder with codebooks")
     resilience: int = option(
         0, Whole(0, packets.MAX_RESILIENCE),

@@ -1,0 +1,239 @@
+"""The trainings of profile vq, on made-up pictures, for seconds; and the distortion of textures that they lower."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import save_file
+from test_transform_training import SCHEDULE, assert_same, data, photos, state
+from test_transform_training import TINY as TRANSFORM
+from torch import Tensor
+
+import codec
+from codec.autoencoders import store
+from codec.autoencoders.networks.index_transformer import IndexTransformer
+from codec.autoencoders.networks.vq import Config, IndexConfig, Quantised
+from codec.autoencoders.vector_quantised import VectorQuantised
+from codec.distortion.wasserstein import wasserstein
+from codec.training import __main__ as command
+from codec.training import vq
+from codec.training.data import Photos
+from codec.training.loop import Budget, Loop
+from codec.training.transform import Model as TransformModel
+from codec.training.transform import export
+from codec.training.vgg import BLOCKS, Vgg
+from codec.training.vq import Settings, VqTask, codebooks
+from codec.training.vq_indices import IndexTask, lost_indices
+
+__all__ = ["data", "photos"]  # fixtures
+
+TINY = Settings(Config((2, 4, 9), 6, 64, 64, (1, 1), (1, 1), 1), 64, 3)
+INDICES = IndexConfig(hidden=64, width=64, layers=1, heads=2)
+
+
+@pytest.fixture
+def vgg(tmp_path: Path) -> Path:
+    """A VGG-16 of random weights, with fewer features."""
+    torch.manual_seed(0)
+    channels, tensors = 3, {}
+    for number in (number for block in BLOCKS for number in block):
+        tensors[f"features.{number}.weight"] = torch.randn(4, channels, 3, 3) / 3
+        tensors[f"features.{number}.bias"] = torch.randn(4) / 3
+        channels = 4
+    save_file(tensors, tmp_path / "vgg.safetensors")
+    return tmp_path / "vgg.safetensors"
+
+
+@pytest.fixture
+def transform(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    export(TRANSFORM.network, TransformModel(TRANSFORM.network).state_dict(), tmp_path / "transform.safetensors")
+    return tmp_path / "transform.safetensors"
+
+
+@pytest.fixture
+def task(photos: Photos, vgg: Path, transform: Path) -> VqTask:
+    held_out = torch.rand(2, 3, 64, 64)
+    return VqTask(TINY, photos, held_out, Vgg(vgg), transform)
+
+
+@pytest.fixture
+def exported(task: VqTask, tmp_path: Path) -> Path:
+    task.export(tmp_path / "autoencoder.safetensors")
+    return tmp_path / "autoencoder.safetensors"
+
+
+def noise(seed: int, strength: float = 0.1) -> Tensor:
+    """A texture: (1, 3, 64, 64), the same statistics everywhere."""
+    return 0.5 + strength * torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(seed))
+
+
+# Wasserstein distortion
+
+
+def test_distortion_of_numbers_worked_out_by_hand() -> None:
+    """One window of 2 x 2: means 2 and 3, deviations 1 and 0, in a mean energy of 9."""
+    found, goal = torch.tensor([[[[1.0, 3.0], [1.0, 3.0]]]]), torch.full((1, 1, 2, 2), 3.0)
+    deviation, other = (1 + 9e-4) ** 0.5, (9e-4) ** 0.5
+    expected = ((2 - 3) ** 2 + (deviation - other) ** 2) / (4 * 9)
+    torch.testing.assert_close(wasserstein([found], [goal]), torch.tensor([expected]))
+
+
+def test_samples_of_one_texture_are_alike_and_meshes_and_blurs_are_not() -> None:
+    picture, other = noise(0), noise(1)
+    mesh = picture.clone()
+    mesh[..., ::2, ::2] += 0.3
+    far = [float(wasserstein([x], [picture])) for x in (other, mesh, torch.full_like(picture, 0.5), picture + 0.3)]
+    assert float(wasserstein([picture], [picture])) == 0
+    assert all(distance > 1.5 * far[0] for distance in far[1:])
+    assert float((other - picture).square().mean()) > float((0.5 - picture).square().mean())  # unlike squared errors
+
+
+def test_gradients_of_flat_pictures_are_finite() -> None:
+    flat = torch.full((1, 3, 32, 32), 0.5, requires_grad=True)
+    wasserstein([flat], [noise(0)[..., :32, :32]]).sum().backward()
+    assert flat.grad is not None
+    assert flat.grad.isfinite().all()
+
+
+# Codebooks
+
+
+def test_small_codebooks_are_means_of_the_largest() -> None:
+    centres = torch.tensor([[0.0, 0], [10, 0], [0, 10], [10, 10]])
+    points = centres.repeat(50, 1) + 0.1 * torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
+    entries = codebooks(points, (2, 4))
+    assert torch.cdist(centres, entries[2:]).min(1).values.max() < 0.2
+    assert torch.cdist(entries[:2], torch.tensor([[5.0, 0], [5, 10], [0, 5], [10, 5]])).min(1).values.max() < 0.3
+
+
+def test_entries_follow_their_latents_and_dead_ones_move_to_some(task: VqTask) -> None:
+    model = task.model
+    latents, books = torch.randn(2, 6, 4, 4), torch.tensor([1, 1])
+    model.autoencoder.entries[2:6] = torch.cat(
+        [latents[:1, :, 0, :2].permute(0, 2, 1)[0] + 0.1, torch.full((2, 6), 1e4)]
+    )
+    others = model.autoencoder.entries[6:].clone()
+    for _ in range(60):
+        places = model.autoencoder.quantised(latents, books)[1]
+        model._follow(latents, places, books)
+    own = model.autoencoder.entries[2:6]
+    assert own.abs().max() < 10
+    points = latents.permute(0, 2, 3, 1).flatten(0, 2)
+    nearest = torch.cdist(points, own).argmin(1)
+    means = torch.stack([points[nearest == i].mean(0) for i in range(4)])
+    assert torch.allclose(means, own, atol=0.1)
+    assert torch.equal(model.autoencoder.entries[6:], others)
+
+
+def test_each_codebook_is_searched_alone() -> None:
+    torch.manual_seed(0)
+    autoencoder = Quantised(TINY.network)
+    autoencoder.entries.normal_()
+    latents, books = torch.randn(3, 6, 2, 2), torch.tensor([0, 1, 2])
+    quantised, places = autoencoder.quantised(latents, books)
+    for book, (start, stop) in enumerate(((0, 2), (2, 6), (6, 15))):
+        assert start <= places[book].min() <= places[book].max() < stop
+        distances = torch.cdist(latents[book].flatten(1).T, autoencoder.entries[start:stop])
+        assert torch.equal(places[book].flatten() - start, distances.argmin(1))
+        assert torch.equal(quantised[book].flatten(1).T, autoencoder.entries[places[book].flatten()])
+
+
+# Trainings
+
+
+def test_a_resumed_training_is_that_which_was_not_stopped(
+    photos: Photos, vgg: Path, transform: Path, tmp_path: Path
+) -> None:
+    def loop(name: str) -> Loop:
+        return Loop(VqTask(TINY, photos, torch.rand(2, 3, 64, 64), Vgg(vgg), transform), tmp_path / name, SCHEDULE)
+
+    whole = loop("whole")
+    whole.run(Budget(iterations=4))
+    loop("parts").run(Budget(iterations=2))
+    resumed = loop("parts")
+    resumed.run(Budget(iterations=4))
+    assert_same(state(whole), state(resumed))
+
+
+def test_it_learns(task: VqTask, tmp_path: Path) -> None:
+    batch = task.batch(0, 0)
+    losses = [float(task.loss(batch, 0)[0].detach())]
+    task.batch = lambda seed, iteration: batch  # type: ignore[method-assign]
+    loop = Loop(task, tmp_path / "training", SCHEDULE)
+    loop.run(Budget(iterations=40))
+    losses.append(float(task.loss(batch, 0)[0].detach()))
+    assert losses[1] < 0.8 * losses[0]
+    figures = task.validate(task.model.eval(), loop.progress, tmp_path)
+    assert figures.keys() == {"2", "4", "9"}
+    assert all(0 <= figures[size]["bits"] <= np.log2(int(size)) + 1e-3 for size in figures)
+
+
+def test_an_export_is_a_start(task: VqTask, exported: Path, photos: Photos, vgg: Path) -> None:
+    other = VqTask(TINY, photos, task.held_out, Vgg(vgg), exported)
+    for name, tensor in task.model.state_dict().items():
+        torch.testing.assert_close(other.model.state_dict()[name], tensor.half().float())
+
+
+def test_indices_are_learned_and_make_a_model(exported: Path, photos: Photos, tmp_path: Path) -> None:
+    task = IndexTask(photos, exported, INDICES, 64, 3)
+    batch = task.batch(0, 0)
+    before = {name: float(figure) for name, figure in task.loss(batch, 0)[1].items()}
+    task.batch = lambda seed, iteration: batch  # type: ignore[method-assign]
+    loop = Loop(task, tmp_path / "training", SCHEDULE)
+    loop.run(Budget(iterations=40))
+    after = {name: float(figure) for name, figure in task.loss(batch, 0)[1].items()}
+    assert all(after[name] < 0.85 * before[name] for name in before)
+    loop.export(tmp_path / "model.safetensors")
+    made = VectorQuantised(store.load(tmp_path / "model.safetensors"), torch.device("cpu"))
+    assert made.sizes == TINY.network.sizes
+    picture = photos[0][:64, :80]
+    data = codec.encode(picture, profile="vq", model=tmp_path / "model.safetensors", quality=100)
+    assert len(data) < 24 + 3 + 20
+
+
+def test_lost_indices_are_any_part() -> None:
+    torch.manual_seed(0)
+    shares = torch.cat([lost_indices(torch.zeros(50, 16, 16)).float().mean((1, 2)) for _ in range(20)])
+    assert 0.4 < shares.mean() < 0.6
+    assert shares.min() < 0.1
+    assert shares.max() > 0.9
+
+
+def test_what_is_filled_in_is_what_is_likely() -> None:
+    """A transformer that has learned that maps are of one colour goes on so."""
+    torch.manual_seed(0)
+    transformer = IndexTransformer((0, 2), 32, 1, 2)
+    optimizer = torch.optim.Adam(transformer.parameters(), 1e-2)
+    for _ in range(60):
+        places = torch.randint(2, (8, 1, 1)).expand(8, 16, 16)
+        lost = lost_indices(places)
+        features = transformer(places.masked_fill(lost, -1), torch.zeros(8, dtype=torch.int64))
+        loss = torch.nn.functional.cross_entropy(transformer.logits(features, slice(0, 2))[lost], places[lost])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    transformer.eval()
+    for index in (0, 1):
+        plain = np.full((24, 40), index, np.int32)
+        holes = np.where(np.random.default_rng(0).random(plain.shape) < 0.9, np.int32(-1), plain)
+        assert np.array_equal(transformer.mend(holes, 0), plain)
+
+
+def test_commands(data: Path, vgg: Path, transform: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "VqSettings", lambda **given: Settings(TINY.network, **given))
+    monkeypatch.setattr(vq, "STARTED", 4)
+
+    def run(*arguments: object) -> None:
+        shared = ("--hours", 1e-4, "--data", data, "--side", 64, "--batch", 2, "--threads", 1)
+        done = CliRunner().invoke(command.main, [str(argument) for argument in (*arguments, *shared)])
+        assert done.exit_code == 0, done.output
+
+    exported = tmp_path / "autoencoder.safetensors"
+    run("vq", "--checkpoint", tmp_path / "a", "--vgg", vgg, "--start", transform, "--decay", 1, "--export", exported)
+    run("vq-indices", "--checkpoint", tmp_path / "b", "--weights", exported, "--export", tmp_path / "model.safetensors")
+    assert store.load(tmp_path / "model.safetensors").architecture == "vq"
