@@ -30,8 +30,9 @@ from codec.autoencoders.model import Model
 from codec.autoencoders.networks.integer_prior import Conditioned, IntegerPrior, quantised
 from codec.autoencoders.networks.progressive_prior import PRESETS, laplace_bits
 from codec.autoencoders.networks.transform import DOWNSCALE, Decoder, Encoder
+from codec.distortion.pixels import picture_error
 from codec.entropy import coder
-from codec.profiles.msp import bitstream, latent_coding, overfitting
+from codec.profiles.msp import bitstream, latent_coding
 from codec.tensors import to_tensor
 
 Pixels = NDArray[np.uint8]
@@ -441,7 +442,7 @@ def test_overfitting_costs_less_and_is_repeatable() -> None:
     def cost(data: bytes) -> float:
         rate = 8 * len(data) / picture[..., 0].size
         tensors = (to_tensor([p], torch.device("cpu")) for p in (decode(data), picture))
-        return float(overfitting.distortion(*tensors)) + rate * math.exp(transform.log_lambda(position))
+        return float(picture_error(*tensors)) + rate * math.exp(transform.log_lambda(position))
 
     position = bitstream.read_head(unpack(once).sections[Section.GRIDS])[0].position
     assert cost(once) < cost(encode(picture, effort=3, quality=50))

@@ -49,25 +49,35 @@ class VectorQuantised:
         return -(-height // DOWNSCALE), -(-width // DOWNSCALE)
 
     @torch.no_grad()
-    def costs(self, picture: Tensor, book: int) -> NDArray[np.float32]:
-        """What each entry of a codebook costs at each position, (h, w, entries).
-
-        These are squared distances from the latent, in the mean one of the nearest entries.
+    def encode(self, picture: Tensor, book: int) -> Tensor:
+        """Latent (1, dimensions, *size(height, width)) for a codebook, float32.
 
         Args:
             picture: (1, 3, height, width) in 0..1; edges are repeated outwards.
         """
         height, width = picture.shape[2:]
         padded = F.pad(picture, (0, -width % DOWNSCALE, 0, -height % DOWNSCALE), mode="replicate")
-        entries, knots = self._entries[book], self._knots(book)
+        channels, knots = self._entries[book].shape[1], self._knots(book)
         with reduced_precision(self.device):
-            encoded = tiled_latents(lambda x: self._encoder(2 * x - 1, knots), padded, entries.shape[1], (DOWNSCALE, 1))
-        latents = encoded[0].float().permute(1, 2, 0)
-        distances = latents.square().sum(-1, keepdim=True) + entries.square().sum(-1) - 2 * latents @ entries.T
+            latents = tiled_latents(lambda x: self._encoder(2 * x - 1, knots), padded, channels, (DOWNSCALE, 1))
+        return latents.float()
+
+    @torch.no_grad()
+    def costs(self, latents: Tensor, book: int) -> NDArray[np.float32]:
+        """What each entry of a codebook costs at each position of a latent (1, dimensions, h, w): (h, w, entries).
+
+        These are squared distances, in the mean one of the nearest entries.
+        """
+        entries, points = self._entries[book], latents[0].permute(1, 2, 0)
+        distances = points.square().sum(-1, keepdim=True) + entries.square().sum(-1) - 2 * points @ entries.T
         usual = distances.amin(-1).mean().clamp_min(1e-6)
         return (distances / usual).cpu().numpy()
 
     @torch.no_grad()
+    def nearest(self, latents: Tensor, book: int) -> Tensor:
+        """The entries that are nearest to a latent (1, dimensions, h, w), shaped alike."""
+        return self._of(self.costs(latents, book).argmin(-1), book)
+
     def decode(self, indices: Indices, book: int, height: int, width: int, scale: int = 1) -> Tensor:
         """Picture (1, 3, height / scale, width / scale), sides rounded up, float32, not clamped.
 
@@ -75,11 +85,20 @@ class VectorQuantised:
             indices: (h, w) = size(height, width), of entries of a codebook.
             scale: 1, 2, 4 or 8, by how much the picture is made smaller.
         """
-        places, knots = torch.from_numpy(indices.astype(np.int64)).to(self.device), self._knots(book)
-        latents = self._entries[book][places].permute(2, 0, 1)[None]
+        with torch.no_grad():
+            return self.decode_latents(self._of(indices, book), book, height, width, scale)
+
+    def decode_latents(self, latents: Tensor, book: int, height: int, width: int, scale: int = 1) -> Tensor:
+        """The same of a latent (1, dimensions, h, w), differentiable in it."""
+        knots = self._knots(book)
         with reduced_precision(self.device):
             made = tiled_latents(lambda x: self._decoder(x, knots, scale), latents, 3, (1, DOWNSCALE // scale))
         return made[:, :, : -(-height // scale), : -(-width // scale)].float() / 2 + 0.5
+
+    def _of(self, indices: NDArray[np.signedinteger], book: int) -> Tensor:
+        """Entries of indices (h, w), as a latent."""
+        places = torch.from_numpy(indices.astype(np.int64)).to(self.device)
+        return self._entries[book][places].permute(2, 0, 1)[None]
 
     def mend(self, indices: Indices, book: int) -> Indices:
         """Indices (h, w) with likely ones in place of those that are not known, which are -1."""

@@ -8,6 +8,7 @@ from torch import Tensor
 WINDOW, STRIDE, SCALES = 8, 4, 4
 LEAST = WINDOW << (SCALES - 1)  # side of pictures that have a structural error
 STABILISER = 0.03**2
+STRUCTURE = 0.01  # weight of the structural error beside the squared one
 
 
 def squared_error(a: Tensor, b: Tensor) -> Tensor:
@@ -32,6 +33,12 @@ def structural_error(a: Tensor, b: Tensor) -> Tensor:
         similarity = (2 * covariance + STABILISER) / (variances + STABILISER)
         total = total + (1 - similarity).mean((1, 2, 3)) / SCALES
     return total
+
+
+def picture_error(made: Tensor, picture: Tensor) -> Tensor:
+    """Mean squared error of pictures (batch, 3, h, w) and, if they are large enough for one, structural error."""
+    error = squared_error(made, picture).mean()
+    return error + STRUCTURE * structural_error(made, picture).mean() if min(made.shape[2:]) >= LEAST else error
 
 
 def _pooled(x: Tensor) -> Tensor:

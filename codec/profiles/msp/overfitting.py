@@ -16,12 +16,11 @@ from torch import Tensor
 from codec.autoencoders.learned_transform import LearnedTransform
 from codec.autoencoders.networks.progressive_prior import laplace_bits
 from codec.device import reduced_precision
-from codec.distortion.pixels import LEAST, squared_error, structural_error
+from codec.distortion.pixels import picture_error
 
 RATE = 0.12  # part of the way to where each symbol alone would cost least, at first, by the root of all iterations
 STEP = 0.03  # greatest step of a symbol at once
 NARROW = -2.0  # logarithm of the scale from which on a symbol may change: others would cost a hundred bits
-STRUCTURE = 0.01  # weight of the structural error, as in the transform's training
 WORTH = math.log(2) / 6  # squared error of a symbol that a bit is worth, where steps are small
 
 
@@ -52,7 +51,7 @@ def overfit(
         fitted = latents.clone().requires_grad_()
         for iteration in range(1 + iterations):
             rounded = fitted + (fitted.round() - fitted).detach()
-            error = distortion(transform.decode(rounded, position, height, width).clamp(0, 1), picture)
+            error = picture_error(transform.decode(rounded, position, height, width).clamp(0, 1), picture)
             with reduced_precision(transform.device):
                 found = transform.distributions(preset, rounded, position)
             cost = error.item() + trade * laplace_bits(rounded.detach(), *found).sum().item()
@@ -68,9 +67,3 @@ def overfit(
                 fitted -= (annealed * gradient).clamp_(-STEP, STEP).mul_(free)
             progress(iteration)
     return best
-
-
-def distortion(made: Tensor, picture: Tensor) -> Tensor:
-    """Squared error of samples in 0..1 and, where pictures are large enough for one, structural error."""
-    error = squared_error(made, picture).mean()
-    return error + STRUCTURE * structural_error(made, picture).mean() if min(made.shape[2:]) >= LEAST else error

@@ -1,9 +1,9 @@
-"""Encoder: indices of the entries that are near the latent and cheap to code, in one go."""
+"""Encoder: indices of the entries that are near the latent and cheap to code; with more effort it is fitted before."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,13 +15,16 @@ from codec.autoencoders import store
 from codec.autoencoders.vector_quantised import VectorQuantised, on_device
 from codec.container import Section
 from codec.device import computing
-from codec.profiles.base import QUALITIES, Budget, Encoder, Goal, Progress, Sections
+from codec.profiles.base import QUALITIES, Budget, Encoder, Goal, Progress, Sections, counting
+from codec.profiles.options import PAPER
 from codec.profiles.vq import index_coding, packets
+from codec.profiles.vq.fitting import fitted
 from codec.profiles.vq.packets import Head
 from codec.profiles.vq.profile import Options
 from codec.rate_control import Coder, of_size
 from codec.tensors import to_tensor
 
+ITERATIONS = {1: 0, 2: 0, 3: 0, 4: 6, 5: 12, 6: 18, 7: 25, 8: 40, 9: 60, PAPER: 60}  # of fitting, by effort
 TRADE = 0.3  # of an index's usual error, that a bit may save, where a codebook is hardly better than the one before
 RATE = 0.4  # falls in a file's logarithm of size from one codebook to the next, nearly
 
@@ -42,11 +45,14 @@ class VqEncoder(Encoder):
         self, pictures: Sequence[NDArray[np.uint8]], goal: Goal, progress: Progress | None = None
     ) -> list[Sections]:
         with computing(self.autoencoder.device):
-            return [self._encoded(picture, goal) for picture in pictures]
+            return [self._encoded(picture, goal, progress) for picture in pictures]
 
-    def _encoded(self, pixels: NDArray[np.uint8], goal: Goal) -> Sections:
+    def _encoded(self, pixels: NDArray[np.uint8], goal: Goal, progress: Progress | None) -> Sections:
         picture = to_tensor([pixels], self.autoencoder.device).expand(-1, 3, -1, -1)
-        coder = IndexCoder(self.autoencoder, picture, self.options.resilience)
+        iterations = ITERATIONS[self.options.effort]
+        coder = IndexCoder(
+            self.autoencoder, picture, self.options.resilience, iterations, counting(progress, iterations)
+        )
         if isinstance(goal, Budget):
             return of_size(coder, goal.sizes).sections()
         return coder.at(goal.value / max(QUALITIES)).sections()
@@ -74,12 +80,18 @@ class IndexCoder(Coder[Coded]):
 
     Args:
         picture: (1, 3, height, width) in 0..1.
+        iterations: of fitting.
+        progress: told after each of these.
     """
 
     response = -1.0
     fitting, aim_at, further = (-0.02, 0.0), -0.005, 0.02
 
-    def __init__(self, autoencoder: VectorQuantised, picture: Tensor, resilience: int) -> None:
+    def __init__(
+        self, autoencoder: VectorQuantised, picture: Tensor, resilience: int, iterations: int,
+        progress: Callable[[int], None],
+    ) -> None:  # fmt: skip
+        self.iterations, self.progress = iterations, progress
         self.autoencoder, self.resilience = autoencoder, resilience
         self.picture, (height, width) = picture, picture.shape[2:]
         self.size = autoencoder.size(height, width)
@@ -106,7 +118,10 @@ class IndexCoder(Coder[Coded]):
         book = max(0, math.ceil(position))
         head, trade = Head(book, self.resilience), TRADE * (book - position)
         if book not in self._costs:
-            self._costs[book] = self.autoencoder.costs(self.picture, book)
+            latents = self.autoencoder.encode(self.picture, book)
+            if self.iterations:
+                latents = fitted(self.autoencoder, self.picture, latents, book, self.iterations, self.progress)
+            self._costs[book] = self.autoencoder.costs(latents, book)
         return Coded(head, coded(self.autoencoder, head, self._costs[book], trade))
 
 
