@@ -1,0 +1,152 @@
+"""Profile vq: bits of an index beside those that it is counted in, and pictures of files of which packets are lost.
+
+    python benchmarks/packets.py FOLDER --lpips WEIGHTS --json packets.json
+
+For each codebook, whole files of the photos in FOLDER: bits per pixel, bits of an index in log2(K), PSNR, MS-SSIM, and
+LPIPS with `--lpips`, and how much more a file takes by resilience. Then of files with the largest codebook the same of
+pictures of which some packets are overwritten, at random or in one burst, over some seeds.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from common import machine, numbers, table, write
+from numpy.typing import NDArray
+
+import codec
+from codec import DamageWarning, Section, metrics, unpack
+from codec.profiles.vq import packets
+from codec.training.data import read_rgb
+from codec.training.lpips import Lpips
+
+Pixels = NDArray[np.uint8]
+Judge = Callable[[Pixels, Pixels], dict[str, float]]
+
+QUALITIES = tuple(100 * (book + 1) / 8 for book in range(8))  # of each codebook, where a bit costs nothing
+
+
+def judge_with(lpips: Path | None) -> Judge:
+    """Distances of pictures (height, width, 3)."""
+    distance = Lpips.load(lpips) if lpips else None
+
+    def judge(photo: Pixels, made: Pixels) -> dict[str, float]:
+        similarity = metrics.ms_ssim(photo, made)
+        found = {"psnr": metrics.psnr(photo, made), "msssim": -10 * math.log10(1 - similarity)}
+        if distance is not None:
+            a, b = (torch.from_numpy(x.copy()).permute(2, 0, 1)[None] / 255 for x in (photo, made))
+            with torch.no_grad():
+                found["lpips"] = float(distance(a, b))
+        return found
+
+    return judge
+
+
+def means(rows: list[dict[str, float]]) -> dict[str, float]:
+    return {key: round(mean(row[key] for row in rows), 4) for key in rows[0]}
+
+
+def whole(photos: list[Pixels], quality: float, judge: Judge) -> dict[str, float]:
+    """Means of files without damage."""
+    rows = []
+    for photo in photos:
+        start = time.monotonic()
+        data = codec.encode(photo, profile="vq", quality=quality)
+        coded = time.monotonic()
+        made, size = codec.decode(data), codec.describe(data)["codebook"]
+        decoded = time.monotonic()
+        count = math.prod(-(-side // packets.SIDE) for side in photo.shape[:2])
+        bits = 8 * (len(data) - unpack(data).header.size) / count
+        pixels = photo[..., 0].size
+        row = {"codebook": size, "bpp": 8 * len(data) / pixels, "of log2(K)": bits / math.log2(size)}
+        times = {"encode_s": (coded - start) / pixels * 1e6, "decode_s": (decoded - coded) / pixels * 1e6}
+        rows.append({**row, **judge(photo, made), **times})
+    return means(rows)
+
+
+def lost(count: int, share: float, burst: bool, generator: np.random.Generator) -> set[int]:
+    """Numbers of packets that are lost: any, or some that follow each other."""
+    some = max(1, round(share * count))
+    if not burst:
+        return {int(number) for number in generator.choice(count, some, replace=False)}
+    start = int(generator.integers(count))
+    return {(start + i) % count for i in range(some)}
+
+
+def damaged(data: bytes, numbers_lost: set[int]) -> bytes:
+    """The file with some of its packets overwritten."""
+    container = unpack(data)
+    found, section = packets.of(container), container.sections[Section.GRIDS]
+    for number in numbers_lost:
+        part = packets.write(found.head, {number: found.streams[number]})
+        section = section.replace(part, bytes(len(part)))
+    return data[: len(data) - len(section)] + section
+
+
+def losses(
+    photos: list[Pixels], resilience: int, shares: list[float], seeds: int, judge: Judge
+) -> Iterator[dict[str, Any]]:
+    """Means of pictures by the share of packets that are lost, the first of none."""
+    files = [codec.encode(photo, profile="vq", quality=100, resilience=resilience) for photo in photos]
+    sizes = mean(len(data) for data in files)
+    yield {
+        "lost": 0.0,
+        "bytes": round(sizes),
+        **means([judge(p, codec.decode(d)) for p, d in zip(photos, files, strict=True)]),
+    }
+    for share in shares:
+        for burst in (False, True):
+            rows = []
+            for i, (photo, data) in enumerate(zip(photos, files, strict=True)):
+                count = len(packets.of(unpack(data)).streams)
+                for seed in range(seeds):
+                    gone = lost(count, share, burst, np.random.default_rng([i, seed]))
+                    rows.append(judge(photo, codec.decode(damaged(data, gone))))
+            yield {"lost": share, "burst": burst, "pictures": len(rows), **means(rows)}
+
+
+@click.command()
+@click.argument("folder", type=click.Path(exists=True, path_type=Path))
+@click.option("--only", default="", help="Names of photos, with commas between them; all by default.")
+@click.option("--resilience", type=int, default=5, show_default=True)
+@click.option("--shares", type=numbers, default="0.1,0.2,0.3,0.5", show_default=True)
+@click.option("--seeds", type=int, default=5, show_default=True, help="For each photo.")
+@click.option("--lpips", type=click.Path(exists=True, path_type=Path), help="Weights of LPIPS.")
+@click.option("--threads", type=int, default=2, show_default=True)
+@click.option("--json", "output", type=click.Path(path_type=Path), help="Write all figures.")
+def main(
+    folder: Path, only: str, resilience: int, shares: list[float], seeds: int, lpips: Path | None, threads: int,
+    output: Path | None,
+) -> None:  # fmt: skip
+    """Measure profile vq's files, whole and damaged, for the photos in FOLDER."""
+    torch.set_num_threads(threads)
+    warnings.simplefilter("ignore", DamageWarning)
+    paths = [path for path in sorted(folder.glob("*.png")) if not only or path.stem in only.split(",")]
+    photos, judge = [read_rgb(path) for path in paths], judge_with(lpips)
+    points = [whole(photos, quality, judge) for quality in QUALITIES]
+    click.echo(table([list(points[0]), *([f"{value:.4g}" for value in row.values()] for row in points)]))
+    sizes = {
+        r: round(mean(len(codec.encode(photo, profile="vq", quality=100, resilience=r)) for photo in photos))
+        for r in range(10)
+    }
+    click.echo(f"Bytes by resilience: {sizes}")
+    found = []
+    for row in losses(photos, resilience, shares, seeds, judge):
+        found.append(row)
+        click.echo(row)
+    if output:
+        figures: dict[str, Any] = {"photos": [path.stem for path in paths], "resilience": resilience, "seeds": seeds}
+        write(output, {**machine(threads), **figures, "points": points, "sizes": sizes, "losses": found})
+
+
+if __name__ == "__main__":
+    main()
