@@ -258,7 +258,7 @@ assert "torch" not in sys.modules
 def test_verify_checks_the_structure(profile: str, name: str) -> None:
     """Structures that are wrong are found although the checksums are right."""
     found = unpack((GOLDEN / f"{name}.clric").read_bytes())
-    wrong = [replace(found.header, profile=3)]
+    wrong = [replace(found.header, profile=15)]
     wrong += [replace(found.header, model=b"")] if profile != "coolchic" else []
     missing = [{section: body} for section, body in found.sections.items()]  # the other one
     bodies = missing if len(missing) > 1 else [{Section.GRIDS: body} for body in (b"", b"\x00\x00", b"\xff" * 9)]

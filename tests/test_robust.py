@@ -183,7 +183,7 @@ def test_missing_sections() -> None:
 
 def test_what_is_not_known_is_refused() -> None:
     with pytest.raises(FormatError, match="update"):
-        decode(pack(Header(24, 16, "RGB", profile=3), unpack(coded()).sections))
+        decode(pack(Header(24, 16, "RGB", profile=15), unpack(coded()).sections))
 
 
 # Pictures
