@@ -13,7 +13,7 @@ from PIL import Image
 import codec
 import pillow_clric
 from pillow_clric.convert.places import Place, PlaceType, place
-from pillow_clric.convert.plan import coded_files
+from pillow_clric.convert.plan import coded_files, contents
 from pillow_clric.convert.report import json_line, message, shown
 
 __all__ = ["info", "verify"]
@@ -121,7 +121,7 @@ def _header(found: pillow_clric.FileInfo) -> dict[str, Any]:
 
 def _details(path: Place) -> dict[str, Any]:
     """Those facts, and what the file's profile knows of it."""
-    data = path.read_bytes()
+    data = contents(path)
     return _header(pillow_clric.info(data)) | {"coding": codec.describe(data)}
 
 
@@ -147,7 +147,7 @@ def _listed(sizes: dict[str, int]) -> str:
 
 
 def _verified(path: Place) -> dict[str, Any]:
-    data = path.read_bytes()
+    data = contents(path)
     pillow_clric.info(data)  # says more about what is no `.clric` file than `Image.open` does
     with Image.open(BytesIO(data), formats=["CLRIC"]) as image:
         image.verify()

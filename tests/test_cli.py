@@ -30,6 +30,7 @@ from PIL import Image
 import pillow_clric
 from codec.profiles import DEFAULT
 from pillow_clric import cli
+from pillow_clric.convert import plan
 from pillow_clric.convert import run as conversion
 from pillow_clric.convert.report import Report
 
@@ -413,6 +414,16 @@ def test_records_beside_a_progress_bar(folder: Path) -> None:
     assert json.loads(result.stdout)["status"] == "converted"
     assert b"1 converted" in b"".join(written)
     assert b"source" not in b"".join(written)
+
+
+@pytest.mark.parametrize("arguments", [("-o", "zero.clric"), ("verify",)])
+def test_streams_that_do_not_end(arguments: tuple[str, ...], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "MOST", 1 << 20)
+    monkeypatch.chdir(folder)
+    result = run(*arguments, "/dev/zero")
+    assert result.exit_code == 1
+    assert "/dev/zero: it gives more than 0 GiB" in result.stderr
+    assert not list(folder.glob("zero.*"))
 
 
 def test_closed_pipe(folder: Path) -> None:

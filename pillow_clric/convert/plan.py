@@ -20,9 +20,10 @@ from codec.container import MAGIC
 from pillow_clric.convert.outputs import is_stream, obstacle
 from pillow_clric.convert.places import Place, Url, identity, is_folder, is_url, place
 
-__all__ = ["STREAM", "Job", "Plan", "coded_files", "make_plan", "photo_suffixes"]
+__all__ = ["STREAM", "Job", "Plan", "coded_files", "contents", "make_plan", "photo_suffixes"]
 
 STREAM = "-"  # stdin as an input, stdout as an output
+MOST = 1 << 30  # bytes that a stream may give
 
 # Formats of a folder's photos. Not all that Pillow opens: folders also hold PostScript, HDF5 and films.
 _PHOTO_FORMATS = {"AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP"}
@@ -68,7 +69,7 @@ class Job:
 
     def read(self) -> bytes:
         """The contents of the source."""
-        return self.source.read_bytes() if self.data is None else self.data
+        return contents(self.source) if self.data is None else self.data
 
 
 @dataclass(frozen=True)
@@ -236,7 +237,7 @@ def _single(given: str, output: str, *, repair: bool) -> Job:
 def _streamed(source: Place) -> bytes | None:
     """The contents of a stream; None of a file, and of what cannot be read: trying once more will say why."""
     with suppress(OSError):
-        return source.read_bytes() if is_stream(source) else None
+        return contents(source) if is_stream(source) else None
     return None
 
 
@@ -245,7 +246,7 @@ def _stdin() -> bytes:
     if stream is None:
         raise click.UsageError("stdin is closed")
     try:
-        return stream.buffer.read()
+        return _all_of(stream.buffer)
     except OSError as error:
         raise click.UsageError(f"stdin cannot be read: {error.strerror or error}") from error
 
@@ -269,6 +270,25 @@ def _check_targets(todo: Sequence[Job], jobs: Sequence[Job]) -> None:
         other = first.setdefault(identity(job.target), job) if job.target else job
         if other is not job:
             raise click.UsageError(f"{other.source} and {job.source} would both be written to {job.target}")
+
+
+def contents(source: Place) -> bytes:
+    """All bytes of a file, or of a stream, which may never end.
+
+    Raises:
+        OSError: it cannot be read, or gives more than `MOST` bytes.
+    """
+    if not is_stream(source):
+        return source.read_bytes()
+    with source.open("rb") as stream:
+        return _all_of(stream)
+
+
+def _all_of(stream: IO[bytes]) -> bytes:
+    data = stream.read(MOST + 1)
+    if len(data) > MOST:
+        raise OSError(errno.EFBIG, f"it gives more than {MOST >> 30} GiB, which no picture takes")
+    return data
 
 
 def photo_suffixes() -> set[str]:
