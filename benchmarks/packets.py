@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 import codec
 from codec import DamageWarning, Section, metrics, unpack
+from codec.autoencoders.networks.transform import DOWNSCALE
 from codec.profiles.vq import packets
 from codec.training.data import read_rgb
 from codec.training.lpips import Lpips
@@ -64,7 +65,7 @@ def whole(photos: list[Pixels], quality: float, judge: Judge) -> dict[str, float
         coded = time.monotonic()
         made, size = codec.decode(data), codec.describe(data)["codebook"]
         decoded = time.monotonic()
-        count = math.prod(-(-side // packets.SIDE) for side in photo.shape[:2])
+        count = math.prod(-(-side // DOWNSCALE) for side in photo.shape[:2])
         bits = 8 * (len(data) - unpack(data).header.size) / count
         pixels = photo[..., 0].size
         row = {"codebook": size, "bpp": 8 * len(data) / pixels, "of log2(K)": bits / math.log2(size)}

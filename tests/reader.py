@@ -679,14 +679,16 @@ class Packets:
 
 
 class Indices(Networks):
-    """The map of indices of a section without damage, (height, width), given the tensors of the model."""
+    """The map of indices of a section without damage, (height, width), given the tensors of the model, if any."""
 
     def __init__(self, section: bytes, tensors: dict[str, Whole], sizes: list[int], height: int, width: int) -> None:
         super().__init__(tensors, "prior.")
         packets = Packets(section)
         self.book, self.size, first = packets.book, sizes[packets.book], sum(sizes[: packets.book])
         self.entries = slice(first, first + self.size)
-        self.code = self.tensors["code"][self.entries]
+        self.first, self.code = np.zeros(self.size, np.int64), np.zeros((self.size, 0), np.int64)
+        if self.tensors:
+            self.first, self.code = (self.tensors[name][self.entries] for name in ("first", "code"))
         self.indices = np.full((height, width), -1, np.int64)
         s = packets.resilience + 1
         self.level = {1: 0, 2: 1, 3: 1}.get(s, 2 if s < 8 else 3)
@@ -699,7 +701,7 @@ class Indices(Networks):
     def read(self) -> None:
         rows, columns = self.map.shape
         for y, x in [(y, x) for y in range(0, rows, 16) for x in range(0, columns, 16)]:
-            self.map[y, x] = self.number(self.tensors["first"][self.entries])
+            self.map[y, x] = self.number(self.first)
         for halving in (3, 2, 1, 0):
             self.refine(halving)
 
@@ -710,15 +712,20 @@ class Indices(Networks):
         for offset, (dy, dx) in enumerate(OFFSETS):
             current = self.map[dy * d :: 2 * d, dx * d :: 2 * d]
             rows, columns = current.shape
-            condition = self.tensors["condition"][level, offset, self.book]
-            x = self.context(offset, np.concatenate(known, 2), condition)
-            y = np.clip(x + np.clip(self.layer(f"steps.{offset}.mix", x), 0, 256), -256, 256)
-            logits = self.layer(f"output.{self.book}", y) + self.tensors["bias"][level, offset, self.entries]
+            logits = self.logits(level, offset, np.concatenate(known, 2))
             for row, column in np.ndindex(rows, columns):
                 current[row, column] = self.number(logits[row, column])
             complete = first.copy()
             complete[:rows, :columns] = current
             known.append(self.code[complete])
+
+    def logits(self, level: int, offset: int, known: Whole) -> Whole:
+        if not self.tensors:
+            return np.zeros((*known.shape[:2], self.size), np.int64)
+        x = self.context(offset, known, self.tensors["condition"][level, offset, self.book])
+        y = np.clip(x + np.clip(self.layer(f"steps.{offset}.mix", x), 0, 256), -256, 256)
+        bias: Whole = self.tensors["bias"][level, offset, self.entries]
+        return self.layer(f"output.{self.book}", y) + bias
 
     def number(self, logits: Whole) -> int:
         return self.stream.symbol(categories([int(x) for x in logits]))

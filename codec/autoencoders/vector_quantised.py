@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -12,41 +14,44 @@ from torch import Tensor
 
 from codec.autoencoders import model as files
 from codec.autoencoders.errors import ModelFileError
-from codec.autoencoders.learned_transform import tiled_latents
 from codec.autoencoders.model import Model
+from codec.autoencoders.networks.index_prior import EquallyLikely
 from codec.autoencoders.networks.index_transformer import Indices
-from codec.autoencoders.networks.transform import DOWNSCALE
-from codec.autoencoders.networks.vq import Vq
+from codec.autoencoders.networks.vq import Codebooks
+from codec.autoencoders.tiles import tiled
+from codec.blocks import shrunk
 from codec.device import computing, reduced_precision, to_device
+
+OVERLAP = 128  # pixels that neighbouring tiles share
+AT_ONCE = 1 << 24  # distances that are in memory at a time
 
 
 class VectorQuantised:
-    """A model of kind `vq` on a device. Networks compute in bfloat16 where that is faster.
+    """A model of kind `vq` or `vqgan` on a device. Networks compute in bfloat16 where that is faster.
 
     Attributes:
         model: whose networks these are.
         device: on which they compute.
+        downscale: pixels for one index, along each axis.
         sizes: entries of each codebook, rising.
         prior: distributions of indices, in integers.
     """
 
     def __init__(self, model: Model, device: torch.device) -> None:
         networks = files.build(model)
-        if not isinstance(networks, Vq):
+        if not isinstance(networks, Codebooks):
             raise ModelFileError(
-                f"model {model.name} is of kind {model.architecture!r}, and profile vq needs one of kind 'vq'"
+                f"model {model.name} is of kind {model.architecture!r}, and profile vq needs one of kind 'vq' or "
+                "'vqgan'"
             )
-        self.model, self.device, self.sizes = model, device, networks.config.sizes
-        self._encoder, self._decoder = (to_device(part, device) for part in (networks.encoder, networks.decoder))
-        self._entries = [
-            networks.entries[start : start + size].to(device)
-            for start, size in zip(networks.config.starts, self.sizes, strict=False)
-        ]
-        self.prior, self._transformer = networks.prior.to(device), networks.transformer.to(device)
+        self._networks = to_device(networks, device)
+        self.model, self.device, self.downscale = model, device, networks.downscale
+        self.sizes, self.prior = networks.sizes, networks.prior
+        self._entries = networks.entries.split(networks.sizes)
 
     def size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the map of indices of a picture of this size."""
-        return -(-height // DOWNSCALE), -(-width // DOWNSCALE)
+        return -(-height // self.downscale), -(-width // self.downscale)
 
     @torch.no_grad()
     def encode(self, picture: Tensor, book: int) -> Tensor:
@@ -56,27 +61,41 @@ class VectorQuantised:
             picture: (1, 3, height, width) in 0..1; edges are repeated outwards.
         """
         height, width = picture.shape[2:]
-        padded = F.pad(picture, (0, -width % DOWNSCALE, 0, -height % DOWNSCALE), mode="replicate")
-        channels, knots = self._entries[book].shape[1], self._knots(book)
-        with reduced_precision(self.device):
-            latents = tiled_latents(lambda x: self._encoder(2 * x - 1, knots), padded, channels, (DOWNSCALE, 1))
-        return latents.float()
+        padded = F.pad(picture, (0, -width % self.downscale, 0, -height % self.downscale), mode="replicate")
+        channels = self._entries[book].shape[1]
+        return self._tiled(lambda x: self._networks.encode_tile(2 * x - 1, book), padded, channels, (self.downscale, 1))
 
     @torch.no_grad()
-    def costs(self, latents: Tensor, book: int) -> NDArray[np.float32]:
+    def costs(self, latents: Tensor, book: int) -> NDArray[np.float32] | Indices:
         """What each entry of a codebook costs at each position of a latent (1, dimensions, h, w): (h, w, entries).
 
-        These are squared distances, in the mean one of the nearest entries.
+        These are squared distances, in the mean one of the nearest entries. Where all entries cost the same bits, these
+        are no reason to take another than the nearest one: what is returned are the indices of those, (h, w).
         """
-        entries, points = self._entries[book], latents[0].permute(1, 2, 0)
-        distances = points.square().sum(-1, keepdim=True) + entries.square().sum(-1) - 2 * points @ entries.T
+        if isinstance(self.prior, EquallyLikely):
+            return self._nearest(latents, book)
+        distances = self._distances(latents[0].permute(1, 2, 0), book)
         usual = distances.amin(-1).mean().clamp_min(1e-6)
         return (distances / usual).cpu().numpy()
 
     @torch.no_grad()
     def nearest(self, latents: Tensor, book: int) -> Tensor:
         """The entries that are nearest to a latent (1, dimensions, h, w), shaped alike."""
-        return self._of(self.costs(latents, book).argmin(-1), book)
+        return self._of(self._nearest(latents, book), book)
+
+    def _nearest(self, latents: Tensor, book: int) -> Indices:
+        """Indices (h, w) of the nearest entries."""
+        points = latents[0].permute(1, 2, 0)
+        rows = max(1, AT_ONCE // (points.shape[1] * self.sizes[book]))
+        found = torch.cat([self._distances(part, book).argmin(-1) for part in points.split(rows)])
+        return found.cpu().numpy().astype(np.int32)
+
+    def _distances(self, points: Tensor, book: int) -> Tensor:
+        """Squared distances of points (h, w, dimensions) from all entries, (h, w, entries)."""
+        entries = self._entries[book]
+        squares = points.square().sum(-1, keepdim=True) + entries.square().sum(-1)
+        distances: Tensor = squares - 2 * points @ entries.T
+        return distances
 
     def decode(self, indices: Indices, book: int, height: int, width: int, scale: int = 1) -> Tensor:
         """Picture (1, 3, height / scale, width / scale), sides rounded up, float32, not clamped.
@@ -90,22 +109,28 @@ class VectorQuantised:
 
     def decode_latents(self, latents: Tensor, book: int, height: int, width: int, scale: int = 1) -> Tensor:
         """The same of a latent (1, dimensions, h, w), differentiable in it."""
-        knots = self._knots(book)
+        common = math.gcd(scale, self.downscale)
+        scales = 1, self.downscale // common
+        made = self._tiled(lambda x: self._networks.decode_tile(x, book, common), latents, 3, scales)
+        return shrunk(made[:, :, : -(-height // common), : -(-width // common)] / 2 + 0.5, scale // common)
+
+    def _tiled(
+        self, function: Callable[[Tensor], Tensor], source: Tensor, channels: int, scales: tuple[int, int]
+    ) -> Tensor:
+        """Apply one of the networks in tiles: see `tiled`."""
+        tile, overlap = self._networks.tile // self.downscale, OVERLAP // self.downscale
         with reduced_precision(self.device):
-            made = tiled_latents(lambda x: self._decoder(x, knots, scale), latents, 3, (1, DOWNSCALE // scale))
-        return made[:, :, : -(-height // scale), : -(-width // scale)].float() / 2 + 0.5
+            return tiled(function, source, channels, scales, tile, overlap).float()
 
     def _of(self, indices: NDArray[np.signedinteger], book: int) -> Tensor:
         """Entries of indices (h, w), as a latent."""
         places = torch.from_numpy(indices.astype(np.int64)).to(self.device)
-        return self._entries[book][places].permute(2, 0, 1)[None]
+        latent: Tensor = self._entries[book][places].permute(2, 0, 1)[None]
+        return latent
 
     def mend(self, indices: Indices, book: int) -> Indices:
         """Indices (h, w) with likely ones in place of those that are not known, which are -1."""
-        return self._transformer.mend(indices, book)
-
-    def _knots(self, book: int) -> Tensor:
-        return F.one_hot(torch.tensor([book], device=self.device), len(self.sizes)).float()
+        return self._networks.mend(indices, book)
 
 
 @lru_cache(maxsize=2)

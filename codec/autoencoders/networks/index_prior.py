@@ -184,6 +184,35 @@ class IntegerIndexPrior(Proven):
         return found
 
 
+class EquallyLikely:
+    """The prior of models that have none.
+
+    Args:
+        sizes: entries of each codebook.
+    """
+
+    def __init__(self, sizes: tuple[int, ...]) -> None:
+        self._sizes = sizes
+
+    def codes(self, book: int) -> NDArray[np.int16]:
+        """Nothing is known of entries: (size, 0)."""
+        return np.zeros((self._sizes[book], 0), np.int16)
+
+    def of_first(self, book: int) -> Integers:
+        return np.zeros(self._sizes[book], np.int64)
+
+    def features(self, book: int, halving: int, offset: int, known: NDArray[np.float32]) -> Tensor:
+        """(h, w, 0) to the same."""
+        return torch.from_numpy(known)
+
+    def logits(self, book: int, halving: int, offset: int, features: Tensor) -> Integers:
+        """Zeros (n, size), which take no memory."""
+        return np.broadcast_to(np.int64(0), (len(features), self._sizes[book]))
+
+
+AnyPrior = IntegerIndexPrior | EquallyLikely
+
+
 def quantised(prior: IndexPrior) -> dict[str, Tensor]:
     """State of an `IntegerIndexPrior` made from a trained one.
 

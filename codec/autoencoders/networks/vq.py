@@ -7,7 +7,8 @@ that they stand for (van den Oord, Vinyals and Kavukcuoglu, "Neural discrete rep
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -17,12 +18,54 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codec.autoencoders.networks import transform
-from codec.autoencoders.networks.index_prior import IntegerIndexPrior
-from codec.autoencoders.networks.index_transformer import IndexTransformer
+from codec.autoencoders.networks.index_prior import AnyPrior, IntegerIndexPrior
+from codec.autoencoders.networks.index_transformer import IndexTransformer, Indices
 from codec.autoencoders.networks.limits import MAX_BLOCKS, MAX_WIDTH, whole
 from codec.autoencoders.networks.transform import DOWNSCALE, Decoder, Encoder
 
 MAX_SIZE = 1 << 14  # of a codebook
+
+
+class Codebooks(nn.Module, ABC):
+    """Interface of autoencoders with codebooks, for pictures in -1..1.
+
+    Attributes:
+        downscale: pixels for one index, along each axis.
+        tile: side in pixels of the tiles in which large pictures are coded, a multiple of `downscale`.
+        sizes: entries of each codebook, rising.
+        entries: of all codebooks, those of smaller ones first, (sum of sizes, dimensions).
+        prior: distributions of indices, in integers.
+    """
+
+    downscale: int
+    tile: int
+    sizes: tuple[int, ...]
+    entries: Tensor
+    prior: AnyPrior
+
+    @abstractmethod
+    def encode_tile(self, pictures: Tensor, book: int) -> Tensor:
+        """(1, 3, downscale * h, downscale * w) to latents (1, dimensions, h, w) for a codebook."""
+
+    @abstractmethod
+    def decode_tile(self, latents: Tensor, book: int, scale: int) -> Tensor:
+        """Latents to pictures that are smaller by a divisor of `downscale`; they are not clamped."""
+
+    @abstractmethod
+    def mend(self, indices: Indices, book: int) -> Indices:
+        """Indices (h, w) with likely ones in place of those that are `UNKNOWN`."""
+
+
+def check_sizes(sizes: Sequence[int], least: int = 1) -> tuple[int, ...]:
+    """Check the sizes of codebooks, of which there are `least` or more, and return them.
+
+    Raises:
+        ValueError: they make no sense.
+    """
+    checked = tuple(whole("sizes", size, 2, MAX_SIZE) for size in sizes)
+    if not least <= len(checked) <= MAX_BLOCKS or list(checked) != sorted(set(checked)):
+        raise ValueError(f"sizes must be {least} to {MAX_BLOCKS} rising numbers, not {sizes!r}")
+    return checked
 
 
 @dataclass(frozen=True)
@@ -44,11 +87,8 @@ class Config:
     expansion: int = 2
 
     def __post_init__(self) -> None:
-        sizes = tuple(whole("sizes", size, 2, MAX_SIZE) for size in self.sizes)
-        if not 2 <= len(sizes) <= MAX_BLOCKS or list(sizes) != sorted(set(sizes)):
-            raise ValueError(f"sizes must be 2 to {MAX_BLOCKS} rising numbers, not {self.sizes!r}")
+        object.__setattr__(self, "sizes", check_sizes(self.sizes, least=2))
         whole("dimensions", self.dimensions, 1, MAX_WIDTH)
-        object.__setattr__(self, "sizes", sizes)
         for name in ("encoder", "decoder"):
             object.__setattr__(self, name, getattr(self.transform, name))
 
@@ -134,13 +174,31 @@ class IndexConfig:
             raise ValueError(f"width must be a multiple of heads, not {self.width} and {self.heads}")
 
 
-class Vq(Quantised):
+class Vq(Quantised, Codebooks):
     """An autoencoder with codebooks, the prior of its indices in integers, and the transformer that fills them in."""
+
+    downscale, tile = DOWNSCALE, 1024
+    prior: IntegerIndexPrior
 
     def __init__(self, config: Config, indices: IndexConfig) -> None:
         super().__init__(config)
+        self.sizes = config.sizes
         self.prior = IntegerIndexPrior(config.starts, indices.hidden)
         self.transformer = IndexTransformer(config.starts, indices.width, indices.layers, indices.heads)
+
+    def encode_tile(self, pictures: Tensor, book: int) -> Tensor:
+        latents: Tensor = self.encoder(pictures, self._knots(book))
+        return latents
+
+    def decode_tile(self, latents: Tensor, book: int, scale: int) -> Tensor:
+        pictures: Tensor = self.decoder(latents, self._knots(book), scale)
+        return pictures
+
+    def mend(self, indices: Indices, book: int) -> Indices:
+        return self.transformer.mend(indices, book)
+
+    def _knots(self, book: int) -> Tensor:
+        return self._chosen(torch.tensor([book], device=self.entries.device))
 
 
 def build(config: Mapping[str, Any]) -> Vq:

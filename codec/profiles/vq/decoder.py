@@ -44,10 +44,8 @@ class VqDecoder(Decoder):
     def repair(self, container: Container) -> Sections:
         """Sections of a file with the likely contents of its lost packets."""
         found, indices = self._mended(container)
-        size = self.autoencoder.sizes[found.head.book]
-        others = (indices[:, :, None] != np.arange(size)).astype(np.float32)
         with computing(self.autoencoder.device):
-            return Coded(found.head, coded(self.autoencoder, found.head, others, trade=0.0)).sections()
+            return Coded(found.head, coded(self.autoencoder, found.head, indices)).sections()
 
     def describe(self, container: Container) -> dict[str, Any]:
         found = self._packets(container)
@@ -55,7 +53,7 @@ class VqDecoder(Decoder):
         return facts | ({"lost": len(found.lost)} if found.lost else {})
 
     def _packets(self, container: Container) -> Packets:
-        found, sizes = packets.of(container), self.autoencoder.sizes
+        found, sizes = packets.of(container, self.autoencoder.downscale), self.autoencoder.sizes
         if found.head.book >= len(sizes):
             raise CorruptError(
                 f"file is coded with codebook {found.head.book}, and its model has 0 to {len(sizes) - 1}: it is damaged"

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from codec.autoencoders import store
+from codec.autoencoders.networks.index_transformer import Indices
 from codec.autoencoders.vector_quantised import VectorQuantised, on_device
 from codec.container import Section
 from codec.device import computing
@@ -96,7 +97,7 @@ class IndexCoder(Coder[Coded]):
         self.picture, (height, width) = picture, picture.shape[2:]
         self.size = autoencoder.size(height, width)
         self.bounds = 0.0, RATE * len(autoencoder.sizes)
-        self._costs: dict[int, NDArray[np.float32]] = {}  # by codebook
+        self._costs: dict[int, NDArray[np.float32] | Indices] = {}  # by codebook
 
     def estimate(self, logs: Tensor) -> Tensor:
         """Bits of a file, which costs as much as to code it."""
@@ -125,7 +126,9 @@ class IndexCoder(Coder[Coded]):
         return Coded(head, coded(self.autoencoder, head, self._costs[book], trade))
 
 
-def coded(autoencoder: VectorQuantised, head: Head, costs: NDArray[np.float32], trade: float) -> dict[int, bytes]:
+def coded(
+    autoencoder: VectorQuantised, head: Head, costs: NDArray[np.float32] | Indices, trade: float = 0.0
+) -> dict[int, bytes]:
     """Streams of all packets of a map, by number: see `index_coding.encode`; each is read back.
 
     Raises:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from codec.autoencoders.networks.index_prior import BLOCKS, HALVINGS, IntegerIndexPrior
+from codec.autoencoders.networks.index_prior import BLOCKS, HALVINGS, AnyPrior
 from codec.autoencoders.networks.index_transformer import UNKNOWN
 from codec.autoencoders.networks.progressive_prior import OFFSETS
 from codec.blocks import bands
@@ -26,25 +26,25 @@ Costs = NDArray[np.float32]
 Place = tuple[slice, slice]
 
 
-def encode(prior: IntegerIndexPrior, book: int, spacing: int, costs: Costs, trade: float) -> tuple[bytes, Indices]:
+def encode(prior: AnyPrior, book: int, spacing: int, costs: Costs | Indices, trade: float) -> tuple[bytes, Indices]:
     """Choose the indices of a map step by step, and code them.
 
     Args:
         book: index of the codebook.
         spacing: distance of the map's positions in the picture's own map.
-        costs: (h, w, size), of each index at each position.
+        costs: (h, w, size), of each index at each position; or indices (h, w), which are coded as they are.
         trade: cost of a bit. Each index costs least with its bits; what it does to later ones is not foreseen.
 
     Returns:
         The stream, and the indices (h, w).
     """
-    coder, (height, width, _) = Encoder(), costs.shape
+    coder, (height, width) = Encoder(), costs.shape[:2]
     indices = IndexCoding([coder], prior, book, spacing, height, width, costs, trade).run()
     return coder.finish(), indices
 
 
 def decode(
-    prior: IntegerIndexPrior, book: int, spacing: int, stream: bytes, height: int, width: int, *,
+    prior: AnyPrior, book: int, spacing: int, stream: bytes, height: int, width: int, *,
     truncated: bool = False,
 ) -> Indices:  # fmt: skip
     """Indices (height, width) of a stream.
@@ -75,8 +75,8 @@ class IndexCoding:
     """
 
     def __init__(
-        self, coders: Sequence[Coder], prior: IntegerIndexPrior, book: int, spacing: int, height: int, width: int,
-        costs: Costs | None = None, trade: float = 0.0,
+        self, coders: Sequence[Coder], prior: AnyPrior, book: int, spacing: int, height: int, width: int,
+        costs: Costs | Indices | None = None, trade: float = 0.0,
     ) -> None:  # fmt: skip
         self._coders, self._prior, self._book = list(coders), prior, book
         self._level = spacing.bit_length() - 1
@@ -125,7 +125,9 @@ class IndexCoding:
         """Code the indices of some cells (h, w), given their logits (n, size)."""
         told = None
         if self._costs is not None:
-            told = (self._costs[place][cells] + self._trade * _bits(logits)).argmin(1).astype(np.int32)
+            given = self._costs[place][cells]
+            chosen = given if given.ndim == 1 else (given + self._trade * _bits(logits)).argmin(1)
+            told = chosen.astype(np.int32)
         found = [code_categorical(coder, told, logits) for coder in self._coders]
         differ = found[0] != found[-1]
         if differ.any():

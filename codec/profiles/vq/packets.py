@@ -14,7 +14,7 @@ from typing import NamedTuple
 from codec.container import Container, CorruptError, Section, varint
 
 MAX_RESILIENCE = 9
-SIDE = 16  # of the square of pixels that an index is of
+SIDES = 32, 16, 8, 4, 2, 1  # of the square of pixels that an index may be of
 _CRC_BYTES = 2
 _LENGTH_BYTES = 3
 _BOOKS = 16
@@ -89,11 +89,15 @@ def write(head: Head, streams: Mapping[int, bytes]) -> bytes:
     return b"".join(_packet(head, number, stream) for number, stream in streams.items())
 
 
-def of(container: Container) -> Packets:
+def of(container: Container, side: int | None = None) -> Packets:
     """Sound packets of a file, wherever in its section they are.
 
     Bytes that are damaged, lost or inserted cost the packets that they hit, and those of which nothing is left all of
     them: a file that is cut there has a picture, though a likely one.
+
+    Args:
+        side: of the square of pixels that an index is of. It says how few packets a small picture has. Only the model
+            knows it: without that the greatest is taken that is in accord with what is there and what is missing.
 
     Raises:
         CorruptError: nothing is left, though the end is not missing.
@@ -101,7 +105,11 @@ def of(container: Container) -> Packets:
     header = container.header
     section, length = container.sections.get(Section.GRIDS, b""), header.spans.get(Section.GRIDS, (0, 0))[1]
     head, streams, beginnings = _read(section, length)
-    places = head.places(*(-(-side // SIDE) for side in (header.height, header.width)))
+    whole = len(write(head, streams)) == length
+    for each in [side] if side else SIDES:
+        places = head.places(-(-header.height // each), -(-header.width // each))
+        if streams.keys() <= places.keys() and (whole or streams.keys() < places.keys()):
+            break
     known, begun = ({n: s for n, s in found.items() if n in places} for found in (streams, beginnings))
     return Packets(head, known, begun, places)
 

@@ -1,7 +1,7 @@
 """VQ: a map of indices of a codebook, coded under a prior, in packets any of which can be lost.
 
 One model has codebooks of several sizes. Quality chooses one of these and, between two, how much a bit of an index
-counts beside what the index is nearest to. What lost packets leave unknown is filled in by a transformer.
+counts beside what the index is nearest to. What lost packets leave unknown the model fills in.
 """
 
 from __future__ import annotations
