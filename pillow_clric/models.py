@@ -47,8 +47,9 @@ def list_models() -> None:
     help="""
     Add a model from a file or folder.
 
-    SOURCE is a model file of this package; a folder of diffusers' AutoencoderKL or AutoencoderTiny; or the encoder and
-    decoder of a model of the TAESD family, as .safetensors or .pth, side by side.
+    SOURCE is a model file of this package; a folder of diffusers' AutoencoderKL, AutoencoderTiny or VQModel; the
+    encoder and decoder of a model of the TAESD family, as .safetensors or .pth, side by side; or a VQGAN of
+    taming-transformers, as .ckpt, .pth or .safetensors.
     """
 )
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
@@ -65,7 +66,8 @@ def add(source: Path, name: str | None) -> None:
     help="""
     Get a model over the network.
 
-    NAME is one that `list` shows, or an AutoencoderKL on Hugging Face's hub: OWNER/REPOSITORY[/FOLDER]@REVISION.
+    NAME is one that `list` shows, or an AutoencoderKL or VQModel on Hugging Face's hub:
+    OWNER/REPOSITORY[/FOLDER]@REVISION.
     """
 )
 @click.argument("name")

@@ -584,12 +584,21 @@ class TestForeign:
             import_checkpoint.read(tmp_path / "nothing")
 
     @pytest.mark.parametrize(
-        "config", ["", "[]", "{}", '{"_class_name": "AutoencoderKL"', '{"_class_name": "VQModel"}']
+        "config",
+        [
+            "",
+            "[]",
+            "{}",
+            '{"_class_name": "AutoencoderKL"',
+            '{"_class_name": "UNet2DModel"}',
+            '{"_class_name": "AutoencoderKL"}',
+            '{"_class_name": "VQModel"}',
+        ],
     )
     def test_wrong_configurations(self, config: str, tmp_path: Path) -> None:
         (tmp_path / "config.json").write_text(config)
         save_file({"w": torch.zeros(1)}, tmp_path / "diffusion_pytorch_model.safetensors")
-        with pytest.raises(ModelFileError, match=r"config\.json|VQModel"):
+        with pytest.raises(ModelFileError, match=r"config\.json|UNet2DModel|lacks weights"):
             import_checkpoint.read(tmp_path)
 
     def test_kl_that_does_not_fit_its_configuration(self, tmp_path: Path) -> None:

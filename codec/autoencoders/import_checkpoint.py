@@ -6,7 +6,9 @@ No pickle is executed: `.pth` files are read by torch's restricted loader, which
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from itertools import count, takewhile
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -15,12 +17,16 @@ import torch
 from torch import Tensor
 
 from codec.autoencoders import model as files
+from codec.autoencoders import taming
 from codec.autoencoders.errors import ModelFileError
 from codec.autoencoders.model import Model, build
-from codec.autoencoders.networks import kl
+from codec.autoencoders.networks import kl, vqgan
 from codec.autoencoders.tensor_file import FLOATS, METADATA, opened, read_safetensors
 
-SUFFIXES = (".safetensors", ".pth", ".pt")
+SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt")
+PARTS = ("vae", "vqvae", "movq")  # of pipelines
+LEAST = 8  # entries of the smallest codebook that is made of a greater one
+ITERATIONS = 30  # of k-means
 Tensors = dict[str, Tensor]
 
 
@@ -28,9 +34,10 @@ def read(path: Path, name: str | None = None) -> Model:
     """Read a model from whatever it is distributed as, and check that it works with its networks.
 
     Args:
-        path: a file of this package; a folder of diffusers' `AutoencoderKL` or `AutoencoderTiny`, or a pipeline's that
-            holds it as `vae`; a folder with a `.safetensors` or `.pth` file each for a TAESD encoder and decoder, or
-            one of the two files, with the other beside it.
+        path: a file of this package; a folder of diffusers' `AutoencoderKL`, `AutoencoderTiny` or `VQModel`, or a
+            pipeline's that holds it as one of `PARTS`; a folder with a `.safetensors` or `.pth` file each for a TAESD
+            encoder and decoder, or one of the two files, with the other beside it; a VQGAN's file as
+            taming-transformers writes it.
         name: the model's name; that of the file or the folder by default.
 
     Raises:
@@ -51,11 +58,9 @@ def read(path: Path, name: str | None = None) -> Model:
 
 
 def _from_folder(path: Path) -> Model:
-    inner = path / "vae"
-    if not (path / "config.json").exists() and (inner / "config.json").exists():
-        return _from_folder(inner)
-    if (path / "config.json").exists():
-        return _from_diffusers(path)
+    for folder in (path, *(path / part for part in PARTS)):
+        if (folder / "config.json").exists():
+            return _from_diffusers(folder)
     found = [entry for entry in sorted(path.iterdir()) if entry.suffix in SUFFIXES and "decoder" not in entry.stem]
     if len(found) != 1:
         raise ModelFileError(f"{path} holds neither a config.json of diffusers nor exactly one model: name its file")
@@ -71,12 +76,15 @@ def _from_file(path: Path) -> Model:
     tensors = _read_tensors(path)
     if any(name.startswith("encoder.layers.") for name in tensors):
         return _tiny(path.stem, *_split_layers(tensors))
+    if taming.ENTRIES in tensors:
+        return _vqgan(path, *taming.to_diffusers(tensors, str(path)))
     for mine, other in (("encoder", "decoder"), ("decoder", "encoder")):
         if mine in path.stem:
             encoder = path if mine == "encoder" else path.with_name(path.name.replace(mine, other))
             return _from_pair(encoder)
     raise ModelFileError(
-        f"{path} is of a kind that is not known: name a folder with its config.json, or TAESD's encoder and decoder"
+        f"{path} is of a kind that is not known: name a folder with its config.json, TAESD's encoder and "
+        "decoder, or a VQGAN of taming-transformers"
     )
 
 
@@ -124,31 +132,83 @@ def _from_diffusers(path: Path) -> Model:
     if kind == "AutoencoderTiny":
         return _tiny(path.resolve().name, *_split_layers(read_safetensors(weights[0])[1]))
     if kind == "AutoencoderKL":
-        return _kl(path, config, weights[0])
-    raise ModelFileError(f"{path} is a model of class {kind}: only AutoencoderKL and AutoencoderTiny are known")
+        return _kl(path, _loaded(path, kind, config, weights[0], kl.check))
+    if kind == "VQModel":
+        loaded = _loaded(path, kind, config, weights[0], vqgan.check)
+        return _vqgan(path.resolve(), _told(loaded.config, vqgan.FIELDS), loaded.state_dict())
+    raise ModelFileError(
+        f"{path} is a model of class {kind}: only AutoencoderKL, AutoencoderTiny and VQModel are known"
+    )
 
 
-def _kl(path: Path, config: dict[str, Any], weights: Path) -> Model:
+def _loaded(path: Path, kind: str, config: dict[str, Any], weights: Path, check: Callable[[Any], None]) -> Any:
+    """The model of a class of diffusers' that is in a folder."""
     variant = weights.name.removesuffix(".safetensors").partition(".")[2] or None
     library = kl.diffusers()
     read_safetensors(weights)  # says more about a damaged file
     try:
-        kl.check(config)
-        loaded = library.AutoencoderKL.from_pretrained(
+        check(config)
+        loaded, found = getattr(library, kind).from_pretrained(
             path,
             use_safetensors=True,
             local_files_only=True,
             variant=variant,
             low_cpu_mem_usage=False,
+            output_loading_info=True,
         )
-        channels = loaded.config["latent_channels"]
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        raise ModelFileError(f"{path} is no {kind} that diffusers can load: {error}") from error
+    if found["missing_keys"]:  # which the library makes up
+        raise ModelFileError(f"{path} is no whole {kind}: it lacks weights {min(found['missing_keys'])}")
+    return loaded
+
+
+def _told(config: Mapping[str, Any], fields: Iterable[str]) -> dict[str, Any]:
+    """Fields of a configuration, as JSON has them."""
+    return {field: list(v) if isinstance(v := config[field], tuple) else v for field in fields}
+
+
+def _kl(path: Path, loaded: Any) -> Model:
+    channels = loaded.config["latent_channels"]
+    try:
         mean = (float(loaded.config.get("shift_factor") or 0),) * channels
         scale = (float(loaded.config.get("scaling_factor") or 1),) * channels
-    except (OSError, ValueError, TypeError, RuntimeError) as error:
-        raise ModelFileError(f"{path} is no AutoencoderKL that diffusers can load: {error}") from error
-    told = {field: loaded.config[field] for field in kl.FIELDS}
-    told["block_out_channels"] = list(told["block_out_channels"])
-    return Model(path.resolve().name, "kl", told, mean, scale, dict(loaded.state_dict()))
+    except (ValueError, TypeError) as error:
+        raise ModelFileError(f"{path} has a configuration that makes no sense: {error}") from error
+    return Model(path.resolve().name, "kl", _told(loaded.config, kl.FIELDS), mean, scale, dict(loaded.state_dict()))
+
+
+def _vqgan(source: Path, told: dict[str, Any], tensors: Mapping[str, Tensor]) -> Model:
+    """A VQGAN in diffusers' names, with codebooks of 8, 16, 32 ... entries made of its own."""
+    told = {**told, "vq_embed_dim": told["vq_embed_dim"] or told["latent_channels"]}
+    networks = {name: tensor for name, tensor in tensors.items() if name != taming.ENTRIES}
+    entries = tensors[taming.ENTRIES].float()
+
+    def model(codebooks: list[Tensor]) -> Model:
+        config = {"autoencoder": told, "sizes": [len(codebook) for codebook in codebooks]}
+        return Model(source.stem, "vqgan", config, (), (), {**networks, "entries": torch.cat(codebooks)})
+
+    files.check(model([entries]), str(source))  # before what takes a while
+    sizes = takewhile(lambda size: size < len(entries), (LEAST << i for i in count()))
+    return model([*(_centres(entries, size) for size in sizes), entries])
+
+
+def _centres(entries: Tensor, size: int) -> Tensor:
+    """So many entries that others are near to: k-means, in one thread, as sums in another order are others.
+
+    Raises:
+        ImportError: scikit-learn is not installed; the message says how to.
+    """
+    try:
+        from sklearn.cluster import KMeans
+        from threadpoolctl import threadpool_limits
+    except ImportError as error:
+        raise ImportError(
+            "smaller codebooks of this model are made by scikit-learn: pip install 'pillow-clric[training]'"
+        ) from error
+    with threadpool_limits(1):
+        found = KMeans(size, n_init=1, max_iter=ITERATIONS, random_state=0).fit(entries.double().numpy())
+    return torch.from_numpy(found.cluster_centers_).float()
 
 
 def _read_tensors(path: Path) -> Tensors:
@@ -163,6 +223,10 @@ def _read_tensors(path: Path) -> Tensors:
         ) from error
     except (RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError, IndexError) as error:
         raise ModelFileError(f"{path} cannot be read as weights: get the file again") from error
+    if isinstance(state, dict):  # a training's: its networks, without what only judges or averages these
+        state = state.get("state_dict", state)
+    if isinstance(state, dict):
+        state = {name: state[name] for name in state if not str(name).startswith(("loss.", "model_ema."))}
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) and t.dtype in FLOATS for t in state.values()):
         raise ModelFileError(f"{path} holds other things than weights by name")
     return {str(name): tensor for name, tensor in state.items()}

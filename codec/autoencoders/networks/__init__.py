@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from codec.autoencoders.networks import kl, msp, residual, tiny, vq
+from codec.autoencoders.networks import kl, msp, residual, tiny, vq, vqgan
 from codec.autoencoders.tensor_file import Tensors
 from codec.overfit import lambda_conditioned_weights
 
@@ -48,4 +48,5 @@ ARCHITECTURES = {
     "kl": Architecture(kl.build, _AUTOENCODER),
     "msp": Architecture(msp.build),
     "vq": Architecture(vq.build),
+    "vqgan": Architecture(vqgan.build),
 }
