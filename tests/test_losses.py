@@ -6,6 +6,7 @@ import json
 import warnings
 from io import BytesIO
 from pathlib import Path
+from xml.dom import minidom
 from xml.etree import ElementTree
 
 import pytest
@@ -90,7 +91,7 @@ def test_gain_map(photo: Image.Image, fast_profile: FastProfile) -> None:
 def test_damaged_xmp(inserted: bytes, start: int, count: int) -> None:
     damaged = GAIN_MAP[:start] + inserted + GAIN_MAP[start + count :]
     found = without_promises(damaged)
-    assert found == damaged or ElementTree.fromstring(found) is not None
+    assert found == damaged or minidom.parseString(found)
     assert without_promises(found) == found
 
 
