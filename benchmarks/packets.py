@@ -22,12 +22,13 @@ import numpy as np
 import torch
 from common import machine, numbers, table, write
 from numpy.typing import NDArray
+from PIL import Image
 
 import codec
 from codec import DamageWarning, Section, metrics, unpack
 from codec.autoencoders.networks.transform import DOWNSCALE
 from codec.profiles.vq import packets
-from codec.training.data import read_rgb
+from codec.training.data import middle, read_rgb
 from codec.training.lpips import Lpips
 
 Pixels = NDArray[np.uint8]
@@ -115,6 +116,23 @@ def losses(
             yield {"lost": share, "burst": burst, "pictures": len(rows), **means(rows)}
 
 
+def sheet(photos: list[Pixels], resilience: int, shares: list[float], side: int = 256) -> Image.Image:
+    """Middles of photos, a row each: as they are, with codebooks of 16, 128 and 1024, and with packets lost."""
+    rows = []
+    for i, photo in enumerate(photos):
+        made = [
+            photo,
+            *(codec.decode(codec.encode(photo, profile="vq", quality=QUALITIES[book])) for book in (1, 4, 7)),
+        ]
+        data = codec.encode(photo, profile="vq", quality=100, resilience=resilience)
+        count = len(packets.of(unpack(data)).streams)
+        for share in shares:
+            gone = lost(count, share, False, np.random.default_rng([i, 0]))
+            made.append(codec.decode(damaged(data, gone)))
+        rows.append(np.hstack([middle(picture, side) for picture in made]))
+    return Image.fromarray(np.vstack(rows))
+
+
 @click.command()
 @click.argument("folder", type=click.Path(exists=True, path_type=Path))
 @click.option("--only", default="", help="Names of photos, with commas between them; all by default.")
@@ -124,15 +142,21 @@ def losses(
 @click.option("--lpips", type=click.Path(exists=True, path_type=Path), help="Weights of LPIPS.")
 @click.option("--threads", type=int, default=2, show_default=True)
 @click.option("--json", "output", type=click.Path(path_type=Path), help="Write all figures.")
+@click.option(
+    "--sheet", "picture", type=click.Path(path_type=Path), help="Write middles of the photos, and no figures."
+)
 def main(
     folder: Path, only: str, resilience: int, shares: list[float], seeds: int, lpips: Path | None, threads: int,
-    output: Path | None,
+    output: Path | None, picture: Path | None,
 ) -> None:  # fmt: skip
     """Measure profile vq's files, whole and damaged, for the photos in FOLDER."""
     torch.set_num_threads(threads)
     warnings.simplefilter("ignore", DamageWarning)
     paths = [path for path in sorted(folder.glob("*.png")) if not only or path.stem in only.split(",")]
     photos, judge = [read_rgb(path) for path in paths], judge_with(lpips)
+    if picture:
+        sheet(photos, resilience, shares).save(picture, quality=90)
+        return
     points = [whole(photos, quality, judge) for quality in QUALITIES]
     click.echo(table([list(points[0]), *([f"{value:.4g}" for value in row.values()] for row in points)]))
     sizes = {
