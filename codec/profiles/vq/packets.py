@@ -7,7 +7,8 @@ that a lost packet leaves unknown there are some that others know.
 from __future__ import annotations
 
 from binascii import crc_hqx
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,7 +19,8 @@ SIDES = 32, 16, 8, 4, 2, 1  # of the square of pixels that an index may be of
 _CRC_BYTES = 2
 _LENGTH_BYTES = 3
 _BOOKS = 16
-_WORK = 64  # bytes that checksums are computed of, for each of a section: more only if it was made to take long
+_WORK = 2**29  # bytes that checksums are computed of in a search: more only if a section was made to take long
+_STEP = 256  # of these take as long as to look whether there is a packet
 
 Place = tuple[slice, slice]
 
@@ -67,9 +69,9 @@ class Packets:
     """What a section holds.
 
     Attributes:
-        head: None if nothing is left of it.
+        head: any, if nothing is left of it.
         streams: of the packets that are sound, by number.
-        beginnings: the stream of the packet that the section ends in, by number, which no checksum vouches for.
+        beginnings: the stream of the packet that the section is cut in, by number, which no checksum vouches for.
         places: positions of all packets that there were, by number.
     """
 
@@ -115,23 +117,36 @@ def of(container: Container, side: int | None = None) -> Packets:
 
 
 def _read(section: bytes, length: int) -> tuple[Head, dict[int, bytes], dict[int, bytes]]:
-    """Head, streams and beginnings of a section that was written with so many bytes, of which the last may lack."""
-    head, streams, place, end, work = None, dict[int, bytes](), 0, 0, _WORK * len(section)
-    while place < len(section) and work > 0:
-        packet = _Packet.at(section, place, length)
-        place += 1
-        if packet and packet.head == (head or packet.head) and packet.stop + _CRC_BYTES <= len(section):
-            work -= packet.stop - packet.start
-            if packet.sound(section):
-                head, streams[packet.number] = packet.head, section[packet.begin : packet.stop]
-                place = end = packet.stop + _CRC_BYTES
+    """Head, streams and beginnings of a section that was written with so many bytes, of which the last may lack.
+
+    Of many places in a long section some have a right checksum by chance; the head is that of most packets.
+    """
+    heads = Counter[Head]()
+    for packet in _sound(section, length):
+        heads[packet.head] += length + packet.end - packet.start  # bytes count only where packets are as many
+    head = max(heads, key=heads.__getitem__, default=None)
+    found = list(_sound(section, length, head)) if head else []
+    streams = {packet.number: section[packet.begin : packet.stop] for packet in found}
     if len(section) < length:
-        last = _Packet.at(section, end, length)
-        if last and last.head == (head or last.head):
+        last = _Packet.at(section, found[-1].end if found else 0, length)
+        if last and last.head == (head or last.head) and last.end > len(section) and last.number not in streams:
             return last.head, streams, {last.number: section[last.begin : last.stop]}
     elif head is None:
         raise CorruptError("no packet of the picture is sound: the file is damaged beyond repair; get it again")
     return head or Head(0, 0), streams, {}
+
+
+def _sound(section: bytes, length: int, head: Head | None = None) -> Iterator[_Packet]:
+    """Sound packets with this head or any, wherever in a section they are."""
+    place, work = 0, _WORK
+    while place < len(section) and work > 0:
+        packet = _Packet.at(section, place, length)
+        place, work = place + 1, work - _STEP
+        if packet and packet.head == (head or packet.head) and packet.end <= len(section):
+            work -= packet.end - packet.start
+            if packet.sound(section):
+                yield packet
+                place = packet.end
 
 
 class _Packet(NamedTuple):
@@ -142,6 +157,11 @@ class _Packet(NamedTuple):
     start: int
     begin: int
     stop: int
+
+    @property
+    def end(self) -> int:
+        """Where the next packet may start."""
+        return self.stop + _CRC_BYTES
 
     @classmethod
     def at(cls, section: bytes, start: int, length: int) -> _Packet | None:
@@ -161,7 +181,7 @@ class _Packet(NamedTuple):
 
     def sound(self, section: bytes) -> bool:
         """Whether the checksum is that of the packet."""
-        return section[self.stop : self.stop + _CRC_BYTES] == _crc(section[self.start : self.stop])
+        return section[self.stop : self.end] == _crc(section[self.start : self.stop])
 
 
 def _packet(head: Head, number: int, stream: bytes) -> bytes:
