@@ -15,7 +15,7 @@ import torch
 from PIL import Image, ImageFile
 
 import pillow_clric
-from codec.autoencoders import store
+from codec.autoencoders import store, vector_quantised
 from codec.autoencoders.learned_transform import on_device
 from codec.container import FormatError, Section, pack, read_header, unpack
 from codec.entropy.coder import LIMIT
@@ -24,6 +24,7 @@ from codec.overfit.lambda_conditioned_weights import LambdaConditionedWeights
 from codec.profiles.clric.initialisation import universal_of
 from codec.profiles.msp import bitstream as latent_bitstream
 from codec.profiles.msp import latent_coding
+from codec.profiles.vq import index_coding, packets
 
 # Of pictures that are decoded. The time that a file may ask for grows with the size it claims, as in any format.
 SIDE = 256
@@ -88,6 +89,25 @@ def latent(data: bytes) -> None:
                 assert truncated or np.abs(symbols).max() <= LIMIT
 
 
+def indices(data: bytes) -> None:
+    """The packets of a file of profile vq and their indices; its model is taken to be `tinyvq`."""
+    with suppress(FormatError):
+        unpacked = unpack(data, allow_truncated=True)
+        header, found = unpacked.header, packets.of(unpacked)
+        autoencoder = vector_quantised.on_device(store.load("tinyvq"), torch.device("cpu"))
+        if max(header.width, header.height) > SIDE or found.head.book >= len(autoencoder.sizes):
+            return
+        places = np.empty(autoencoder.size(header.height, header.width))
+        arguments = autoencoder.prior, found.head.book, found.head.spacing
+        for streams, truncated in ((found.streams, False), (found.streams | found.beginnings, True)):
+            for number, stream in streams.items():
+                shape = places[found.places[number]].shape
+                with suppress(FormatError):
+                    decoded = index_coding.decode(*arguments, stream, *shape, truncated=truncated)
+                    assert decoded.shape == shape
+                    assert -truncated <= decoded.min() <= decoded.max() < autoencoder.sizes[found.head.book]
+
+
 def plugin(data: bytes) -> None:
     """All of it, as Pillow's users see it: of truncated files what there is."""
     with suppress(OSError, Image.DecompressionBombError), opened(data) as image:
@@ -121,9 +141,8 @@ def edited(data: bytes, section: Section | None, edit: Edit) -> bytes:
     """
     header = read_header(BytesIO(data))
     if section is None:
-        bodies = data[header.size : header.file_size]
-        head = edit(data[: header.size - 8]) + crc32(bodies).to_bytes(4, "little")
-        return head + crc32(head).to_bytes(4, "little") + bodies
+        head = edit(data[: header.size - 4])  # with the checksum of bodies, where there is one
+        return head + crc32(head).to_bytes(4, "little") + data[header.size : header.file_size]
     sections = unpack(data).sections
     return pack(header, {**sections, section: edit(sections[section])})
 
@@ -134,5 +153,6 @@ TARGETS: dict[str, tuple[Callable[[bytes], None], tuple[Section | None, ...]]] =
     "weights": (function, (Section.WEIGHTS,)),
     "wavefront": (function, (Section.GRIDS,)),
     "latent": (latent, (Section.GRIDS,)),
+    "indices": (indices, (None, Section.GRIDS)),
     "plugin": (plugin, (None, Section.COLOUR, Section.WEIGHTS, Section.GRIDS)),
 }

@@ -37,6 +37,7 @@ def test_edits_match_their_checksums(path: Path) -> None:
     assert unpack(wider).sections == sections
 
 
+@pytest.mark.filterwarnings("ignore::pillow_clric.DamageWarning")
 @settings(max_examples=150)
 @given(st.data())
 def test_mutants(data: st.DataObject) -> None:
