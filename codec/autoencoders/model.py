@@ -163,7 +163,7 @@ def _outline(model: Model, source: str) -> nn.Module:
 
 
 def _check_values(model: Model, source: str) -> None:
-    mean, scale = (torch.tensor(values, dtype=torch.float64).float() for values in (model.mean, model.scale))
+    mean, scale = (torch.tensor(v, dtype=torch.float64, device="cpu").float() for v in (model.mean, model.scale))
     if not (mean.isfinite().all() and (scale > 0).all() and (scale.isfinite() & (1 / scale).isfinite()).all()):
         raise ModelFileError(f"{source} is damaged: mean and scale of its latent are no finite numbers")
     for name, tensor in model.tensors.items():

@@ -99,7 +99,7 @@ def indices(data: bytes) -> None:
             return
         places = np.empty(autoencoder.size(header.height, header.width))
         arguments = autoencoder.prior, found.head.book, found.head.spacing
-        for streams, truncated in ((found.streams, False), (found.streams | found.beginnings, True)):
+        for streams, truncated in ((found.streams, False), ({**found.streams, **found.beginnings}, True)):
             for number, stream in streams.items():
                 shape = places[found.places[number]].shape
                 with suppress(FormatError):
