@@ -254,7 +254,9 @@ assert "torch" not in sys.modules
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-@pytest.mark.parametrize(("profile", "name"), [("clric", "clric-rgb"), ("coolchic", "rgb"), ("msp", "msp-photo")])
+@pytest.mark.parametrize(
+    ("profile", "name"), [("clric", "clric-rgb"), ("coolchic", "rgb"), ("msp", "msp-photo"), ("vq", "vq-photo")]
+)
 def test_verify_checks_the_structure(profile: str, name: str) -> None:
     """Structures that are wrong are found although the checksums are right."""
     found = unpack((GOLDEN / f"{name}.clric").read_bytes())

@@ -265,7 +265,15 @@ def test_targets_of_a_batch(profile: str) -> None:
 
 
 @pytest.mark.usefixtures("golden_models")
-@pytest.mark.parametrize("chosen", [{"profile": "clric"}, {"profile": "coolchic"}, {"profile": "msp", "model": "tiny"}])
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"profile": "clric"},
+        {"profile": "coolchic"},
+        {"profile": "msp", "model": "tiny"},
+        {"profile": "vq", "model": "tinyvq"},
+    ],
+)
 def test_impossible_target(chosen: dict[str, Any]) -> None:
     """The message says what is possible, and that is."""
     picture = photo(96, 128)

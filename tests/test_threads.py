@@ -112,7 +112,11 @@ def test_data_loaders(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("golden_models")
-@pytest.mark.parametrize("options", [{"profile": "clric"}, {"profile": "msp", "model": "tiny"}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{"profile": "clric"}, {"profile": "msp", "model": "tiny"}, {"profile": "vq", "model": "tinyvq"}],
+    ids=str,
+)
 def test_memory_is_given_back(options: dict[str, Any], photo: Image.Image) -> None:
     """No tensor stays behind, and next to nothing of what NumPy and Python take."""
     photo.putalpha(photo.convert("L"))
