@@ -21,7 +21,7 @@ from common import photo
 from PIL import Image, ImageFile
 
 import pillow_clric
-from codec.container import Section, unpack
+from codec.container import DamageWarning, Section, unpack
 from codec.profiles import names
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "fuzz"))
@@ -114,7 +114,8 @@ def open_times(files: list[bytes], count: int) -> list[float]:
 @click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Folder for files that are findings.")
 def main(count: int, seed: int, keep: Path | None) -> None:
     """Load and verify many mutants of a few files; then open 1,000 files."""
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    for ignored in (Image.DecompressionBombWarning, DamageWarning):
+        warnings.simplefilter("ignore", ignored)
     random, files = Random(seed), sources()
     for data in files:
         outcome(data)

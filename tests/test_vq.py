@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterable
 from functools import cache
 from io import BytesIO
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,8 @@ def mended(data: bytes, **options: Any) -> Pixels:
 
 
 @cache
-def coded(resilience: int) -> bytes:
-    return encode(photo(300, 260), resilience=resilience, quality=100)
+def coded(resilience: int, height: int = 300, width: int = 260) -> bytes:
+    return encode(photo(height, width), resilience=resilience, quality=100)
 
 
 @cache
@@ -361,11 +362,28 @@ def test_lost_packets(resilience: int, lost: Iterable[int], fill: bytes | None) 
         codec.verify(damaged)
 
 
+@pytest.mark.parametrize("share", [0.1, 0.2, 0.3, 0.5])
+@pytest.mark.parametrize("burst", [False, True])
+def test_a_picture_whatever_is_lost(share: float, burst: bool) -> None:
+    for resilience, seed in product((1, 3, 9), range(3)):
+        data, generator = coded(resilience, 100, 130), np.random.default_rng(seed)
+        numbers = list(packets.of(unpack(data)).places)
+        count = max(1, round(share * len(numbers)))
+        first = generator.integers(len(numbers) - count + 1)
+        lost = numbers[first : first + count] if burst else generator.choice(numbers, count, replace=False).tolist()
+        damaged = without(data, lost, fill=generator.bytes(1))
+        with pytest.warns(DamageWarning, match=f"^{count} of {len(numbers)} packets"):
+            image = pillow_clric.decode(damaged)
+        assert image.size == (130, 100)
+        known = indices_of(unpack(damaged)) >= 0
+        assert np.array_equal(indices_of(unpack(codec.repair(damaged)))[known], indices_of(unpack(data))[known])
+
+
 def test_a_picture_from_the_header_on() -> None:
     for resilience in (0, 2):
-        data = coded(resilience)
+        data = coded(resilience, 100, 130)
         size, whole, near = unpack(data).header.size, decode(data).astype(float), []
-        for cut in range(size, len(data), 13):
+        for cut in range(size, len(data)):
             near.append(np.square(mended(data[:cut]) - whole).mean())
             with pytest.raises(TruncatedError):
                 decode(data[: min(cut, size - 1)])
@@ -415,7 +433,7 @@ def test_what_cannot_be_repaired(tmp_path: Path) -> None:
     assert "no .clric file: there is nothing to repair" in refused.stderr
     source = tmp_path / "whole.clric"
     source.write_bytes(coded(0))
-    assert "would be written over" in run("--repair", source).stderr
+    assert "whole.clric would be written over: name another folder as output" in run("--repair", source).stderr
     assert "must be named .clric" in run("--repair", source, "-o", tmp_path / "x.png").stderr
 
 

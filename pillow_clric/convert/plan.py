@@ -165,7 +165,7 @@ def _jobs(inputs: Sequence[str], output: str | None, recursive: bool, repair: bo
                 folder = place(output) / (_below(folder, given) if laid_out else "")
             name = source.name if _is_shard(source) else source.stem + (".clric" if encoding or repair else ".png")
             if folder / name == source:
-                raise click.UsageError(f"{source} would be written over: name another folder for shards")
+                raise click.UsageError(f"{source} would be written over: name another folder as output")
             jobs[identity(source)] = Job(source, folder / name, encoding, data)
     return list(jobs.values())
 
