@@ -646,36 +646,32 @@ class Packets:
     """Sound packets of a section that is whole: their streams by number."""
 
     def __init__(self, section: bytes) -> None:
-        self.streams: dict[int, bytes] = {}
-        heads = set()
+        found: dict[int, dict[int, bytes]] = {}  # by head
         place = 0
         while place < len(section):
-            stop = self.packet(section, place)
-            if stop is None:
-                place += 1
+            number, start, stop = self.packet(section, place)
+            if crc16(section[place:stop]) == int.from_bytes(section[stop : stop + 2], "little"):
+                found.setdefault(section[place], {})[number] = section[start:stop]
+                place = stop + 2
             else:
-                heads.add(section[place])
-                place = stop
-        if not heads:
+                place += 1
+        if not found:
             raise DamagedError
-        [head] = heads
+        head = max(found, key=lambda head: len(found[head]))
+        self.streams = found[head]
         self.resilience, self.book = divmod(head, 16)
 
-    def packet(self, section: bytes, place: int) -> int | None:
-        """Where the packet ends that stands at a place, if one does."""
-        number, start, length = 0, place + 1, len(section) - 3
-        if section[place] >= 16:
-            number, length, start = section[place + 1], 0, place + 2
-            for shift in (0, 7, 14):
-                length |= (section[start] & 127) << shift
-                start += 1
-                if section[start - 1] < 128:
-                    break
-        stop = start + length
-        if crc16(section[place:stop]) != int.from_bytes(section[stop : stop + 2], "little"):
-            return None
-        self.streams[number] = section[start:stop]
-        return stop + 2
+    def packet(self, section: bytes, place: int) -> tuple[int, int, int]:
+        """Number of the packet that may stand at a place, and where its stream starts and stops."""
+        if section[place] < 16:
+            return 0, place + 1, place + len(section) - 2
+        length, start = 0, place + 2
+        for shift in (0, 7, 14):
+            length |= (section[start] & 127) << shift
+            start += 1
+            if section[start - 1] < 128:
+                break
+        return section[place + 1], start, start + length
 
 
 class Indices(Networks):

@@ -56,7 +56,8 @@ class VqDecoder(Decoder):
         found, sizes = packets.of(container, self.autoencoder.downscale), self.autoencoder.sizes
         if found.head.book >= len(sizes):
             raise CorruptError(
-                f"file is coded with codebook {found.head.book}, and its model has 0 to {len(sizes) - 1}: it is damaged"
+                f"file is coded with codebook {found.head.book}, and its model has 0 to {len(sizes) - 1}: "
+                "the file is damaged; get it again"
             )
         return found
 

@@ -61,7 +61,7 @@ def decode(
     coders = continuations(stream) if truncated else [coder]
     indices = IndexCoding(coders, prior, book, spacing, height, width).run()
     if not (truncated or coder.exhausted):
-        raise CorruptError("the indices do not end where their packet does: the file is damaged")
+        raise CorruptError("the indices do not end where their packet does: the file is damaged; get it again")
     return indices
 
 
