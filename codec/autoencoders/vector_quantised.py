@@ -78,11 +78,6 @@ class VectorQuantised:
         usual = distances.amin(-1).mean().clamp_min(1e-6)
         return (distances / usual).cpu().numpy()
 
-    @torch.no_grad()
-    def nearest(self, latents: Tensor, book: int) -> Tensor:
-        """The entries that are nearest to a latent (1, dimensions, h, w), shaped alike."""
-        return self._of(self._nearest(latents, book), book)
-
     def _nearest(self, latents: Tensor, book: int) -> Indices:
         """Indices (h, w) of the nearest entries."""
         points = latents[0].permute(1, 2, 0)
@@ -97,6 +92,7 @@ class VectorQuantised:
         distances: Tensor = squares - 2 * points @ entries.T
         return distances
 
+    @torch.no_grad()
     def decode(self, indices: Indices, book: int, height: int, width: int, scale: int = 1) -> Tensor:
         """Picture (1, 3, height / scale, width / scale), sides rounded up, float32, not clamped.
 
@@ -104,12 +100,8 @@ class VectorQuantised:
             indices: (h, w) = size(height, width), of entries of a codebook.
             scale: 1, 2, 4 or 8, by how much the picture is made smaller.
         """
-        with torch.no_grad():
-            return self.decode_latents(self._of(indices, book), book, height, width, scale)
-
-    def decode_latents(self, latents: Tensor, book: int, height: int, width: int, scale: int = 1) -> Tensor:
-        """The same of a latent (1, dimensions, h, w), differentiable in it."""
-        common = math.gcd(scale, self.downscale)
+        places = torch.from_numpy(indices.astype(np.int64)).to(self.device)
+        latents, common = self._entries[book][places].permute(2, 0, 1)[None], math.gcd(scale, self.downscale)
         scales = 1, self.downscale // common
         made = self._tiled(lambda x: self._networks.decode_tile(x, book, common), latents, 3, scales)
         return shrunk(made[:, :, : -(-height // common), : -(-width // common)] / 2 + 0.5, scale // common)
@@ -121,12 +113,6 @@ class VectorQuantised:
         tile, overlap = self._networks.tile // self.downscale, OVERLAP // self.downscale
         with reduced_precision(self.device):
             return tiled(function, source, channels, scales, tile, overlap).float()
-
-    def _of(self, indices: NDArray[np.signedinteger], book: int) -> Tensor:
-        """Entries of indices (h, w), as a latent."""
-        places = torch.from_numpy(indices.astype(np.int64)).to(self.device)
-        latent: Tensor = self._entries[book][places].permute(2, 0, 1)[None]
-        return latent
 
     def mend(self, indices: Indices, book: int) -> Indices:
         """Indices (h, w) with likely ones in place of those that are not known, which are -1."""

@@ -1,9 +1,9 @@
-"""Encoder: indices of the entries that are near the latent and cheap to code; with more effort it is fitted before."""
+"""Encoder: indices of the entries that are near the latent and cheap to code, in one go."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,17 +16,16 @@ from codec.autoencoders.networks.index_transformer import Indices
 from codec.autoencoders.vector_quantised import VectorQuantised, on_device
 from codec.container import Section
 from codec.device import computing
-from codec.profiles.base import QUALITIES, Budget, Encoder, Goal, Progress, Sections, counting
-from codec.profiles.options import PAPER
+from codec.profiles.base import QUALITIES, Budget, Encoder, Goal, Progress, Sections
 from codec.profiles.vq import index_coding, packets
-from codec.profiles.vq.fitting import fitted
 from codec.profiles.vq.packets import Head
 from codec.profiles.vq.profile import Options
 from codec.rate_control import Coder, of_size
 from codec.tensors import to_tensor
 
-ITERATIONS = {1: 0, 2: 0, 3: 0, 4: 6, 5: 12, 6: 18, 7: 25, 8: 40, 9: 60, PAPER: 60}  # of fitting, by effort
-TRADE = 0.3  # of an index's usual error, that a bit may save, where a codebook is hardly better than the one before
+# What a bit is worth, in an index's usual error and for an index of one bit, where a file takes hardly more than one of
+# the next smaller codebook: less than where it takes as much, so that sizes grow with quality for all photos.
+TRADE = 0.4
 RATE = 0.4  # falls in a file's logarithm of size from one codebook to the next, nearly
 
 
@@ -46,14 +45,11 @@ class VqEncoder(Encoder):
         self, pictures: Sequence[NDArray[np.uint8]], goal: Goal, progress: Progress | None = None
     ) -> list[Sections]:
         with computing(self.autoencoder.device):
-            return [self._encoded(picture, goal, progress) for picture in pictures]
+            return [self._encoded(picture, goal) for picture in pictures]
 
-    def _encoded(self, pixels: NDArray[np.uint8], goal: Goal, progress: Progress | None) -> Sections:
+    def _encoded(self, pixels: NDArray[np.uint8], goal: Goal) -> Sections:
         picture = to_tensor([pixels], self.autoencoder.device).expand(-1, 3, -1, -1)
-        iterations = ITERATIONS[self.options.effort]
-        coder = IndexCoder(
-            self.autoencoder, picture, self.options.resilience, iterations, counting(progress, iterations)
-        )
+        coder = IndexCoder(self.autoencoder, picture, self.options.resilience)
         if isinstance(goal, Budget):
             return of_size(coder, goal.sizes).sections()
         return coder.at(goal.value / max(QUALITIES)).sections()
@@ -81,18 +77,12 @@ class IndexCoder(Coder[Coded]):
 
     Args:
         picture: (1, 3, height, width) in 0..1.
-        iterations: of fitting.
-        progress: told after each of these.
     """
 
     response = -1.0
     fitting, aim_at, further = (-0.02, 0.0), -0.005, 0.02
 
-    def __init__(
-        self, autoencoder: VectorQuantised, picture: Tensor, resilience: int, iterations: int,
-        progress: Callable[[int], None],
-    ) -> None:  # fmt: skip
-        self.iterations, self.progress = iterations, progress
+    def __init__(self, autoencoder: VectorQuantised, picture: Tensor, resilience: int) -> None:
         self.autoencoder, self.resilience = autoencoder, resilience
         self.picture, (height, width) = picture, picture.shape[2:]
         self.size = autoencoder.size(height, width)
@@ -117,12 +107,10 @@ class IndexCoder(Coder[Coded]):
         """
         position = quality * len(self.autoencoder.sizes) - 1
         book = max(0, math.ceil(position))
-        head, trade = Head(book, self.resilience), TRADE * (book - position)
+        head = Head(book, self.resilience)
+        trade = TRADE / math.log2(self.autoencoder.sizes[book]) * (book - position)
         if book not in self._costs:
-            latents = self.autoencoder.encode(self.picture, book)
-            if self.iterations:
-                latents = fitted(self.autoencoder, self.picture, latents, book, self.iterations, self.progress)
-            self._costs[book] = self.autoencoder.costs(latents, book)
+            self._costs[book] = self.autoencoder.costs(self.autoencoder.encode(self.picture, book), book)
         return Coded(head, coded(self.autoencoder, head, self._costs[book], trade))
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Options(ModelOptions):
     """Options of this profile."""
 
-    effort: int | str = effort_option(3)  # the most without fitting
+    effort: int | str = effort_option(3)  # as the default profile: it makes no difference
     model: str = model_option("vq", "autoencoder with codebooks")
     resilience: int = option(
         0, Whole(0, packets.MAX_RESILIENCE),
