@@ -163,13 +163,6 @@ def test_smaller_codebooks_are_near_the_models_own(tmp_path: Path) -> None:
     assert store.add(tmp_path, "theirs").prefix == model.prefix.hex()  # made again, they are the same
 
 
-def test_fitting(tmp_path: Path) -> None:
-    added(tmp_path)
-    pixels = photo(64, 80)
-    errors = [np.square(decode(encode(pixels, effort=effort)).astype(float) - pixels).mean() for effort in (3, 5)]
-    assert errors[1] < errors[0]
-
-
 # taming-transformers
 
 
@@ -297,9 +290,9 @@ def test_taming(name: str, tmp_path: Path, full_precision: None) -> None:
     latents = reference.encode(2 * to_tensor([pixels], CPU) - 1)
     assert_close = partial(torch.testing.assert_close, atol=1e-4, rtol=1e-4)  # sums are in another order
     assert_close(ours().encode(to_tensor([pixels], CPU), 2), latents)
-    indices = ours().costs(latents, 2)
+    indices = ours().costs(latents, 2).astype(np.int32)
     entries = store.load("theirs").tensors["entries"].float().split(ours().sizes)[2]
-    nearest = entries[torch.from_numpy(indices.astype(np.int64))].permute(2, 0, 1)[None]
+    nearest = entries[torch.from_numpy(indices).long()].permute(2, 0, 1)[None]
     assert_close(ours().decode(indices, 2, 40, 64), reference.decode(nearest) / 2 + 0.5)
     assert decode(encode(pixels)).shape == pixels.shape
 
