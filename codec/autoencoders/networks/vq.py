@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codec.autoencoders.networks import transform
 from codec.autoencoders.networks.index_prior import AnyPrior, IntegerIndexPrior
-from codec.autoencoders.networks.index_transformer import IndexTransformer, Indices
+from codec.autoencoders.networks.index_transformer import UNKNOWN, IndexTransformer, Indices
 from codec.autoencoders.networks.limits import MAX_BLOCKS, MAX_WIDTH, whole
 from codec.autoencoders.networks.transform import DOWNSCALE, Decoder, Encoder
 
@@ -54,6 +55,12 @@ class Codebooks(nn.Module, ABC):
     @abstractmethod
     def mend(self, indices: Indices, book: int) -> Indices:
         """Indices (h, w) with likely ones in place of those that are `UNKNOWN`."""
+
+    def latents(self, indices: Indices, book: int) -> Tensor:
+        """Latents (1, dimensions, h, w) of indices (h, w) of a codebook; where these are `UNKNOWN`, likely ones."""
+        places = torch.from_numpy(self.mend(indices, book).astype(np.int64)).to(self.entries.device)
+        latents: Tensor = self.entries.split(self.sizes)[book][places].permute(2, 0, 1)[None]
+        return latents
 
 
 def check_sizes(sizes: Sequence[int], least: int = 1) -> tuple[int, ...]:
@@ -196,6 +203,13 @@ class Vq(Quantised, Codebooks):
 
     def mend(self, indices: Indices, book: int) -> Indices:
         return self.transformer.mend(indices, book)
+
+    def latents(self, indices: Indices, book: int) -> Tensor:
+        entries = self.entries.split(self.sizes)[book]
+        places = torch.from_numpy(indices.astype(np.int64)).to(entries.device)
+        known = (places != UNKNOWN)[..., None]
+        filled = torch.where(known, entries[places.clamp_min(0)], self.transformer.expected(indices, book, entries))
+        return filled.permute(2, 0, 1)[None]
 
     def _knots(self, book: int) -> Tensor:
         return self._chosen(torch.tensor([book], device=self.entries.device))

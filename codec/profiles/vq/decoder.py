@@ -29,7 +29,7 @@ class VqDecoder(Decoder):
 
     def decode(self, container: Container, scale: int = 1) -> NDArray[np.uint8]:
         header = container.header
-        found, indices = self._mended(container)
+        found, indices = self._known(container)
         if found.lost:
             count = f"{len(found.lost)} of {len(found.places)}"
             warnings.warn(
@@ -43,9 +43,10 @@ class VqDecoder(Decoder):
 
     def repair(self, container: Container) -> Sections:
         """Sections of a file with the likely contents of its lost packets."""
-        found, indices = self._mended(container)
+        found, indices = self._known(container)
         with computing(self.autoencoder.device):
-            return Coded(found.head, coded(self.autoencoder, found.head, indices)).sections()
+            mended = self.autoencoder.mend(indices, found.head.book)
+            return Coded(found.head, coded(self.autoencoder, found.head, mended)).sections()
 
     def describe(self, container: Container) -> dict[str, Any]:
         found = self._packets(container)
@@ -61,8 +62,8 @@ class VqDecoder(Decoder):
             )
         return found
 
-    def _mended(self, container: Container) -> tuple[Packets, Indices]:
-        """The packets, and the complete map that they make."""
+    def _known(self, container: Container) -> tuple[Packets, Indices]:
+        """The packets, and the map that they make, with `UNKNOWN` where they do not say what is there."""
         found, header = self._packets(container), container.header
         size = self.autoencoder.size(header.height, header.width)
         indices = np.full(size, UNKNOWN, np.int32)
@@ -72,4 +73,4 @@ class VqDecoder(Decoder):
                 for number, stream in streams.items():
                     part = indices[found.places[number]]
                     part[...] = index_coding.decode(*arguments, stream, *part.shape, truncated=truncated)
-            return found, self.autoencoder.mend(indices, found.head.book)
+        return found, indices
