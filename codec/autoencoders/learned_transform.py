@@ -90,7 +90,7 @@ class LearnedTransform:
         padded = F.pad(pictures, (0, -width % DOWNSCALE, 0, -height % DOWNSCALE), mode="replicate")
         knots = self._knot_weights(position, len(pictures))
         with reduced_precision(self.device):
-            latents = tiled_latents(lambda x: self._encoder(2 * x - 1, knots), padded, self.channels, (DOWNSCALE, 1))
+            latents = _tiled(lambda x: self._encoder(2 * x - 1, knots), padded, self.channels, (DOWNSCALE, 1))
         return latents.float() * self._gains(position)
 
     def decode(self, symbols: Tensor, position: int, height: int, width: int, scale: int = 1) -> Tensor:
@@ -103,7 +103,7 @@ class LearnedTransform:
         latents = symbols.to(self.device, torch.float32) / self._gains(position)
         knots = self._knot_weights(position, len(symbols))
         with reduced_precision(self.device):
-            made = tiled_latents(lambda x: self._decoder(x, knots, scale), latents, 3, (1, DOWNSCALE // scale))
+            made = _tiled(lambda x: self._decoder(x, knots, scale), latents, 3, (1, DOWNSCALE // scale))
         return made[:, :, : -(-height // scale), : -(-width // scale)].float() / 2 + 0.5
 
     def distributions(self, preset: str, known: Tensor, position: int) -> Distributions:
@@ -128,10 +128,7 @@ class LearnedTransform:
         return weights_at(place, self._knots).expand(count, -1)
 
 
-def tiled_latents(
-    function: Callable[[Tensor], Tensor], source: Tensor, channels: int, scales: tuple[int, int]
-) -> Tensor:
-    """Apply one of the transform's networks to pictures or latents, in tiles: see `tiled`."""
+def _tiled(function: Callable[[Tensor], Tensor], source: Tensor, channels: int, scales: tuple[int, int]) -> Tensor:
     return tiled(function, source, channels, scales, TILE, OVERLAP)
 
 

@@ -17,7 +17,7 @@ from codec.autoencoders.errors import ModelFileError
 from codec.autoencoders.model import Model
 from codec.autoencoders.networks.index_prior import EquallyLikely
 from codec.autoencoders.networks.index_transformer import Indices
-from codec.autoencoders.networks.vq import Codebooks
+from codec.autoencoders.networks.vq import Codebooks, squared_distances
 from codec.autoencoders.tiles import tiled
 from codec.blocks import shrunk
 from codec.device import computing, reduced_precision, to_device
@@ -87,10 +87,7 @@ class VectorQuantised:
 
     def _distances(self, points: Tensor, book: int) -> Tensor:
         """Squared distances of points (h, w, dimensions) from all entries, (h, w, entries)."""
-        entries = self._entries[book]
-        squares = points.square().sum(-1, keepdim=True) + entries.square().sum(-1)
-        distances: Tensor = squares - 2 * points @ entries.T
-        return distances
+        return squared_distances(points, self._entries[book])
 
     @torch.no_grad()
     def decode(self, indices: Indices, book: int, height: int, width: int, scale: int = 1) -> Tensor:

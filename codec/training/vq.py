@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from codec.autoencoders.networks.transform import Block
 from codec.autoencoders.networks.vq import Config, Quantised
-from codec.autoencoders.tensor_file import METADATA, check_shapes, read_safetensors
+from codec.autoencoders.tensor_file import METADATA, check_shapes, opened, read_safetensors
 from codec.device import reduced_precision
 from codec.distortion.pixels import squared_error, structural_error
 from codec.distortion.wasserstein import wasserstein
@@ -197,16 +197,15 @@ class VqTask(Task):
             autoencoder.encode(some, torch.zeros(len(some), dtype=torch.int64))
         hook.remove()
         points = torch.cat(features).permute(0, 2, 3, 1).flatten(0, 2) @ project.T + encoder["project.bias"] * gain
-        mean, axes = points.mean(0), torch.linalg.eigh(torch.cov(points.T))[1].flip(1)[:, : self._dimensions]
+        mean, axes = (
+            points.mean(0),
+            torch.linalg.eigh(torch.cov(points.T))[1].flip(1)[:, : self.settings.network.dimensions],
+        )
         autoencoder.encoder.project.weight.copy_(axes.T @ project)
         autoencoder.encoder.project.bias.copy_(axes.T @ (encoder["project.bias"] * gain - mean))
         autoencoder.decoder.expand.weight.copy_(expand @ axes)
         autoencoder.decoder.expand.bias.copy_(decoder["expand.bias"] + expand @ mean)
         autoencoder.entries.copy_(codebooks((points - mean) @ axes, self.settings.network.sizes))
-
-    @property
-    def _dimensions(self) -> int:
-        return self.settings.network.dimensions
 
 
 def _parts(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -239,7 +238,8 @@ def codebooks(points: Tensor, sizes: tuple[int, ...]) -> Tensor:
 
 def is_export(path: Path) -> bool:
     """Whether a file is what `VqTask.export` made, rather than a transform."""
-    return "autoencoder.entries" in read_safetensors(path)[1]
+    with opened(path) as file:
+        return "autoencoder.entries" in file.header
 
 
 def read_export(path: Path) -> tuple[Config, dict[str, Tensor]]:

@@ -106,12 +106,16 @@ class IndexPrior(nn.Module):
 
     def _losses(self, logits: Tensor, places: Tensor, books: Tensor) -> Tensor:
         """Cross entropies (batch, h, w) of logits (..., entries), of which those of other codebooks do not count."""
-        place = torch.arange(self.starts[-1], device=books.device)
-        starts = torch.tensor(self.starts, device=books.device)
-        other = (place < starts[books, None]) | (place >= starts[books + 1, None])
-        logits = logits.expand(*places.shape, -1).masked_fill(other[:, None, None], -torch.inf)
+        other = of_others(self.starts, books)[:, None, None]
+        logits = logits.expand(*places.shape, -1).masked_fill(other, -torch.inf)
         losses: Tensor = F.cross_entropy(logits.flatten(0, 2), places.flatten(), reduction="none")
         return losses.view(places.shape)
+
+
+def of_others(starts: tuple[int, ...], books: Tensor) -> Tensor:
+    """Whether each entry of all codebooks is of another one than each of some (batch,): (batch, entries)."""
+    place, bounds = torch.arange(starts[-1], device=books.device), torch.tensor(starts, device=books.device)
+    return (place < bounds[books, None]) | (place >= bounds[books + 1, None])
 
 
 class IntegerIndexStep(nn.Module):

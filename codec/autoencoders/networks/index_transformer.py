@@ -68,9 +68,7 @@ class IndexTransformer(nn.Module):
     @torch.no_grad()
     def mend(self, indices: Indices, book: int) -> Indices:
         """Indices (h, w) of a codebook in place of those that are `UNKNOWN`."""
-        entries = slice(self.starts[book], self.starts[book + 1])
-        places = torch.from_numpy(indices.astype(np.int64)).to(self.bias.device)
-        places = torch.where(places == UNKNOWN, UNKNOWN, places + entries.start)
+        places, entries = self._placed(indices, book)
         for left in reversed(range(ROUNDS)):
             unknown = places == UNKNOWN
             if not unknown.any():
@@ -80,7 +78,8 @@ class IndexTransformer(nn.Module):
             count = int(unknown.sum()) // (1 + left) or 1
             chosen = confidence.flatten().topk(count).indices
             places.view(-1)[chosen] = likeliest.flatten()[chosen]
-        return (places - entries.start).cpu().numpy().astype(np.int32)
+        mended: Indices = (places - entries.start).cpu().numpy().astype(np.int32)
+        return mended
 
     @torch.no_grad()
     def expected(self, indices: Indices, book: int, vectors: Tensor) -> Tensor:
@@ -92,15 +91,19 @@ class IndexTransformer(nn.Module):
             indices: (h, w) of a codebook.
             vectors: entries of that, (size, n).
         """
-        entries = slice(self.starts[book], self.starts[book + 1])
-        places = torch.from_numpy(indices.astype(np.int64)).to(self.bias.device)
-        places = torch.where(places == UNKNOWN, UNKNOWN, places + entries.start)
+        places, entries = self._placed(indices, book)
         total, count = vectors.new_zeros(*places.shape, vectors.shape[1]), vectors.new_zeros(*places.shape, 1)
         for some, logits in self._seen(places, book, entries):
             for window, mean in zip(some, logits.softmax(-1) @ vectors, strict=True):
                 total[window] += mean
                 count[window] += 1
         return total / count.clamp_min(1) * (places == UNKNOWN)[..., None]
+
+    def _placed(self, indices: Indices, book: int) -> tuple[Tensor, slice]:
+        """Places (h, w) of a codebook's indices among the entries of all, and which entries are the codebook's."""
+        entries = slice(self.starts[book], self.starts[book + 1])
+        places = torch.from_numpy(indices.astype(np.int64)).to(self.bias.device)
+        return torch.where(places == UNKNOWN, UNKNOWN, places + entries.start), entries
 
     def _seen(self, places: Tensor, book: int, entries: slice) -> Iterator[tuple[list[Window], Tensor]]:
         """Windows in which some index is unknown, and logits of entries at each position in them (n, h, w, entries)."""

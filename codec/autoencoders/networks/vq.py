@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codec.autoencoders.networks import transform
-from codec.autoencoders.networks.index_prior import AnyPrior, IntegerIndexPrior
+from codec.autoencoders.networks.index_prior import AnyPrior, IntegerIndexPrior, of_others
 from codec.autoencoders.networks.index_transformer import UNKNOWN, IndexTransformer, Indices
 from codec.autoencoders.networks.limits import MAX_BLOCKS, MAX_WIDTH, whole
 from codec.autoencoders.networks.transform import DOWNSCALE, Decoder, Encoder
@@ -61,6 +61,12 @@ class Codebooks(nn.Module, ABC):
         places = torch.from_numpy(self.mend(indices, book).astype(np.int64)).to(self.entries.device)
         latents: Tensor = self.entries.split(self.sizes)[book][places].permute(2, 0, 1)[None]
         return latents
+
+
+def squared_distances(points: Tensor, entries: Tensor) -> Tensor:
+    """Squared distances of points (..., dimensions) from entries (n, dimensions): (..., n)."""
+    squares = points.square().sum(-1, keepdim=True) + entries.square().sum(-1)
+    return squares - 2 * points @ entries.T
 
 
 def check_sizes(sizes: Sequence[int], least: int = 1) -> tuple[int, ...]:
@@ -143,12 +149,8 @@ class Quantised(nn.Module):
 
     def distances(self, latents: Tensor, books: Tensor) -> Tensor:
         """Squared distances (batch, h, w, entries of all codebooks); infinite to those of other codebooks."""
-        latents = latents.permute(0, 2, 3, 1)
-        squares = latents.square().sum(-1, keepdim=True) + self.entries.square().sum(-1)
-        starts = torch.tensor(self.config.starts, device=books.device)
-        place = torch.arange(len(self.entries), device=books.device)
-        other = (place < starts[books, None]) | (place >= starts[books + 1, None])
-        return (squares - 2 * latents @ self.entries.T).masked_fill(other[:, None, None], torch.inf)
+        other = of_others(self.config.starts, books)[:, None, None]
+        return squared_distances(latents.permute(0, 2, 3, 1), self.entries).masked_fill(other, torch.inf)
 
     def quantised(self, latents: Tensor, books: Tensor) -> tuple[Tensor, Tensor]:
         """Nearest entries (batch, dimensions, h, w), and their places among those of all codebooks (batch, h, w)."""

@@ -84,8 +84,7 @@ class IndexCoder(Coder[Coded]):
 
     def __init__(self, autoencoder: VectorQuantised, picture: Tensor, resilience: int) -> None:
         self.autoencoder, self.resilience = autoencoder, resilience
-        self.picture, (height, width) = picture, picture.shape[2:]
-        self.size = autoencoder.size(height, width)
+        self.picture = picture
         self.bounds = 0.0, RATE * len(autoencoder.sizes)
         self._costs: dict[int, NDArray[np.float32] | Indices] = {}  # by codebook
 

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from codec.autoencoders.networks.index_prior import BLOCKS, HALVINGS, AnyPrior
-from codec.autoencoders.networks.index_transformer import UNKNOWN
+from codec.autoencoders.networks.index_transformer import UNKNOWN, Indices
 from codec.autoencoders.networks.progressive_prior import OFFSETS
 from codec.blocks import bands
 from codec.container import CorruptError
@@ -21,7 +21,6 @@ from codec.entropy import selftest
 from codec.entropy.coder import Coder, Decoder, Encoder, code_categorical, continuations
 from codec.entropy.tables import LOGIT_FRACTIONS
 
-Indices = NDArray[np.int32]
 Costs = NDArray[np.float32]
 Place = tuple[slice, slice]
 
