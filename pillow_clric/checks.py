@@ -13,11 +13,12 @@ from PIL import Image
 import codec
 import pillow_clric
 from pillow_clric.convert.places import Place, PlaceType, place
-from pillow_clric.convert.plan import coded_files, contents
+from pillow_clric.convert.plan import coded_files, contents, opened
 from pillow_clric.convert.report import json_line, message, shown
 
 __all__ = ["info", "verify"]
 
+_INPUTS = PlaceType(exists=True, allow_dash=True)
 _METADATA = ("exif", "colour", "icc", "xmp")
 
 
@@ -26,7 +27,7 @@ def _arguments(command: Callable[..., None]) -> Callable[..., None]:
     for decorate in (
         click.option("--json", "as_json", is_flag=True, help="Write a JSON record for each file."),
         click.option("-r", "--recursive", is_flag=True, help="Folders with all below them."),
-        click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", type=PlaceType(exists=True)),
+        click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", type=_INPUTS),
     ):
         command = decorate(command)
     return command
@@ -36,7 +37,7 @@ def _arguments(command: Callable[..., None]) -> Callable[..., None]:
     help="""
     Show what .clric files are, from their headers.
 
-    An INPUT that is a folder stands for its .clric files. Exit status: 0, or 1 if a file cannot be read.
+    An INPUT that is a folder stands for its .clric files; - is stdin. Exit status: 0, or 1 if a file cannot be read.
     """
 )
 @click.option(
@@ -52,7 +53,8 @@ def info(inputs: Sequence[str], recursive: bool, as_json: bool, detail: bool) ->
     help="""
     Check .clric files by their checksums, without decoding them.
 
-    An INPUT that is a folder stands for its .clric files. Exit status: 0, or 1 if a file is damaged or incomplete.
+    An INPUT that is a folder stands for its .clric files; - is stdin. Exit status: 0, or 1 if a file is damaged or
+    incomplete.
     """
 )
 @_arguments
@@ -96,7 +98,7 @@ def _look_at(
 
 def _facts(path: Place) -> dict[str, Any]:
     """Contents of a file's header, by their names in `--json`."""
-    with path.open("rb") as file:
+    with opened(path) as file:
         return _header(pillow_clric.info(cast(BinaryIO, file)))
 
 

@@ -30,6 +30,7 @@ from pillow_clric._metadata import upright
 from pillow_clric._modes import converted, on_white
 from pillow_clric._terminal import bars
 from pillow_clric.convert import outputs
+from pillow_clric.convert.plan import opened
 from pillow_clric.convert.report import message, shown
 
 if TYPE_CHECKING:
@@ -358,9 +359,9 @@ def measured(image: Image.Image, codec: Codec, coded: Callable[[], Coded], lpips
 
 def open_rgb(path: Path) -> Image.Image:
     """A photo as all codecs get it: upright, in sRGB, on white where it is transparent, and without metadata."""
-    with Image.open(path) as opened:
-        check(opened)
-        image = to_srgb(converted(upright(opened)))
+    with opened(path) as file, Image.open(file) as photo:
+        check(photo)
+        image = to_srgb(converted(upright(photo)))
     if image.has_transparency_data:
         image = on_white(image)
     return Image.frombytes("RGB", image.size, image.convert("RGB").tobytes())

@@ -12,6 +12,7 @@ from pillow_clric._colour import to_srgb
 from pillow_clric._metadata import upright
 from pillow_clric._modes import converted
 from pillow_clric.convert.outputs import write
+from pillow_clric.convert.plan import opened, readable
 from pillow_clric.convert.report import message
 
 __all__ = ["thumbnail"]
@@ -19,17 +20,17 @@ __all__ = ["thumbnail"]
 
 @click.command(
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Write a small copy of INPUT, upright and in sRGB, to OUTPUT. It is a PNG file, whatever the name.",
+    help="Write a small copy of INPUT (- for stdin), upright and in sRGB, to OUTPUT, a PNG file whatever its name.",
 )
-@click.argument("source", metavar="INPUT", type=click.Path(exists=True, dir_okay=False))
+@click.argument("source", metavar="INPUT", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
 @click.argument("target", metavar="OUTPUT", type=click.Path(dir_okay=False))
 @click.option("-s", "--size", type=click.IntRange(1), default=256, show_default=True, help="Pixels of its longer side.")
 def thumbnail(source: str, target: str, size: int) -> None:
     try:
-        with Image.open(source) as image:
+        with opened(readable(source)) as file, Image.open(file) as image:
             image.thumbnail((size, size))
             buffer = BytesIO()
             to_srgb(converted(upright(image))).save(buffer, "PNG")
         write(Path(target), buffer.getvalue(), overwrite=True)
     except Exception as error:  # libraries raise many kinds for damaged files
-        raise click.ClickException(message(error, Path(source))) from error
+        raise click.ClickException(message(error, readable(source))) from error

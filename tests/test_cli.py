@@ -292,6 +292,26 @@ def test_stdin_to_a_file_and_file_to_stdout(folder: Path, photo: Image.Image) ->
         assert image.tobytes() == photo.tobytes()
 
 
+def test_stdin_of_other_commands(folder: Path, photo: Image.Image) -> None:
+    photo.save(folder / "t.clric")
+    data = (folder / "t.clric").read_bytes()
+    assert pipe(data, "info", "-").stdout.startswith("/dev/stdin\n  picture")
+    assert pipe(data, "verify", "-").stderr == "1 good, 0 bad\n"
+    assert pipe(data[:-1], "verify", "-").exit_code == 1
+    assert pipe(data, "thumbnail", "-", folder / "small.png").exit_code == 0
+    assert same(folder / "small.png", photo)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA"])
+def test_turned_tiff(mode: str, folder: Path, photo: Image.Image) -> None:
+    """Pillow would map it into memory, if it were to open it by its name, and then show noise."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo.convert(mode).save(folder / "turned.tif", exif=exif)
+    assert run("thumbnail", folder / "turned.tif", folder / "small.png").exit_code == 0
+    assert same(folder / "small.png", photo.convert(mode).transpose(Image.Transpose.ROTATE_270))
+
+
 def test_stdin_that_is_no_image(fast_profile: FastProfile) -> None:
     result = pipe(b"", "-")
     assert (result.exit_code, result.stdout_bytes) == (1, b"")

@@ -163,12 +163,15 @@ def transform(data: Path, cache: Path, side: int, batch: int, start: Path | None
     default=list(PRESETS),
     help="All by default.",
 )
-def prior(data: Path, cache: Path, side: int, batch: int, weights: Path, presets: tuple[str, ...]) -> Task:
+@click.option("--start", type=FILE, help="Model whose priors, but for the usual one, to start from.")
+def prior(
+    data: Path, cache: Path, side: int, batch: int, weights: Path, presets: tuple[str, ...], start: Path | None
+) -> Task:
     """Train the priors of a learned transform, which stays as it is.
 
     --export writes a model for profile msp, with the priors in integers.
     """
-    return PriorTask(Settings(Config(), side, batch), _photos(data, cache, side), weights, presets)
+    return PriorTask(Settings(Config(), side, batch), _photos(data, cache, side), weights, presets, start)
 
 
 @training

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from codec.autoencoders.model import Model, check, write
-from codec.autoencoders.networks.integer_prior import LOG, quantised
+from codec.autoencoders.model import Model, build, check, read, write
+from codec.autoencoders.networks.integer_prior import LOG, IntegerPrior, dequantised, quantised
+from codec.autoencoders.networks.msp import Msp
 from codec.autoencoders.networks.progressive_prior import HIDDEN, PRESETS, ProgressivePrior, laplace_bits
 from codec.autoencoders.networks.transform import Config
 from codec.device import reduced_precision
@@ -22,7 +23,7 @@ from codec.files import replacing
 from codec.training.data import Photos, as_pictures, crops
 from codec.training.loop import Task
 from codec.training.optimizers import MuonAndAdam, Schedule
-from codec.training.transform import SPEED, WIDE, Settings, draw_mixed, read_weights
+from codec.training.transform import SPEED, USUAL, WIDE, Settings, draw_mixed, read_weights
 from codec.training.transform import Model as TransformModel
 
 NAME = "transform"
@@ -44,13 +45,16 @@ class PriorTask(Task):
     Args:
         weights: of a transform and its usual prior, as `TransformTask` exports them.
         presets: names among `PRESETS`.
+        start: a model whose priors the others start from; without it they start as the usual one, where they can.
     """
 
     name = "prior"
     schedule = Schedule(1.2e-3, 100)
     model: Priors
 
-    def __init__(self, settings: Settings, photos: Photos, weights: Path, presets: Sequence[str]) -> None:
+    def __init__(
+        self, settings: Settings, photos: Photos, weights: Path, presets: Sequence[str], start: Path | None = None
+    ) -> None:
         self.settings, self.photos, self.presets = settings, photos, list(presets)
         self.config: Mapping[str, Any] = {
             "network": asdict(settings.network), "presets": self.presets,
@@ -63,6 +67,9 @@ class PriorTask(Task):
         self.model = Priors(settings.network, presets)
         for name in presets:
             self._start(name, trained.prior)
+        for name, prior in {} if start is None else _trained(start).items():
+            if name in presets and name != USUAL:
+                self.model.priors[name].load_state_dict(prior.state_dict())
 
     def _start(self, name: str, usual: ProgressivePrior) -> None:
         """Begin as the usual prior, as far as layers have the same inputs and outputs."""
@@ -116,3 +123,11 @@ class PriorTask(Task):
         model = Model(NAME, "msp", json.loads(json.dumps(config)), (), (), {**tensors, **narrowed(whole)})
         check(model, "the trained model")
         return model
+
+
+def _trained(path: Path) -> dict[str, ProgressivePrior]:
+    """Return the priors of a model for profile `msp`, in floating point, by their presets."""
+    networks = build(read(path))
+    if not isinstance(networks, Msp):
+        raise ValueError(f"{path} is no model for profile msp, and has no priors to start from")
+    return {name: dequantised(prior) for name, prior in networks.prior.items() if isinstance(prior, IntegerPrior)}

@@ -20,9 +20,10 @@ from codec.container import MAGIC
 from pillow_clric.convert.outputs import is_stream, obstacle
 from pillow_clric.convert.places import Place, Url, identity, is_folder, is_url, place
 
-__all__ = ["STREAM", "Job", "Plan", "coded_files", "contents", "make_plan", "photo_suffixes"]
+__all__ = ["STREAM", "Job", "Plan", "coded_files", "contents", "make_plan", "opened", "photo_suffixes", "readable"]
 
 STREAM = "-"  # stdin as an input, stdout as an output
+STDIN = Path("/dev/stdin")  # wherever there is no such file, too
 MOST = 1 << 30  # bytes that a stream may give
 
 # Formats of a folder's photos. Not all that Pillow opens: folders also hold PostScript, HDF5 and films.
@@ -132,10 +133,15 @@ def make_plan(
     return plan
 
 
+def readable(text: str) -> Place:
+    """Place that an input names, for `opened` and `contents`."""
+    return STDIN if text == STREAM else place(text)
+
+
 def coded_files(inputs: Sequence[str], *, recursive: bool, on_error: OnError) -> list[Place]:
     """The inputs that are files, and the `.clric` files of those that are folders, each once."""
     found: dict[Place, Place] = {}
-    for given in map(place, inputs):
+    for given in map(readable, inputs):
         paths = _named(_files(given, recursive, on_error), {".clric"}) if is_folder(given) else [given]
         found.update((identity(path), path) for path in paths)
     return list(found.values())
@@ -278,10 +284,25 @@ def contents(source: Place) -> bytes:
     Raises:
         OSError: it cannot be read, or gives more than `MOST` bytes.
     """
+    with opened(source) as file:
+        return file.read()
+
+
+def opened(source: Place) -> IO[bytes]:
+    """A file to read, or all that a stream gives.
+
+    Not for Pillow to open by its name: it maps some TIFF files into memory then, and those that are turned come out as
+    noise.
+
+    Raises:
+        OSError: it cannot be read, or is a stream that gives more than `MOST` bytes.
+    """
+    if source == STDIN:
+        return BytesIO(_stdin())
     if not is_stream(source):
-        return source.read_bytes()
+        return source.open("rb")
     with source.open("rb") as stream:
-        return _all_of(stream)
+        return BytesIO(_all_of(stream))
 
 
 def _all_of(stream: IO[bytes]) -> bytes:
