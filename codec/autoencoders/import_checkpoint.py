@@ -19,6 +19,7 @@ from torch import Tensor
 from codec.autoencoders import model as files
 from codec.autoencoders import taming
 from codec.autoencoders.errors import ModelFileError
+from codec.autoencoders.k_means import k_means
 from codec.autoencoders.model import Model, build
 from codec.autoencoders.networks import kl, vqgan
 from codec.autoencoders.tensor_file import FLOATS, METADATA, opened, read_safetensors
@@ -26,7 +27,6 @@ from codec.autoencoders.tensor_file import FLOATS, METADATA, opened, read_safete
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt")
 PARTS = ("vae", "vqvae", "movq")  # of pipelines
 LEAST = 8  # entries of the smallest codebook that is made of a greater one
-ITERATIONS = 30  # of k-means
 Tensors = dict[str, Tensor]
 
 
@@ -190,25 +190,7 @@ def _vqgan(source: Path, told: dict[str, Any], tensors: Mapping[str, Tensor]) ->
 
     files.check(model([entries]), str(source))  # before what takes a while
     sizes = takewhile(lambda size: size < len(entries), (LEAST << i for i in count()))
-    return model([*(_centres(entries, size) for size in sizes), entries])
-
-
-def _centres(entries: Tensor, size: int) -> Tensor:
-    """So many entries that others are near to: k-means, in one thread, as sums in another order are others.
-
-    Raises:
-        ImportError: scikit-learn is not installed; the message says how to.
-    """
-    try:
-        from sklearn.cluster import KMeans
-        from threadpoolctl import threadpool_limits
-    except ImportError as error:
-        raise ImportError(
-            "smaller codebooks of this model are made by scikit-learn: pip install 'pillow-clric[training]'"
-        ) from error
-    with threadpool_limits(1):
-        found = KMeans(size, n_init=1, max_iter=ITERATIONS, random_state=0).fit(entries.double().numpy())
-    return torch.from_numpy(found.cluster_centers_).float()
+    return model([*(k_means(entries, size)[0] for size in sizes), entries])
 
 
 def _read_tensors(path: Path) -> Tensors:

@@ -8,7 +8,6 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from codec.autoencoders.networks.progressive_prior import Distributions, Progres
 from codec.autoencoders.networks.transform import DOWNSCALE, weights_at
 from codec.autoencoders.tiles import tiled
 from codec.device import computing, reduced_precision, to_device
+from codec.tensors import to_multiple
 
 TILE, OVERLAP = 1024 // DOWNSCALE, 128 // DOWNSCALE  # samples of the latent: how far the networks see, twice
 
@@ -86,8 +86,7 @@ class LearnedTransform:
         Args:
             pictures: (batch, 3, height, width) in 0..1; edges are repeated outwards.
         """
-        height, width = pictures.shape[2:]
-        padded = F.pad(pictures, (0, -width % DOWNSCALE, 0, -height % DOWNSCALE), mode="replicate")
+        padded = to_multiple(pictures, DOWNSCALE)
         knots = self._knot_weights(position, len(pictures))
         with reduced_precision(self.device):
             latents = _tiled(lambda x: self._encoder(2 * x - 1, knots), padded, self.channels, (DOWNSCALE, 1))

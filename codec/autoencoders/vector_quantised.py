@@ -8,7 +8,6 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from codec.autoencoders.networks.vq import Codebooks, squared_distances
 from codec.autoencoders.tiles import tiled
 from codec.blocks import shrunk
 from codec.device import computing, reduced_precision, to_device
+from codec.tensors import to_multiple
 
 OVERLAP = 128  # pixels that neighbouring tiles share
 AT_ONCE = 1 << 24  # distances that are in memory at a time
@@ -60,8 +60,7 @@ class VectorQuantised:
         Args:
             picture: (1, 3, height, width) in 0..1; edges are repeated outwards.
         """
-        height, width = picture.shape[2:]
-        padded = F.pad(picture, (0, -width % self.downscale, 0, -height % self.downscale), mode="replicate")
+        padded = to_multiple(picture, self.downscale)
         channels = self._entries[book].shape[1]
         return self._tiled(lambda x: self._networks.encode_tile(2 * x - 1, book), padded, channels, (self.downscale, 1))
 

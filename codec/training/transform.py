@@ -121,9 +121,8 @@ class TransformTask(Task):
             found = read_weights(weights)
             check_shapes(found, self.model.state_dict(), str(weights))
             self.model.load_state_dict(found)
-        for block in self.model.modules():
-            if compiled and isinstance(block, Block):
-                block.compile(dynamic=False)
+        if compiled:
+            compile_blocks(self.model)
 
     def optimizer(self) -> MuonAndAdam:
         model = self.model
@@ -169,6 +168,13 @@ class TransformTask(Task):
     def _start(self) -> None:
         pictures = as_pictures(crops(self.photos, self.settings.side, 256, 0))
         self.model.prior.start(self.model.transform.start_as_klt(pictures))
+
+
+def compile_blocks(model: nn.Module) -> None:
+    """Compile the blocks of networks for each size of crops, on its first use."""
+    for block in model.modules():
+        if isinstance(block, Block):
+            block.compile(dynamic=False)
 
 
 def draw_mixed(count: int, device: torch.device, settings: Settings) -> Tensor:

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from codec.autoencoders.networks.transform import Block
+from codec.autoencoders.k_means import k_means
 from codec.autoencoders.networks.vq import Config, Quantised
 from codec.autoencoders.tensor_file import METADATA, check_shapes, opened, read_safetensors
 from codec.device import reduced_precision
@@ -28,7 +28,7 @@ from codec.files import write
 from codec.training.data import Photos, as_pictures, crops
 from codec.training.loop import Progress, Task
 from codec.training.optimizers import MuonAndAdam, Schedule
-from codec.training.transform import WIDE, read_weights
+from codec.training.transform import WIDE, compile_blocks, read_weights
 from codec.training.vgg import Vgg
 
 DECAY = 0.95  # of what entries have been means of, in each iteration
@@ -122,9 +122,8 @@ class VqTask(Task):
             self.model.load_state_dict(read_export(weights)[1])
         else:
             self._start(read_weights(weights))
-        for block in self.model.modules():
-            if compiled and isinstance(block, Block):
-                block.compile(dynamic=False)
+        if compiled:
+            compile_blocks(self.model)
 
     def optimizer(self) -> MuonAndAdam:
         parameters = list(self.model.parameters())
@@ -223,17 +222,9 @@ def codebooks(points: Tensor, sizes: tuple[int, ...]) -> Tensor:
     Raises:
         ImportError: scikit-learn is not there.
     """
-    from sklearn.cluster import KMeans
-
-    def means(points: Tensor, weights: Tensor | None, size: int) -> KMeans:
-        own = None if weights is None else weights.numpy()
-        return KMeans(size, n_init=1, max_iter=20, random_state=0).fit(points.numpy(), sample_weight=own)
-
-    largest = means(points, None, sizes[-1])
-    entries = torch.from_numpy(largest.cluster_centers_)
-    counts = torch.from_numpy(largest.labels_).bincount(minlength=sizes[-1])
-    smaller = [torch.from_numpy(means(entries, counts, size).cluster_centers_) for size in sizes[:-1]]
-    return torch.cat([*smaller, entries]).float()
+    entries, labels = k_means(points, sizes[-1])
+    counts = labels.bincount(minlength=sizes[-1])
+    return torch.cat([*(k_means(entries, size, counts)[0] for size in sizes[:-1]), entries])
 
 
 def is_export(path: Path) -> bool:

@@ -30,6 +30,7 @@ from codec.autoencoders.networks.progressive_prior import LIMIT, OFFSETS, SCALE,
 from codec.autoencoders.networks.transform import Pointwise, initialise
 from codec.entropy.layers import Proven
 from codec.entropy.tables import LOGIT_FRACTIONS
+from codec.tensors import to_multiple
 
 HALVINGS = 4
 CODE = 32  # dimensions of what the networks know of an entry
@@ -86,9 +87,7 @@ class IndexPrior(nn.Module):
         """
         height, width = places.shape[1:]
         cell = 1 << HALVINGS
-        if height % cell or width % cell:
-            padded = F.pad(places[:, None].float(), (0, -width % cell, 0, -height % cell), mode="replicate")
-            places = padded[:, 0].long()
+        places = to_multiple(places[:, None].float(), cell)[:, 0].long()
         codes = bounded(self.code)[places].permute(0, 3, 1, 2)
         found = torch.zeros(places.shape, device=places.device)
         found[:, ::cell, ::cell] = self._losses(self.first, places[:, ::cell, ::cell], books)

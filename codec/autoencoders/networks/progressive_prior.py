@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codec.autoencoders.networks.transform import Pointwise, Spatial, initialise
+from codec.tensors import to_multiple
 
 OFFSETS = ((1, 1), (0, 1), (1, 0))  # of the positions that are missing in cells of 2 x 2, in their order
 SCALE = 32  # of activations: the integer that stands for 1.0
@@ -212,10 +213,8 @@ class ProgressivePrior(nn.Module):
             knots: (batch, knots), how much each counts.
         """
         height, width = latents.shape[2:]
-        if height % self.cell or width % self.cell:
-            latents = F.pad(latents, (0, -width % self.cell, 0, -height % self.cell), mode="replicate")
         unit = self.unit[:, None, None]
-        grid = bounded(latents / unit)
+        grid = bounded(to_multiple(latents, self.cell) / unit)
         grids = [grid[:, :, :: 2**halving, :: 2**halving] for halving in range(1 + self.preset.halvings)]
         log_scale = _spread(knots @ self.log_scale[-1, 0]).expand_as(grids[-1])
         found = Distributions(self.mean[:, None, None].expand_as(grids[-1]), log_scale)

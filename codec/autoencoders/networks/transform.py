@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from codec.autoencoders.errors import ModelFileError
 from codec.autoencoders.networks.limits import MAX_BLOCKS, MAX_WIDTH, whole
 from codec.autoencoders.tensor_file import METADATA, check_shapes, read_safetensors
+from codec.tensors import to_multiple
 
 PATCH = 8  # side, in pixels, of the patches that are embedded
 DOWNSCALE = 16  # pixels for one sample of the latent, along each axis
@@ -256,10 +257,7 @@ class Transform(nn.Module):
         Returns:
             (batch, latent, ceil(height / 16), ceil(width / 16)) in float32.
         """
-        height, width = pictures.shape[2:]
-        if height % DOWNSCALE or width % DOWNSCALE:
-            pictures = F.pad(pictures, (0, -width % DOWNSCALE, 0, -height % DOWNSCALE), mode="replicate")
-        latents: Tensor = self.encoder(2 * pictures - 1, self.knot_weights(lambdas))
+        latents: Tensor = self.encoder(2 * to_multiple(pictures, DOWNSCALE) - 1, self.knot_weights(lambdas))
         return latents.float()
 
     def decode(self, latents: Tensor, lambdas: Tensor, height: int, width: int) -> Tensor:

@@ -23,6 +23,7 @@ from codec.autoencoders.networks.index_prior import AnyPrior, IntegerIndexPrior,
 from codec.autoencoders.networks.index_transformer import UNKNOWN, IndexTransformer, Indices
 from codec.autoencoders.networks.limits import MAX_BLOCKS, MAX_WIDTH, whole
 from codec.autoencoders.networks.transform import DOWNSCALE, Decoder, Encoder
+from codec.tensors import to_multiple
 
 MAX_SIZE = 1 << 14  # of a codebook
 
@@ -136,10 +137,7 @@ class Quantised(nn.Module):
             pictures: (batch, 3, h, w) in 0..1; edges are repeated outwards.
             books: (batch,), int64, index of each one's codebook.
         """
-        height, width = pictures.shape[2:]
-        if height % DOWNSCALE or width % DOWNSCALE:
-            pictures = F.pad(pictures, (0, -width % DOWNSCALE, 0, -height % DOWNSCALE), mode="replicate")
-        latents: Tensor = self.encoder(2 * pictures - 1, self._chosen(books))
+        latents: Tensor = self.encoder(2 * to_multiple(pictures, DOWNSCALE) - 1, self._chosen(books))
         return latents.float()
 
     def decode(self, latents: Tensor, books: Tensor, height: int, width: int) -> Tensor:
