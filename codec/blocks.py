@@ -1,4 +1,4 @@
-"""Planes of samples: how many rows to compute at a time, and smaller ones."""
+"""Planes of samples: how many rows to compute at a time, larger and smaller ones."""
 
 from __future__ import annotations
 
@@ -27,6 +27,12 @@ def slices(length: int, at_once: int) -> Iterator[slice]:
 def bands(rows: int, columns: int) -> Iterator[slice]:
     """Rows of cells that are coded together, of a grid with one column at least. Files of profile msp depend on it."""
     return slices(rows, max(1, BAND // columns))
+
+
+def to_multiple(x: Tensor, side: int) -> Tensor:
+    """Planes (batch, channels, h, w), last rows and columns repeated until h and w are multiples of a side."""
+    below, right = (-length % side for length in x.shape[2:])
+    return F.pad(x, (0, right, 0, below), mode="replicate") if below or right else x
 
 
 def shrunk(picture: Tensor, scale: int) -> Tensor:

@@ -37,14 +37,6 @@ def to_tensor(pictures: Sequence[NDArray[np.uint8]], device: torch.device) -> to
     return batch.div_(255)
 
 
-def to_multiple(x: torch.Tensor, side: int) -> torch.Tensor:
-    """Grids (batch, channels, h, w), last rows and columns repeated until h and w are multiples of a side."""
-    import torch.nn.functional as F
-
-    below, right = (-length % side for length in x.shape[2:])
-    return F.pad(x, (0, right, 0, below), mode="replicate") if below or right else x
-
-
 def region_of(
     pictures: Sequence[NDArray[np.uint8]], device: torch.device, levels: int = 1, scale: int = 1
 ) -> ValidRegion | None:

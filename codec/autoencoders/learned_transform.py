@@ -19,8 +19,8 @@ from codec.autoencoders.networks.msp import Msp
 from codec.autoencoders.networks.progressive_prior import Distributions, ProgressivePrior
 from codec.autoencoders.networks.transform import DOWNSCALE, weights_at
 from codec.autoencoders.tiles import tiled
+from codec.blocks import to_multiple
 from codec.device import computing, reduced_precision, to_device
-from codec.tensors import to_multiple
 
 TILE, OVERLAP = 1024 // DOWNSCALE, 128 // DOWNSCALE  # samples of the latent: how far the networks see, twice
 

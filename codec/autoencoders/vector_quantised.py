@@ -18,9 +18,8 @@ from codec.autoencoders.networks.index_prior import EquallyLikely
 from codec.autoencoders.networks.index_transformer import Indices
 from codec.autoencoders.networks.vq import Codebooks, squared_distances
 from codec.autoencoders.tiles import tiled
-from codec.blocks import shrunk
+from codec.blocks import shrunk, to_multiple
 from codec.device import computing, reduced_precision, to_device
-from codec.tensors import to_multiple
 
 OVERLAP = 128  # pixels that neighbouring tiles share
 AT_ONCE = 1 << 24  # distances that are in memory at a time

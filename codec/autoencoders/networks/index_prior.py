@@ -28,9 +28,9 @@ from codec.autoencoders.networks.integer_prior import (
 )
 from codec.autoencoders.networks.progressive_prior import LIMIT, OFFSETS, SCALE, Block, bounded
 from codec.autoencoders.networks.transform import Pointwise, initialise
+from codec.blocks import to_multiple
 from codec.entropy.layers import Proven
 from codec.entropy.tables import LOGIT_FRACTIONS
-from codec.tensors import to_multiple
 
 HALVINGS = 4
 CODE = 32  # dimensions of what the networks know of an entry

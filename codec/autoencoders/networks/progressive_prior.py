@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codec.autoencoders.networks.transform import Pointwise, Spatial, initialise
-from codec.tensors import to_multiple
+from codec.blocks import to_multiple
 
 OFFSETS = ((1, 1), (0, 1), (1, 0))  # of the positions that are missing in cells of 2 x 2, in their order
 SCALE = 32  # of activations: the integer that stands for 1.0

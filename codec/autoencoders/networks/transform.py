@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from codec.autoencoders.errors import ModelFileError
 from codec.autoencoders.networks.limits import MAX_BLOCKS, MAX_WIDTH, whole
 from codec.autoencoders.tensor_file import METADATA, check_shapes, read_safetensors
-from codec.tensors import to_multiple
+from codec.blocks import to_multiple
 
 PATCH = 8  # side, in pixels, of the patches that are embedded
 DOWNSCALE = 16  # pixels for one sample of the latent, along each axis

@@ -23,7 +23,7 @@ from codec.autoencoders.networks.index_prior import AnyPrior, IntegerIndexPrior,
 from codec.autoencoders.networks.index_transformer import UNKNOWN, IndexTransformer, Indices
 from codec.autoencoders.networks.limits import MAX_BLOCKS, MAX_WIDTH, whole
 from codec.autoencoders.networks.transform import DOWNSCALE, Decoder, Encoder
-from codec.tensors import to_multiple
+from codec.blocks import to_multiple
 
 MAX_SIZE = 1 << 14  # of a codebook
 
