@@ -27,7 +27,8 @@ from PIL import Image
 import codec
 from codec import DamageWarning, Section, metrics, unpack
 from codec.autoencoders.networks.transform import DOWNSCALE
-from codec.profiles.vq import packets
+from codec.profiles import packets
+from codec.profiles.vq.profile import PACKETS
 from codec.training.data import middle, read_rgb
 from codec.training.lpips import Lpips
 
@@ -87,7 +88,7 @@ def lost(count: int, share: float, burst: bool, generator: np.random.Generator) 
 def damaged(data: bytes, numbers_lost: set[int]) -> bytes:
     """The file with some of its packets overwritten."""
     container = unpack(data)
-    found, section = packets.of(container), container.sections[Section.GRIDS]
+    found, section = PACKETS.of(container), container.sections[Section.GRIDS]
     for number in numbers_lost:
         part = packets.write(found.head, {number: found.streams[number]})
         section = section.replace(part, bytes(len(part)))
@@ -109,7 +110,7 @@ def losses(
         for burst in (False, True):
             rows = []
             for i, (photo, data) in enumerate(zip(photos, files, strict=True)):
-                count = len(packets.of(unpack(data)).streams)
+                count = len(PACKETS.of(unpack(data)).streams)
                 for seed in range(seeds):
                     gone = lost(count, share, burst, np.random.default_rng([i, seed]))
                     rows.append(judge(photo, codec.decode(damaged(data, gone))))
@@ -125,7 +126,7 @@ def sheet(photos: list[Pixels], resilience: int, shares: list[float], side: int 
             *(codec.decode(codec.encode(photo, profile="vq", quality=QUALITIES[book])) for book in (1, 4, 7)),
         ]
         data = codec.encode(photo, profile="vq", quality=100, resilience=resilience)
-        count = len(packets.of(unpack(data)).streams)
+        count = len(PACKETS.of(unpack(data)).streams)
         for share in shares:
             gone = lost(count, share, False, np.random.default_rng([i, 0]))
             made.append(codec.decode(damaged(data, gone)))

@@ -34,8 +34,8 @@ class Item:
 
     def overhead(self, size: int, coded: Sequence[Section]) -> int:
         """Bytes of a file of so many, at most, that are not the bodies of what is coded."""
-        most = {Section.WEIGHTS: 128, Section.GRIDS: min(size, self.pixels.size * 4, MAX_SECTION)}
-        filled = {section: bytes(most[section]) for section in coded}
+        most = min(size, self.pixels.size * 4, MAX_SECTION)
+        filled = {section: bytes(128 if section == Section.WEIGHTS else most) for section in coded}
         return len(pack(self.header, {**self.metadata, **filled})) - sum(map(len, filled.values()))
 
 

@@ -65,12 +65,16 @@ class Section(IntEnum):
     EXIF = 5
     XMP = 6
     COLOUR = 7
+    PACKETS = 8
 
 
 # Metadata first: it is read at open. Grids last: what a truncated file loses is the finest of them.
-_ORDER = (Section.COLOUR, Section.ICC, Section.EXIF, Section.XMP, Section.ALPHA, Section.WEIGHTS, Section.GRIDS)
+_ORDER = (
+    Section.COLOUR, Section.ICC, Section.EXIF, Section.XMP, Section.ALPHA, Section.WEIGHTS, Section.GRIDS,
+    Section.PACKETS,
+)  # fmt: skip
 _METADATA = frozenset({Section.COLOUR, Section.ICC, Section.EXIF, Section.XMP})
-_SELF_CHECKED = frozenset({3})  # profiles whose grids are packets with checksums of their own
+_GRIDS_IN_PACKETS = frozenset({3})  # profiles whose grids are packets, which have checksums of their own
 
 
 class FormatError(OSError):
@@ -393,7 +397,7 @@ def _check_directory(directory: tuple[Entry, ...]) -> None:
 
 def _checksummed(profile: int, section: int) -> bool:
     """Whether a section's body is one that the checksum of bodies is of."""
-    return section != Section.GRIDS or profile not in _SELF_CHECKED
+    return section != Section.PACKETS and (section != Section.GRIDS or profile not in _GRIDS_IN_PACKETS)
 
 
 def _has_body_crc(profile: int, directory: Iterable[Entry]) -> bool:

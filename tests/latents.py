@@ -14,7 +14,8 @@ from codec.autoencoders import store, vector_quantised
 from codec.autoencoders.learned_transform import LearnedTransform, on_device, to_symbols
 from codec.autoencoders.networks.progressive_prior import Preset, ProgressivePrior
 from codec.profiles.msp import bitstream, latent_coding
-from codec.profiles.vq import index_coding, packets
+from codec.profiles.vq import index_coding
+from codec.profiles.vq.profile import PACKETS
 from codec.tensors import to_tensor
 
 TINY = Path(__file__).parent / "golden" / "tiny@e02287ff4f582a9e.safetensors"
@@ -75,9 +76,9 @@ def latent_of(data: bytes) -> NDArray[np.int32]:
 def indices_of(container: Container) -> NDArray[np.int32]:
     """Indices (height, width) of a file of profile vq; those of lost packets are -1."""
     autoencoder = vector_quantised.on_device(store.find(container.header.model), torch.device("cpu"))
-    found = packets.of(container)
+    found = PACKETS.of(container)
     indices = np.full(autoencoder.size(container.header.height, container.header.width), -1, np.int32)
     for number, stream in found.streams.items():
         place = indices[found.places[number]]
-        place[...] = index_coding.decode(autoencoder.prior, found.head.book, found.head.spacing, stream, *place.shape)
+        place[...] = index_coding.decode(autoencoder.prior, found.head.coding, found.head.spacing, stream, *place.shape)
     return indices

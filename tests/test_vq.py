@@ -29,8 +29,10 @@ from codec.autoencoders import store, vector_quantised
 from codec.autoencoders.errors import ModelFileError
 from codec.autoencoders.networks.index_prior import IndexPrior, IntegerIndexPrior, quantised
 from codec.autoencoders.networks.index_transformer import WINDOW, IndexTransformer
-from codec.profiles.vq import index_coding, packets
-from codec.profiles.vq.packets import Head
+from codec.profiles import packets
+from codec.profiles.packets import Head
+from codec.profiles.vq import index_coding
+from codec.profiles.vq.profile import PACKETS
 
 Pixels = NDArray[np.uint8]
 
@@ -84,7 +86,7 @@ def integer_prior() -> IntegerIndexPrior:
 def without(data: bytes, lost: Iterable[int], *, fill: bytes | None = b"\xa5") -> bytes:
     """The file with some of its packets overwritten, or without them."""
     container = unpack(data)
-    found, section = packets.of(container), container.sections[Section.GRIDS]
+    found, section = PACKETS.of(container), container.sections[Section.GRIDS]
     for number in lost:
         part = packets.write(found.head, {number: found.streams[number]})
         section = section.replace(part, b"" if fill is None else fill * len(part))
@@ -94,7 +96,7 @@ def without(data: bytes, lost: Iterable[int], *, fill: bytes | None = b"\xa5") -
 def of_section(section: bytes, length: int | None = None) -> packets.Packets:
     header = unpack(coded(0)).header
     whole = unpack(pack(header, {Section.GRIDS: bytes(len(section) if length is None else length)}))
-    return packets.of(Container(whole.header, {Section.GRIDS: section}))
+    return PACKETS.of(Container(whole.header, {Section.GRIDS: section}))
 
 
 # What is coded comes back
@@ -121,7 +123,7 @@ def test_a_header_takes_24_bytes_and_a_packet_three_more() -> None:
     data = coded(0)
     header = unpack(data).header
     assert header.size == 24
-    found = packets.of(unpack(data))
+    found = PACKETS.of(unpack(data))
     assert len(data) == 24 + 3 + len(found.streams[0])
     codec.verify(data)
 
@@ -249,7 +251,7 @@ def test_any_bytes_are_indices_or_refused(stream: bytes, truncated: bool) -> Non
 def test_packets_cover_a_map_once_and_neighbours_are_in_others(resilience: int) -> None:
     count = np.zeros((20, 30), int)
     number = np.zeros((20, 30), int)
-    for p, place in Head(0, resilience).places(20, 30).items():
+    for p, place in packets.places(resilience, 20, 30).items():
         count[place] += 1
         number[place] = p
     assert (count == 1).all()
@@ -260,14 +262,14 @@ def test_packets_cover_a_map_once_and_neighbours_are_in_others(resilience: int) 
 
 def test_bursts_leave_scattered_holes() -> None:
     number = np.zeros((50, 50), int)
-    for p, place in Head(0, 4).places(50, 50).items():
+    for p, place in packets.places(4, 50, 50).items():
         number[place] = p
     lost = (number >= 7) & (number < 12)  # a fifth
     assert not (lost[1:] & lost[:-1]).any() or not (lost[:, 1:] & lost[:, :-1]).any()
 
 
 def test_small_maps_have_fewer_packets() -> None:
-    assert len(Head(0, 9).places(2, 3)) == 6
+    assert len(packets.places(9, 2, 3)) == 6
     assert codec.describe(encode(photo(20, 40), resilience=9))["packets"] == 6
 
 
@@ -353,7 +355,7 @@ def test_lost_packets(resilience: int, lost: Iterable[int], fill: bytes | None) 
     assert known.any()
     assert np.array_equal(indices_of(unpack(data))[known], indices_of(unpack(damaged))[known])
     assert not np.array_equal(picture, decode(data))
-    total = len(packets.of(unpack(data)).places)
+    total = len(PACKETS.of(unpack(data)).places)
     with pytest.raises(CorruptError, match=rf"{len(lost)} of {total} packets are lost or damaged: .*--repair"):
         codec.verify(damaged)
 
@@ -363,7 +365,7 @@ def test_lost_packets(resilience: int, lost: Iterable[int], fill: bytes | None) 
 def test_a_picture_whatever_is_lost(share: float, burst: bool) -> None:
     for resilience, seed in product((1, 3, 9), range(3)):
         data, generator = coded(resilience, 100, 130), np.random.default_rng(seed)
-        numbers = list(packets.of(unpack(data)).places)
+        numbers = list(PACKETS.of(unpack(data)).places)
         count = max(1, round(share * len(numbers)))
         first = generator.integers(len(numbers) - count + 1)
         lost = numbers[first : first + count] if burst else generator.choice(numbers, count, replace=False).tolist()
@@ -448,7 +450,7 @@ def test_pillow_warns_and_shows_the_picture() -> None:
 
 def test_codebooks_that_the_model_does_not_have() -> None:
     container = unpack(coded(0))
-    section = packets.write(Head(5, 0), packets.of(container).streams)
+    section = packets.write(Head(5, 0), PACKETS.of(container).streams)
     with pytest.raises(CorruptError, match=r"codebook 5, and its model has 0 to 2: .* get it again"):
         decode(pack(container.header, {Section.GRIDS: section}))
 
@@ -526,9 +528,9 @@ def test_the_second_reader_finds_packets_in_damage() -> None:
     damaged = without(coded(3), [0, 5])
     container = unpack(damaged)
     section = container.sections[Section.GRIDS]
-    assert reader.Packets(section).streams == packets.of(container).streams
+    assert reader.Packets(section).streams == PACKETS.of(container).streams
     by_chance = packets.write(Head(1, 2), {1: b"by chance"})
-    assert reader.Packets(by_chance + section).streams == packets.of(container).streams
+    assert reader.Packets(by_chance + section).streams == PACKETS.of(container).streams
 
 
 def test_batches_and_streams() -> None:

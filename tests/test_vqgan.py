@@ -26,7 +26,8 @@ from codec import CorruptError, DamageWarning, Section, unpack
 from codec.autoencoders import import_checkpoint, store
 from codec.autoencoders.errors import ModelError, ModelFileError
 from codec.autoencoders.vector_quantised import VectorQuantised, on_device
-from codec.profiles.vq import packets
+from codec.profiles import packets
+from codec.profiles.vq.profile import PACKETS
 from codec.tensors import to_tensor
 
 pytest.importorskip("diffusers")
@@ -82,7 +83,7 @@ def decode(data: bytes, **options: Any) -> Pixels:
 
 def without(data: bytes, lost: Iterable[int]) -> bytes:
     container = unpack(data)
-    found, section = packets.of(container, ours().downscale), container.sections[Section.GRIDS]
+    found, section = PACKETS.of(container, ours().downscale), container.sections[Section.GRIDS]
     for number in lost:
         part = packets.write(found.head, {number: found.streams[number]})
         section = section.replace(part, bytes(len(part)))
@@ -91,7 +92,7 @@ def without(data: bytes, lost: Iterable[int]) -> bytes:
 
 def bits_of(data: bytes) -> int:
     """Bits of all streams."""
-    return 8 * sum(map(len, packets.of(unpack(data), ours().downscale).streams.values()))
+    return 8 * sum(map(len, PACKETS.of(unpack(data), ours().downscale).streams.values()))
 
 
 # Models
@@ -359,7 +360,7 @@ def test_damage_of_small_pictures_shows_without_the_model(levels: int, tmp_path:
     added(tmp_path, levels)
     data = encode(photo(40, 50), resilience=9)
     codec.verify(data)
-    numbers = list(packets.of(unpack(data), ours().downscale).streams)
+    numbers = list(PACKETS.of(unpack(data), ours().downscale).streams)
     for lost in (numbers[:1], numbers[-1:], numbers[1:], numbers[: len(numbers) // 2]):
         with pytest.raises(CorruptError, match="packets"):
             codec.verify(without(data, lost))

@@ -102,7 +102,7 @@ class Decoder(ABC):
         Raises:
             FormatError: nothing can be made of it.
         """
-        raise UnsupportedError("a file of this profile cannot be repaired, but one of profile vq: get the file again")
+        raise UnsupportedError("a file that is not in packets cannot be repaired: get it again")
 
     def describe(self, container: Container) -> dict[str, Any]:
         """How a picture is coded, as far as the header does not say it: facts by name, which `json` can write.

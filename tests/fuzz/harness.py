@@ -24,7 +24,8 @@ from codec.overfit.lambda_conditioned_weights import LambdaConditionedWeights
 from codec.profiles.clric.initialisation import universal_of
 from codec.profiles.msp import bitstream as latent_bitstream
 from codec.profiles.msp import latent_coding
-from codec.profiles.vq import index_coding, packets
+from codec.profiles.vq import index_coding
+from codec.profiles.vq.profile import PACKETS
 
 # Of pictures that are decoded. The time that a file may ask for grows with the size it claims, as in any format.
 SIDE = 256
@@ -93,19 +94,19 @@ def indices(data: bytes) -> None:
     """The packets of a file of profile vq and their indices; its model is taken to be `tinyvq`."""
     with suppress(FormatError):
         unpacked = unpack(data, allow_truncated=True)
-        header, found = unpacked.header, packets.of(unpacked)
+        header, found = unpacked.header, PACKETS.of(unpacked)
         autoencoder = vector_quantised.on_device(store.load("tinyvq"), torch.device("cpu"))
-        if max(header.width, header.height) > SIDE or found.head.book >= len(autoencoder.sizes):
+        if max(header.width, header.height) > SIDE or found.head.coding >= len(autoencoder.sizes):
             return
         places = np.empty(autoencoder.size(header.height, header.width))
-        arguments = autoencoder.prior, found.head.book, found.head.spacing
+        arguments = autoencoder.prior, found.head.coding, found.head.spacing
         for streams, truncated in ((found.streams, False), ({**found.streams, **found.beginnings}, True)):
             for number, stream in streams.items():
                 shape = places[found.places[number]].shape
                 with suppress(FormatError):
                     decoded = index_coding.decode(*arguments, stream, *shape, truncated=truncated)
                     assert decoded.shape == shape
-                    assert -truncated <= decoded.min() <= decoded.max() < autoencoder.sizes[found.head.book]
+                    assert -truncated <= decoded.min() <= decoded.max() < autoencoder.sizes[found.head.coding]
 
 
 def plugin(data: bytes) -> None:

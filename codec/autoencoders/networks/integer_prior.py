@@ -56,9 +56,10 @@ class Units:
         self._factor_in = exponential(-log_unit, SCALE << IN_SHIFT)
         self._factor_out = exponential(log_unit, (FRACTIONS << OUT_SHIFT) // MEAN)
 
-    def activations(self, symbols: NDArray[np.int32], channels: slice) -> Integers:
-        """Symbols (..., channels) as the networks see them."""
-        scaled = (symbols.astype(np.int64) * self._factor_in[channels] + (1 << IN_SHIFT >> 1)) >> IN_SHIFT
+    def activations(self, symbols: NDArray[np.signedinteger], channels: slice, fractions: int = 1) -> Integers:
+        """Symbols (..., channels), or what they are expected to be in 1 / `fractions`, as the networks see them."""
+        one = fractions << IN_SHIFT
+        scaled = (symbols.astype(np.int64) * self._factor_in[channels] + one // 2) // one
         return scaled.clip(-LIMIT, LIMIT)
 
     def means(self, outputs: Integers, channels: slice) -> Integers:

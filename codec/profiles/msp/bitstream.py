@@ -1,12 +1,15 @@
-"""The section of a file that holds a latent: a head of 3 bytes, then one stream of the range coder."""
+"""The sections of a file that hold a latent: a head of 3 bytes, then one stream of the range coder; or packets."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from struct import Struct
 
-from codec.container import TruncatedError, UnsupportedError
+from codec.container import Section, TruncatedError, UnsupportedError
+from codec.profiles import packets
+from codec.profiles.packets import Layout
 
+PACKETS = Layout(Section.PACKETS, detail=2, sides=(16,))
 PRESETS = ("baseline", "normal", "extra")  # the index is what the file holds
 _HEAD = Struct("<BH")
 
@@ -23,10 +26,39 @@ class Head:
     preset: str
     position: int
 
+    def to_bytes(self) -> bytes:
+        return _HEAD.pack(PRESETS.index(self.preset), self.position)
+
+    @classmethod
+    def of(cls, data: bytes) -> Head:
+        """The head of some bytes.
+
+        Raises:
+            UnsupportedError: it has a preset that this version does not know.
+        """
+        preset, position = _HEAD.unpack(data)
+        if preset >= len(PRESETS):
+            raise UnsupportedError(f"preset {preset} of profile msp is not known to this version: update pillow-clric")
+        return cls(PRESETS[preset], position)
+
+    @classmethod
+    def of_packet(cls, head: packets.Head) -> Head:
+        """The head that those of packets stand for.
+
+        Raises:
+            UnsupportedError: as of `of`.
+        """
+        return cls.of(bytes([head.coding]) + head.detail)
+
+    def of_packets(self, resilience: int) -> packets.Head:
+        """The head of each packet."""
+        preset, *position = self.to_bytes()
+        return packets.Head(preset, resilience, bytes(position))
+
 
 def write(head: Head, stream: bytes) -> bytes:
     """The section."""
-    return _HEAD.pack(PRESETS.index(head.preset), head.position) + stream
+    return head.to_bytes() + stream
 
 
 def read_head(section: bytes) -> tuple[Head, bytes]:
@@ -38,7 +70,4 @@ def read_head(section: bytes) -> tuple[Head, bytes]:
     """
     if len(section) < _HEAD.size:
         raise TruncatedError("file is truncated before its latent begins, or has none: get the whole file again")
-    preset, position = _HEAD.unpack_from(section)
-    if preset >= len(PRESETS):
-        raise UnsupportedError(f"preset {preset} of profile msp is not known to this version: update pillow-clric")
-    return Head(PRESETS[preset], position), section[_HEAD.size :]
+    return Head.of(section[: _HEAD.size]), section[_HEAD.size :]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from codec.autoencoders.learned_transform import LearnedTransform, on_device, to
 from codec.autoencoders.networks.integer_prior import Conditioned
 from codec.container import Section
 from codec.device import computing
+from codec.profiles import packets
 from codec.profiles.base import Budget, Encoder, Goal, Progress, Sections, counting
 from codec.profiles.msp import bitstream, latent_coding
 from codec.profiles.msp.bitstream import Head
@@ -34,11 +35,11 @@ class MspEncoder(Encoder):
     """Encoder with the model that the options name."""
 
     bytes_per_pixel = 100
-    sections = (Section.GRIDS,)
     batchable = False
 
     def __init__(self, options: Options, device: torch.device) -> None:
         self.options = options
+        self.sections = (Section.PACKETS if options.resilience else Section.GRIDS,)
         self.transform = on_device(store.load(options.model), device)
         self.model = self.transform.model.prefix
 
@@ -55,7 +56,8 @@ class MspEncoder(Encoder):
         if preset not in self.transform.presets:
             preset = self.transform.presets[0]
         count = counting(progress, iterations)
-        coder = LatentCoder(self.transform, picture, preset, iterations, count, self.options.seed)
+        options = self.options
+        coder = LatentCoder(self.transform, picture, preset, iterations, count, options.seed, options.resilience)
         if isinstance(goal, Budget):
             return of_size(coder, goal.sizes).sections()
         return coder.at(self.transform.position(goal.log_lambda(LOG_LAMBDA))).sections()
@@ -66,17 +68,32 @@ class Coded:
     """A coded picture."""
 
     head: Head
-    stream: bytes
+    resilience: int
+    streams: Mapping[int, bytes]  # of packets, by number
     symbols: Symbols
     prior: Conditioned
 
+    @classmethod
+    def of(cls, prior: Conditioned, head: Head, resilience: int, latent: NDArray[np.float32]) -> Coded:
+        """Code a latent (height, width, channels), in symbols that need not be rounded."""
+        streams, symbols = dict[int, bytes](), np.empty(latent.shape, np.int32)
+        for number, place in packets.places(resilience, *latent.shape[:2]).items():
+            streams[number], symbols[place] = latent_coding.encode(prior, latent[place], 1 + resilience)
+        return cls(head, resilience, streams, symbols, prior)
+
     def sections(self) -> Sections:
         """Sections of the file, which were read back."""
-        latent_coding.check(self.prior, self.stream, self.symbols)
-        return {Section.GRIDS: bitstream.write(self.head, self.stream)}
+        for number, place in packets.places(self.resilience, *self.symbols.shape[:2]).items():
+            latent_coding.check(self.prior, self.streams[number], self.symbols[place], 1 + self.resilience)
+        return self._written()
+
+    def _written(self) -> Sections:
+        if self.resilience:
+            return {Section.PACKETS: packets.write(self.head.of_packets(self.resilience), self.streams)}
+        return {Section.GRIDS: bitstream.write(self.head, self.streams[0])}
 
     def log_sizes(self) -> Tensor:
-        size = len(bitstream.write(self.head, self.stream))
+        size = sum(map(len, self._written().values()))
         return torch.tensor([size], dtype=torch.float64, device="cpu").log()
 
 
@@ -88,6 +105,7 @@ class LatentCoder(Coder[Coded]):
         iterations: of overfitting.
         progress: told after each of these.
         seed: of the overfitting's noise.
+        resilience: of the file.
     """
 
     response = -0.5
@@ -95,10 +113,10 @@ class LatentCoder(Coder[Coded]):
 
     def __init__(
         self, transform: LearnedTransform, picture: Tensor, preset: str, iterations: int,
-        progress: Callable[[int], None], seed: int,
+        progress: Callable[[int], None], seed: int, resilience: int,
     ) -> None:  # fmt: skip
         self.seed, self.transform, self.picture, self.preset = seed, transform, picture, preset
-        self.iterations, self.progress = iterations, progress
+        self.iterations, self.progress, self.resilience = iterations, progress, resilience
         self.bounds = min(LOG_LAMBDA), max(LOG_LAMBDA)
         self._known: dict[tuple[int, int], Coded] = {}  # by position and iterations
 
@@ -132,5 +150,4 @@ class LatentCoder(Coder[Coded]):
                 self.transform, self.preset, self.picture, latents, position, iterations, self.progress, self.seed
             )
         prior = self.transform.prior(self.preset, position)
-        stream, symbols = latent_coding.encode(prior, to_symbols(latents))
-        return Coded(Head(self.preset, position), stream, symbols, prior)
+        return Coded.of(prior, Head(self.preset, position), self.resilience, to_symbols(latents))

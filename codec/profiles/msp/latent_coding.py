@@ -27,28 +27,34 @@ Activations = NDArray[np.int16]
 Cells = tuple[NDArray[np.intp], NDArray[np.intp]]  # rows and columns
 
 
-def encode(prior: Conditioned, latent: NDArray[np.float32]) -> tuple[bytes, Symbols]:
+def encode(prior: Conditioned, latent: NDArray[np.float32], spacing: int = 1) -> tuple[bytes, Symbols]:
     """Code a latent (height, width, channels) in symbols that are not rounded yet.
+
+    Args:
+        spacing: distance of the latent's positions in the picture's own latent.
 
     Returns:
         The stream, and the symbols that it holds.
     """
     coder, (height, width, _) = Encoder(), latent.shape
-    symbols = LatentCoding([coder], prior, height, width, latent).run()
+    symbols = LatentCoding([coder], prior, height, width, latent, spacing).run()
     return coder.finish(), symbols
 
 
-def check(prior: Conditioned, stream: bytes, symbols: Symbols) -> None:
+def check(prior: Conditioned, stream: bytes, symbols: Symbols, spacing: int = 1) -> None:
     """Read a stream back.
 
     Raises:
         RuntimeError: it does not hold these symbols.
     """
-    if not np.array_equal(decode(prior, stream, *symbols.shape[:2]), symbols):
+    if not np.array_equal(decode(prior, stream, *symbols.shape[:2], spacing=spacing), symbols):
         raise RuntimeError("what was written does not read back the same: please report this with the picture")
 
 
-def decode(prior: Conditioned, stream: bytes, height: int, width: int, *, truncated: bool = False) -> Symbols:
+def decode(
+    prior: Conditioned, stream: bytes, height: int, width: int, *, spacing: int = 1,
+    truncated: bool = False,
+) -> Symbols:  # fmt: skip
     """Symbols (height, width, channels) of a stream.
 
     Args:
@@ -58,14 +64,29 @@ def decode(prior: Conditioned, stream: bytes, height: int, width: int, *, trunca
         CorruptError: it is no stream of such a latent.
         RuntimeError: this machine decodes wrongly.
     """
-    selftest.check()
     if truncated:
-        return LatentCoding(continuations(stream), prior, height, width).run()
+        return decode_beginning(prior, stream, height, width, spacing=spacing)[0]
+    selftest.check()
     coder = Decoder(stream)
-    symbols = LatentCoding([coder], prior, height, width).run()
+    symbols = LatentCoding([coder], prior, height, width, spacing=spacing).run()
     if not coder.exhausted or np.abs(symbols).max() > LIMIT:
-        raise CorruptError("the latent does not end where its section does: the file is damaged")
+        raise CorruptError("the latent does not end where its stream does: the file is damaged")
     return symbols
+
+
+def decode_beginning(
+    prior: Conditioned, stream: bytes, height: int, width: int, *, spacing: int = 1
+) -> tuple[Symbols, NDArray[np.bool_]]:
+    """Symbols (height, width, channels) of the beginning of a stream, and where (height, width) it decides them all.
+
+    Those that it does not decide are what is expected.
+
+    Raises:
+        RuntimeError: this machine decodes wrongly.
+    """
+    selftest.check()
+    coding = LatentCoding(continuations(stream), prior, height, width, spacing=spacing)
+    return coding.run(), coding.known
 
 
 def bytes_by_scale(prior: Conditioned, stream: bytes, height: int, width: int) -> dict[int, int]:
@@ -87,16 +108,23 @@ class LatentCoding:
         coders: an encoder or a decoder; or two decoders of the least and the greatest continuation of a truncated
             stream: symbols are known as long as both agree, and after that those that are expected.
         latent: (height, width, channels), what to encode, in symbols that are not rounded yet; None to decode.
+        spacing: distance of the latent's positions in the picture's own latent: networks are those of halvings in which
+            positions are about as far apart, as far as there are any.
+
+    Attributes:
+        known: (height, width), where all symbols are coded, after `run`.
     """
 
     def __init__(
         self, coders: Sequence[Coder], prior: Conditioned, height: int, width: int,
-        latent: NDArray[np.float32] | None = None,
+        latent: NDArray[np.float32] | None = None, spacing: int = 1,
     ) -> None:  # fmt: skip
         self._coders, self._prior, self._latent = list(coders), prior, latent
+        self._level = spacing.bit_length() - 1
         channels = prior.prior.channels
         self._symbols = np.zeros((height, width, channels), np.int32)
         self._activations = np.zeros((height, width, channels), np.int16)
+        self.known = np.zeros((height, width), bool)
 
     def run(self) -> Symbols:
         """The latent (height, width, channels), rounded; that of an encoder is what a decoder gets."""
@@ -124,6 +152,7 @@ class LatentCoding:
     def _refine(self, halving: int) -> None:
         """Code the positions that are missing at a halving."""
         stride = 1 << halving
+        level = min(halving + self._level, self._prior.prior.preset.halvings - 1)
         first = self._activations[:: 2 * stride, :: 2 * stride]
         known = [first]
         for offset, (row, column) in enumerate(OFFSETS):
@@ -131,9 +160,9 @@ class LatentCoding:
             current = self._activations[place]
             rows, columns = current.shape[:2]
             if current.size:
-                for phase, own in self._phases(halving, current, first):
+                for phase, own in self._phases(level, current, first):
                     for band in bands(rows, columns):
-                        self._code_band(halving, offset, place, band, [*known, *own], phase)
+                        self._code_band(level, offset, place, band, [*known, *own], phase)
             complete = first.copy()  # where the picture ends in a cell, its first position stands for those that lack
             complete[:rows, :columns] = current
             known.append(complete)
@@ -175,6 +204,7 @@ class LatentCoding:
         symbols = self._run(told, mean, scale)
         self._symbols[place][row, column, channels] = symbols
         self._activations[place][row, column, channels] = self._prior.units.activations(symbols, channels)
+        self.known[place][row, column] = bool(self._coders)
 
     def _run(self, told: NDArray[np.float32] | None, mean: Integers, scale: Integers) -> Symbols:
         """Code symbols but for sure zeros, those of one width of tables after those of another."""

@@ -1,7 +1,8 @@
 """MSP: a learned transform's quantised latent under a multi-scale progressive prior. It codes at once.
 
 The transform's gains are those of the quality, so one model serves all of them. The prior computes in integers, so a
-file's symbols are the same on any machine; the decoder that makes a picture of them computes in floating point.
+file's symbols are the same on any machine; the decoder that makes a picture of them computes in floating point. On
+request the latent is coded in packets, any of which can be lost: the prior tells what is expected in their place.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from codec.container import Container, Header, Section
 from codec.profiles.base import Decoder, Encoder, Profile
 from codec.profiles.model_options import ModelOptions, check_model, model_option
 from codec.profiles.options import effort_option
+from codec.profiles.packets import resilience_option
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +29,7 @@ class Options(ModelOptions):
 
     effort: int | str = effort_option(3)  # the most without overfitting
     model: str = model_option("transform", "transform")
+    resilience: int = resilience_option()
 
 
 class Msp(Profile[Options]):
@@ -49,10 +52,13 @@ class Msp(Profile[Options]):
         return MspDecoder(header.model, device)
 
     def check(self, container: Container) -> None:
-        from codec.profiles.msp.bitstream import read_head
+        from codec.profiles.msp.bitstream import PACKETS, read_head
 
         check_model(container.header)
-        read_head(container.sections.get(Section.GRIDS, b""))
+        if Section.PACKETS in container.sections:
+            PACKETS.check(container)
+        else:
+            read_head(container.sections.get(Section.GRIDS, b""))
 
 
 PROFILE = Msp()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -12,12 +11,13 @@ from numpy.typing import NDArray
 from codec.autoencoders import store
 from codec.autoencoders.networks.index_transformer import UNKNOWN, Indices
 from codec.autoencoders.vector_quantised import on_device
-from codec.container import Container, CorruptError, DamageWarning
+from codec.container import Container, CorruptError
 from codec.device import computing
 from codec.profiles.base import Decoder, Sections
-from codec.profiles.vq import index_coding, packets
+from codec.profiles.packets import Packets
+from codec.profiles.vq import index_coding
 from codec.profiles.vq.encoder import Coded, coded
-from codec.profiles.vq.packets import Packets
+from codec.profiles.vq.profile import PACKETS
 from codec.tensors import from_rgb
 
 
@@ -30,34 +30,27 @@ class VqDecoder(Decoder):
     def decode(self, container: Container, scale: int = 1) -> NDArray[np.uint8]:
         header = container.header
         found, indices = self._known(container)
-        if found.lost:
-            count = f"{len(found.lost)} of {len(found.places)}"
-            warnings.warn(
-                f"{count} packets are lost or damaged: the picture has likely contents there",
-                DamageWarning,
-                stacklevel=3,
-            )
+        found.warn()
         with computing(self.autoencoder.device):
-            picture = self.autoencoder.decode(indices, found.head.book, header.height, header.width, scale)[0]
+            picture = self.autoencoder.decode(indices, found.head.coding, header.height, header.width, scale)[0]
         return from_rgb(picture, header.channels)
 
     def repair(self, container: Container) -> Sections:
         """Sections of a file with the likely contents of its lost packets."""
         found, indices = self._known(container)
         with computing(self.autoencoder.device):
-            mended = self.autoencoder.mend(indices, found.head.book)
+            mended = self.autoencoder.mend(indices, found.head.coding)
             return Coded(found.head, coded(self.autoencoder, found.head, mended)).sections()
 
     def describe(self, container: Container) -> dict[str, Any]:
         found = self._packets(container)
-        facts = {"codebook": self.autoencoder.sizes[found.head.book], "packets": len(found.places)}
-        return facts | ({"lost": len(found.lost)} if found.lost else {})
+        return {"codebook": self.autoencoder.sizes[found.head.coding], **found.facts()}
 
     def _packets(self, container: Container) -> Packets:
-        found, sizes = packets.of(container, self.autoencoder.downscale), self.autoencoder.sizes
-        if found.head.book >= len(sizes):
+        found, sizes = PACKETS.of(container, self.autoencoder.downscale), self.autoencoder.sizes
+        if found.head.coding >= len(sizes):
             raise CorruptError(
-                f"file is coded with codebook {found.head.book}, and its model has 0 to {len(sizes) - 1}: "
+                f"file is coded with codebook {found.head.coding}, and its model has 0 to {len(sizes) - 1}: "
                 "the file is damaged; get it again"
             )
         return found
@@ -67,7 +60,7 @@ class VqDecoder(Decoder):
         found, header = self._packets(container), container.header
         size = self.autoencoder.size(header.height, header.width)
         indices = np.full(size, UNKNOWN, np.int32)
-        arguments = self.autoencoder.prior, found.head.book, found.head.spacing
+        arguments = self.autoencoder.prior, found.head.coding, found.head.spacing
         with computing(self.autoencoder.device):
             for streams, truncated in ((found.streams, False), (found.beginnings, True)):
                 for number, stream in streams.items():

@@ -16,9 +16,10 @@ from codec.autoencoders.networks.index_transformer import Indices
 from codec.autoencoders.vector_quantised import VectorQuantised, on_device
 from codec.container import Section
 from codec.device import computing
+from codec.profiles import packets
 from codec.profiles.base import QUALITIES, Budget, Encoder, Goal, Progress, Sections
-from codec.profiles.vq import index_coding, packets
-from codec.profiles.vq.packets import Head
+from codec.profiles.packets import Head
+from codec.profiles.vq import index_coding
 from codec.profiles.vq.profile import Options
 from codec.rate_control import Coder, of_size
 from codec.tensors import to_tensor
@@ -122,8 +123,8 @@ def coded(
         RuntimeError: one does not hold what was coded.
     """
     streams = {}
-    for number, place in head.places(*costs.shape[:2]).items():
-        arguments = autoencoder.prior, head.book, head.spacing
+    for number, place in packets.places(head.resilience, *costs.shape[:2]).items():
+        arguments = autoencoder.prior, head.coding, head.spacing
         streams[number], indices = index_coding.encode(*arguments, costs[place], trade)
         if not np.array_equal(index_coding.decode(*arguments, streams[number], *indices.shape), indices):
             raise RuntimeError("what was written does not read back the same: please report this with the picture")

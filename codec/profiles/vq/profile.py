@@ -9,14 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from codec.container import Container, CorruptError, Header
+from codec.container import Container, Header, Section
 from codec.profiles.base import Decoder, Encoder, Profile
 from codec.profiles.model_options import ModelOptions, check_model, model_option
-from codec.profiles.options import Whole, effort_option, option
-from codec.profiles.vq import packets
+from codec.profiles.options import effort_option
+from codec.profiles.packets import Layout, resilience_option
 
 if TYPE_CHECKING:
     import torch
+
+PACKETS = Layout(Section.GRIDS, detail=0, sides=(32, 16, 8, 4, 2, 1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,10 +27,7 @@ class Options(ModelOptions):
 
     effort: int | str = effort_option(3)  # as the default profile: it makes no difference
     model: str = model_option("vq", "autoencoder with codebooks")
-    resilience: int = option(
-        0, Whole(0, packets.MAX_RESILIENCE),
-        "More makes files of more packets: larger ones, that lose less where they are damaged.",
-    )  # fmt: skip
+    resilience: int = resilience_option()
 
 
 class Vq(Profile[Options]):
@@ -52,12 +51,7 @@ class Vq(Profile[Options]):
 
     def check(self, container: Container) -> None:
         check_model(container.header)
-        found = packets.of(container)
-        if found.lost:
-            raise CorruptError(
-                f"{len(found.lost)} of {len(found.places)} packets are lost or damaged: get the file again, or make it "
-                "whole by `clric-convert --repair`, with likely contents there"
-            )
+        PACKETS.check(container)
 
 
 PROFILE = Vq()
