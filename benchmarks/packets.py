@@ -1,10 +1,12 @@
-"""Profile vq: bits of an index beside those that it is counted in, and pictures of files of which packets are lost.
+"""Files in packets: how much larger they are, and pictures of those of which packets are lost.
 
     python benchmarks/packets.py FOLDER --lpips WEIGHTS --json packets.json
+    python benchmarks/packets.py FOLDER --profile msp --resilience 4 --seeds 10 --json packets-msp.json
 
-For each codebook, whole files of the photos in FOLDER: bits per pixel, bits of an index in log2(K), PSNR, MS-SSIM, and
-LPIPS with `--lpips`, and how much more a file takes by resilience. Then of files with the largest codebook the same of
-pictures of which some packets are overwritten, at random or in one burst, over some seeds.
+Of profile vq, for each codebook, whole files of the photos in FOLDER: bits per pixel, bits of an index in log2(K),
+PSNR, MS-SSIM, and LPIPS with `--lpips`, and how much more a file takes by resilience. Then of files with the largest
+codebook the same of pictures of which some packets are overwritten, at random or in one burst, over some seeds. Of
+profile msp, at some qualities, how much more a file takes by resilience, and PSNR of such pictures.
 """
 
 from __future__ import annotations
@@ -25,10 +27,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import codec
-from codec import DamageWarning, Section, metrics, unpack
+from codec import DamageWarning, metrics, unpack
 from codec.autoencoders.networks.transform import DOWNSCALE
-from codec.profiles import packets
-from codec.profiles.vq.profile import PACKETS
+from codec.profiles import by_id, packets
+from codec.profiles.msp import bitstream
+from codec.profiles.packets import Packets
+from codec.profiles.vq import profile as vq
 from codec.training.data import middle, read_rgb
 from codec.training.lpips import Lpips
 
@@ -36,6 +40,13 @@ Pixels = NDArray[np.uint8]
 Judge = Callable[[Pixels, Pixels], dict[str, float]]
 
 QUALITIES = tuple(100 * (book + 1) / 8 for book in range(8))  # of each codebook, where a bit costs nothing
+
+
+LAYOUTS = {"vq": vq.PACKETS, "msp": bitstream.PACKETS}
+
+
+def psnr(photo: Pixels, made: Pixels) -> dict[str, float]:
+    return {"psnr": metrics.psnr(photo, made)}
 
 
 def judge_with(lpips: Path | None) -> Judge:
@@ -85,10 +96,15 @@ def lost(count: int, share: float, burst: bool, generator: np.random.Generator) 
     return {(start + i) % count for i in range(some)}
 
 
+def packets_of(data: bytes) -> Packets:
+    container = unpack(data)
+    return LAYOUTS[by_id(container.header.profile).name].of(container)
+
+
 def damaged(data: bytes, numbers_lost: set[int]) -> bytes:
     """The file with some of its packets overwritten."""
-    container = unpack(data)
-    found, section = PACKETS.of(container), container.sections[Section.GRIDS]
+    container, found = unpack(data), packets_of(data)
+    section = container.sections[LAYOUTS[by_id(container.header.profile).name].section]
     for number in numbers_lost:
         part = packets.write(found.head, {number: found.streams[number]})
         section = section.replace(part, bytes(len(part)))
@@ -96,10 +112,10 @@ def damaged(data: bytes, numbers_lost: set[int]) -> bytes:
 
 
 def losses(
-    photos: list[Pixels], resilience: int, shares: list[float], seeds: int, judge: Judge
+    photos: list[Pixels], shares: list[float], seeds: int, judge: Judge, **options: Any
 ) -> Iterator[dict[str, Any]]:
     """Means of pictures by the share of packets that are lost, the first of none."""
-    files = [codec.encode(photo, profile="vq", quality=100, resilience=resilience) for photo in photos]
+    files = [codec.encode(photo, **options) for photo in photos]
     sizes = mean(len(data) for data in files)
     yield {
         "lost": 0.0,
@@ -110,7 +126,7 @@ def losses(
         for burst in (False, True):
             rows = []
             for i, (photo, data) in enumerate(zip(photos, files, strict=True)):
-                count = len(PACKETS.of(unpack(data)).streams)
+                count = len(packets_of(data).streams)
                 for seed in range(seeds):
                     gone = lost(count, share, burst, np.random.default_rng([i, seed]))
                     rows.append(judge(photo, codec.decode(damaged(data, gone))))
@@ -126,7 +142,7 @@ def sheet(photos: list[Pixels], resilience: int, shares: list[float], side: int 
             *(codec.decode(codec.encode(photo, profile="vq", quality=QUALITIES[book])) for book in (1, 4, 7)),
         ]
         data = codec.encode(photo, profile="vq", quality=100, resilience=resilience)
-        count = len(PACKETS.of(unpack(data)).streams)
+        count = len(packets_of(data).streams)
         for share in shares:
             gone = lost(count, share, False, np.random.default_rng([i, 0]))
             made.append(codec.decode(damaged(data, gone)))
@@ -134,30 +150,63 @@ def sheet(photos: list[Pixels], resilience: int, shares: list[float], side: int 
     return Image.fromarray(np.vstack(rows))
 
 
+def resilient(
+    photos: list[Pixels], quality: float, resilience: int, shares: list[float], seeds: int, judge: Judge
+) -> dict[str, Any]:
+    """Figures of profile msp at a quality: bytes by resilience, beside those of files in one piece; and losses."""
+    sizes = []
+    for r in range(10):
+        sizes.append(mean(len(codec.encode(photo, quality=quality, resilience=r)) for photo in photos))
+        click.echo(f"quality {quality:g}, resilience {r}: {sizes[r]:.0f} bytes, {sizes[r] / sizes[0]:.3f} times")
+    found: dict[str, Any] = {"quality": quality, "sizes": {r: round(size) for r, size in enumerate(sizes)}}
+    found["ratios"] = {r: round(size / sizes[0], 3) for r, size in enumerate(sizes)}
+    found["losses"] = []
+    for row in losses(photos, shares, seeds, judge, profile="msp", quality=quality, resilience=resilience):
+        found["losses"].append(row)
+        click.echo(row)
+    return found
+
+
 @click.command()
 @click.argument("folder", type=click.Path(exists=True, path_type=Path))
+@click.option("--profile", type=click.Choice(list(LAYOUTS)), default="vq", show_default=True)
+@click.option("--qualities", type=numbers, default="30,60", show_default=True, help="Only of profile msp.")
 @click.option("--only", default="", help="Names of photos, with commas between them; all by default.")
 @click.option("--resilience", type=int, default=5, show_default=True)
 @click.option("--shares", type=numbers, default="0.1,0.2,0.3,0.5", show_default=True)
 @click.option("--seeds", type=int, default=5, show_default=True, help="For each photo.")
-@click.option("--lpips", type=click.Path(exists=True, path_type=Path), help="Weights of LPIPS.")
+@click.option("--lpips", type=click.Path(exists=True, path_type=Path), help="Weights of LPIPS; only of profile vq.")
 @click.option("--threads", type=int, default=2, show_default=True)
 @click.option("--json", "output", type=click.Path(path_type=Path), help="Write all figures.")
 @click.option(
     "--sheet", "picture", type=click.Path(path_type=Path), help="Write middles of the photos, and no figures."
 )
 def main(
-    folder: Path, only: str, resilience: int, shares: list[float], seeds: int, lpips: Path | None, threads: int,
-    output: Path | None, picture: Path | None,
+    folder: Path, profile: str, qualities: list[float], only: str, resilience: int, shares: list[float], seeds: int,
+    lpips: Path | None, threads: int, output: Path | None, picture: Path | None,
 ) -> None:  # fmt: skip
-    """Measure profile vq's files, whole and damaged, for the photos in FOLDER."""
+    """Measure files in packets, whole and damaged, for the photos in FOLDER."""
     torch.set_num_threads(threads)
     warnings.simplefilter("ignore", DamageWarning)
     paths = [path for path in sorted(folder.glob("*.png")) if not only or path.stem in only.split(",")]
-    photos, judge = [read_rgb(path) for path in paths], judge_with(lpips)
+    photos = [read_rgb(path) for path in paths]
     if picture:
         sheet(photos, resilience, shares).save(picture, quality=90)
         return
+    told = {"photos": [path.stem for path in paths], "resilience": resilience, "seeds": seeds}
+    if profile == "msp":
+        points = [resilient(photos, quality, resilience, shares, seeds, psnr) for quality in qualities]
+        figures: dict[str, Any] = {"points": points}
+    else:
+        figures = of_codebooks(photos, resilience, shares, seeds, judge_with(lpips))
+    if output:
+        write(output, {**machine(threads), **told, **figures})
+
+
+def of_codebooks(
+    photos: list[Pixels], resilience: int, shares: list[float], seeds: int, judge: Judge
+) -> dict[str, Any]:
+    """Figures of profile vq."""
     points = [whole(photos, quality, judge) for quality in QUALITIES]
     click.echo(table([list(points[0]), *([f"{value:.4g}" for value in row.values()] for row in points)]))
     sizes = {
@@ -166,12 +215,10 @@ def main(
     }
     click.echo(f"Bytes by resilience: {sizes}")
     found = []
-    for row in losses(photos, resilience, shares, seeds, judge):
+    for row in losses(photos, shares, seeds, judge, profile="vq", quality=100, resilience=resilience):
         found.append(row)
         click.echo(row)
-    if output:
-        figures: dict[str, Any] = {"photos": [path.stem for path in paths], "resilience": resilience, "seeds": seeds}
-        write(output, {**machine(threads), **figures, "points": points, "sizes": sizes, "losses": found})
+    return {"points": points, "sizes": sizes, "losses": found}
 
 
 if __name__ == "__main__":

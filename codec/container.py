@@ -397,12 +397,20 @@ def _check_directory(directory: tuple[Entry, ...]) -> None:
 
 def _checksummed(profile: int, section: int) -> bool:
     """Whether a section's body is one that the checksum of bodies is of."""
-    return section != Section.PACKETS and (section != Section.GRIDS or profile not in _GRIDS_IN_PACKETS)
+    return section != Section.PACKETS and not _grids_in_packets(profile, section)
+
+
+def _grids_in_packets(profile: int, section: int) -> bool:
+    return section == Section.GRIDS and profile in _GRIDS_IN_PACKETS
 
 
 def _has_body_crc(profile: int, directory: Iterable[Entry]) -> bool:
-    """Whether there is any such body, and so a checksum."""
-    return any(_checksummed(profile, entry.section) for entry in directory)
+    """Whether there is a checksum of bodies.
+
+    Where PACKETS are all that there is, it is one of nothing: older readers, which take these for any section that they
+    do not know, so get as far as to say that.
+    """
+    return not all(_grids_in_packets(profile, entry.section) for entry in directory)
 
 
 def _corrupt(what: str) -> CorruptError:

@@ -14,6 +14,7 @@ from codec.autoencoders import store, vector_quantised
 from codec.autoencoders.learned_transform import LearnedTransform, on_device, to_symbols
 from codec.autoencoders.networks.progressive_prior import Preset, ProgressivePrior
 from codec.profiles.msp import bitstream, latent_coding
+from codec.profiles.msp.encoder import Coded
 from codec.profiles.vq import index_coding
 from codec.profiles.vq.profile import PACKETS
 from codec.tensors import to_tensor
@@ -39,27 +40,27 @@ def transform_of() -> LearnedTransform:
     return on_device(store.load(TINY), torch.device("cpu"))
 
 
-def latent_coded(preset: str, pixels: NDArray[np.uint8], position: int) -> bytes:
+def latent_coded(preset: str, pixels: NDArray[np.uint8], position: int, resilience: int = 0) -> bytes:
     """A picture coded as the encoder would, in any order."""
     transform, channels = transform_of(), pixels.shape[2] if pixels.ndim == 3 else 1
     colours = pixels[:, :, : channels - 1] if channels in (2, 4) else pixels
     picture = to_tensor([colours], transform.device).expand(-1, 3, -1, -1)
     latent = to_symbols(transform.encode(picture, position))
-    return latent_file(preset, pixels.shape, position, latent, pixels[:, :, -1] if channels in (2, 4) else None)
+    channel = pixels[:, :, -1] if channels in (2, 4) else None
+    return latent_file(preset, pixels.shape, position, latent, channel, resilience)
 
 
 def latent_file(
     preset: str, shape: tuple[int, ...], position: int, latent: NDArray[np.float32],
-    channel: NDArray[np.uint8] | None = None,
+    channel: NDArray[np.uint8] | None = None, resilience: int = 0,
 ) -> bytes:  # fmt: skip
     """A file of a latent (height, width, channels), before it is rounded."""
     transform = transform_of()
-    stream, _ = latent_coding.encode(transform.prior(preset, position), latent)
     mode = {(): "L", (2,): "LA", (3,): "RGB", (4,): "RGBA"}[shape[2:]]
     header = Header(shape[1], shape[0], mode, profile=2, model=transform.model.prefix)
-    body = bitstream.write(bitstream.Head(preset, position), stream)
-    sections = {Section.GRIDS: body} if channel is None else {Section.ALPHA: alpha.encode(channel), Section.GRIDS: body}
-    return pack(header, sections)
+    coded = Coded.of(transform.prior(preset, position), bitstream.Head(preset, position), resilience, latent)
+    sections = {} if channel is None else {Section.ALPHA: alpha.encode(channel)}
+    return pack(header, sections | coded.sections())
 
 
 def latent_of(data: bytes) -> NDArray[np.int32]:
@@ -68,9 +69,25 @@ def latent_of(data: bytes) -> NDArray[np.int32]:
     if container.header.profile == 3:
         return indices_of(container)
     transform = on_device(store.find(container.header.model), torch.device("cpu"))
-    head, stream = bitstream.read_head(container.sections[Section.GRIDS])
     size = transform.size(container.header.height, container.header.width)
+    if Section.PACKETS in container.sections:
+        return symbols_of_packets(container)[0]
+    head, stream = bitstream.read_head(container.sections[Section.GRIDS])
     return latent_coding.decode(transform.prior(head.preset, head.position), stream, *size)
+
+
+def symbols_of_packets(container: Container) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    """Symbols (height, width, channels) of a file of profile msp, zero in lost packets, and where (height, width)."""
+    transform, found = transform_of(), bitstream.PACKETS.of(container)
+    head, size = bitstream.Head.of_packet(found.head), transform.size(container.header.height, container.header.width)
+    symbols, known = np.zeros((*size, transform.channels), np.int32), np.zeros(size, bool)
+    for number, stream in found.streams.items():
+        place = found.places[number]
+        known[place] = True
+        symbols[place] = latent_coding.decode(
+            transform.prior(head.preset, head.position), stream, *known[place].shape, spacing=found.head.spacing
+        )
+    return symbols, known
 
 
 def indices_of(container: Container) -> NDArray[np.int32]:

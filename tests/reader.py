@@ -508,12 +508,19 @@ class Networks:
 
 
 class Latent(Networks):
-    """The latent of a section, (height, width, channels), given the tensors of the model."""
+    """The latent of a section, (height, width, channels), given the tensors of the model.
 
-    def __init__(self, section: bytes, tensors: dict[str, Whole], height: int, width: int) -> None:
-        if len(section) < 3:
+    It is the grids, or packets without damage.
+    """
+
+    def __init__(
+        self, section: bytes, tensors: dict[str, Whole], height: int, width: int, *, in_packets: bool = False
+    ) -> None:
+        packets = Packets(section, 2) if in_packets else None
+        head = packets.head if packets else section[:3]
+        if len(head) < 3:
             raise DamagedError
-        number, self.position = section[0], int.from_bytes(section[1:3], "little")
+        number, self.position = head[0] % 16 if packets else head[0], int.from_bytes(head[1:], "little")
         if number >= len(PRESETS):
             raise UnknownError
         self.preset = PRESETS[number]
@@ -530,11 +537,14 @@ class Latent(Networks):
         self.out_of = np.array([whole_exponential(u, 2**19) for u in self.unit])
         self.log_scale = self.between(self.tensors["log_scale"])
         self.condition = self.between(self.tensors["condition"])
-        self.symbols = np.zeros((height, width, self.channels), np.int64)
-        self.activations = np.zeros_like(self.symbols)
-        self.stream = Stream(section[3:])
-        self.read()
-        self.stream.end()
+        whole = np.zeros((height, width, self.channels), np.int64)
+        self.level = packets.level if packets else 0
+        for (rows, columns), data in packets.parts() if packets else [(np.s_[:, :], section[3:])]:
+            self.symbols, self.stream = whole[rows, columns], Stream(data)
+            self.activations = np.zeros_like(self.symbols)
+            self.read()
+            self.stream.end()
+        self.symbols = whole
         if np.abs(self.symbols).max() > 16383:
             raise DamagedError
 
@@ -560,36 +570,36 @@ class Latent(Networks):
             self.refine(halving)
 
     def refine(self, halving: int) -> None:
-        d = 2**halving
+        d, level = 2**halving, min(2, halving + self.level)
         first = self.activations[:: 2 * d, :: 2 * d]
         known = [first]
         for offset, (dy, dx) in enumerate(OFFSETS):
             current = self.activations[dy * d :: 2 * d, dx * d :: 2 * d]
             rows, columns = current.shape[:2]
             before = np.zeros((*first.shape[:2], 1), np.int64)
-            for phase in range(self.preset.phases[halving]):
+            for phase in range(self.preset.phases[level]):
                 own = np.zeros_like(first)
                 own[:rows, :columns] = current * before[:rows, :columns]
                 inputs = [*known, own, 32 * before] if self.preset.phased else known
-                condition = self.condition[halving, offset]
+                condition = self.condition[level, offset]
                 context = self.context(offset, np.concatenate(inputs, 2), condition)
                 step = max(1, BAND // max(1, columns))
                 for top in range(0, rows, step):
                     band = range(top, min(rows, top + step))
-                    cells = [(y, x) for y in band for x in range(columns) if self.phase(halving, y, x) == phase]
-                    self.band(halving, offset, cells, context)
+                    cells = [(y, x) for y in band for x in range(columns) if self.phase(level, y, x) == phase]
+                    self.band(d, level, offset, cells, context)
                 for y, x in np.ndindex(rows, columns):
-                    before[y, x] |= self.phase(halving, y, x) == phase
+                    before[y, x] |= self.phase(level, y, x) == phase
             complete = first.copy()
             complete[:rows, :columns] = current
             known.append(complete)
 
-    def phase(self, halving: int, y: int, x: int) -> int:
+    def phase(self, level: int, y: int, x: int) -> int:
         y, x = y % 2, x % 2
-        return {1: 0, 2: (y + x) % 2, 4: 2 * ((y + x) % 2) + y}[self.preset.phases[halving]]
+        return {1: 0, 2: (y + x) % 2, 4: 2 * ((y + x) % 2) + y}[self.preset.phases[level]]
 
-    def band(self, halving: int, offset: int, cells: list[tuple[int, int]], context: Whole) -> None:
-        (dy, dx), d = OFFSETS[offset], 2**halving
+    def band(self, d: int, level: int, offset: int, cells: list[tuple[int, int]], context: Whole) -> None:
+        dy, dx = OFFSETS[offset]
         places = [((2 * y + dy) * d, (2 * x + dx) * d) for y, x in cells]
         for group, (start, stop) in enumerate(zip(self.bounds, self.bounds[1:], strict=False)):
             channels, means, scales = range(start, stop), [], []
@@ -599,7 +609,7 @@ class Latent(Networks):
                 if group:
                     u = u + self.layer(f"steps.{offset}.earlier.{group - 1}", self.activations[row, column, :start])
                 outputs = self.layer(f"steps.{offset}.output.{group}", c + np.clip(u, 0, 256)).clip(-(2**20), 2**20)
-                logarithms = 8 * outputs[stop - start :] + self.log_scale[halving, offset, start:stop]
+                logarithms = 8 * outputs[stop - start :] + self.log_scale[level, offset, start:stop]
                 mean, scale = self.distribution(outputs[: stop - start], logarithms, channels)
                 means.append(mean)
                 scales.append(scale)
@@ -630,7 +640,7 @@ class Latent(Networks):
                     self.activations[element] = min(max(scaled, -256), 256)
 
 
-# The indices of profile vq
+# Packets
 
 
 def crc16(data: bytes) -> int:
@@ -643,35 +653,53 @@ def crc16(data: bytes) -> int:
 
 
 class Packets:
-    """Sound packets of a section that is whole: their streams by number."""
+    """Sound packets of a section that is whole: their streams by number.
 
-    def __init__(self, section: bytes) -> None:
-        found: dict[int, dict[int, bytes]] = {}  # by head
+    Args:
+        detail: bytes of their heads after the first.
+    """
+
+    def __init__(self, section: bytes, detail: int = 0) -> None:
+        found: dict[bytes, dict[int, bytes]] = {}  # by head
+        self.detail = detail
         place = 0
         while place < len(section):
-            number, start, stop = self.packet(section, place)
+            head, number, start, stop = self.packet(section, place)
             if crc16(section[place:stop]) == int.from_bytes(section[stop : stop + 2], "little"):
-                found.setdefault(section[place], {})[number] = section[start:stop]
+                found.setdefault(head, {})[number] = section[start:stop]
                 place = stop + 2
             else:
                 place += 1
         if not found:
             raise DamagedError
-        head = max(found, key=lambda head: len(found[head]))
-        self.streams = found[head]
-        self.resilience, self.book = divmod(head, 16)
+        self.head = max(found, key=lambda head: len(found[head]))
+        self.streams = found[self.head]
+        self.spacing = 1 + self.head[0] // 16
+        self.level = {1: 0, 2: 1, 3: 1}.get(self.spacing, 2 if self.spacing < 8 else 3)
 
-    def packet(self, section: bytes, place: int) -> tuple[int, int, int]:
-        """Number of the packet that may stand at a place, and where its stream starts and stops."""
+    def parts(self) -> list[tuple[tuple[slice, slice], bytes]]:
+        """Rows and columns of each packet, and its stream."""
+        s = self.spacing
+        return [((np.s_[p % s :: s], np.s_[(2 * p + p // s) % s :: s]), data) for p, data in self.streams.items()]
+
+    def packet(self, section: bytes, place: int) -> tuple[bytes, int, int, int]:
+        """Head and number of the packet that may stand at a place, and where its stream starts and stops."""
+        after = place + 1 + self.detail
+        head = section[place:after]
         if section[place] < 16:
-            return 0, place + 1, place + len(section) - 2
-        length, start = 0, place + 2
-        for shift in (0, 7, 14):
+            return head, 0, after, place + len(section) - 2
+        length, start = 0, after + 1
+        for shift in (0, 7, 14, 21):
+            if start >= len(section):
+                return head, 0, start, start
             length |= (section[start] & 127) << shift
             start += 1
             if section[start - 1] < 128:
                 break
-        return section[place + 1], start, start + length
+        return head, section[after], start, start + length
+
+
+# The indices of profile vq
 
 
 class Indices(Networks):
@@ -680,17 +708,16 @@ class Indices(Networks):
     def __init__(self, section: bytes, tensors: dict[str, Whole], sizes: list[int], height: int, width: int) -> None:
         super().__init__(tensors, "prior.")
         packets = Packets(section)
-        self.book, self.size, first = packets.book, sizes[packets.book], sum(sizes[: packets.book])
+        self.book = packets.head[0] % 16
+        self.size, first = sizes[self.book], sum(sizes[: self.book])
         self.entries = slice(first, first + self.size)
         self.first, self.code = np.zeros(self.size, np.int64), np.zeros((self.size, 0), np.int64)
         if self.tensors:
             self.first, self.code = (self.tensors[name][self.entries] for name in ("first", "code"))
         self.indices = np.full((height, width), -1, np.int64)
-        s = packets.resilience + 1
-        self.level = {1: 0, 2: 1, 3: 1}.get(s, 2 if s < 8 else 3)
-        for p, data in packets.streams.items():
-            a, c = p % s, (2 * p + p // s) % s
-            self.map, self.stream = self.indices[a::s, c::s], Stream(data)
+        self.level = packets.level
+        for place, data in packets.parts():
+            self.map, self.stream = self.indices[place], Stream(data)
             self.read()
             self.stream.end()
 

@@ -280,10 +280,10 @@ def test_files_are_read_back_before_they_are_returned(monkeypatch: pytest.Monkey
     """Once, of however many sizes were tried."""
     read, count = latent_coding.decode, 0
 
-    def decoded(*how: Any) -> NDArray[np.int32]:
+    def decoded(*how: Any, **told: Any) -> NDArray[np.int32]:
         nonlocal count
         count += 1
-        return read(*how) + wrong
+        return read(*how, **told) + wrong
 
     monkeypatch.setattr(latent_coding, "decode", decoded)
     wrong = 0
@@ -308,7 +308,7 @@ def test_files_are_read_back_before_they_are_returned(monkeypatch: pytest.Monkey
             CorruptError,
             "at position 513, and its model has .* 0 to 512",
         ),
-        (lambda body: body + b"\x01" * 12, CorruptError, "does not end where its section does"),
+        (lambda body: body + b"\x01" * 12, CorruptError, "does not end where its stream does"),
         (lambda body: body[:HEAD] + b"\xff" * 40, CorruptError, "damaged"),
         (lambda body: body[: len(body) // 2], CorruptError, "damaged"),
     ],

@@ -171,14 +171,8 @@ class Layout:
             )
 
     def _read(self, section: bytes, length: int) -> tuple[Head, dict[int, bytes], dict[int, bytes]]:
-        """Head, streams and beginnings of a section that was written with so many bytes, of which the last may lack.
-
-        Of many places in a long section some have a right checksum by chance; the head is that of most packets.
-        """
-        heads = Counter[Head]()
-        for packet in self._sound(section, length):
-            heads[packet.head] += length + packet.end - packet.start  # bytes count only where packets are as many
-        head = max(heads, key=heads.__getitem__, default=None)
+        """Head, streams and beginnings of a section that was written with so many bytes, of which the last may lack."""
+        head = self._head(section, length)
         found = list(self._sound(section, length, head)) if head else []
         streams = {packet.number: section[packet.begin : packet.stop] for packet in found}
         if len(section) < length:
@@ -189,15 +183,35 @@ class Layout:
             raise CorruptError("no packet of the picture is sound: the file is damaged beyond repair; get it again")
         return head or Head(0, 0, bytes(self.detail)), streams, {}
 
-    def _sound(self, section: bytes, length: int, head: Head | None = None) -> Iterator[_Packet]:
-        """Sound packets with this head or any, wherever in a section they are."""
+    def _head(self, section: bytes, length: int) -> Head | None:
+        """The head of most sound packets, as of many places in a long section some have a right checksum by chance.
+
+        Those that another one or the end follows are looked for first: most places that only seem to be packets are
+        none of these, and to compute their checksums, too, could take longer than is allowed.
+        """
+        for followed in (True, False):
+            heads = Counter[Head]()
+            for packet in self._sound(section, length, followed=followed):
+                heads[packet.head] += length + packet.end - packet.start  # bytes count only where packets are as many
+            if heads:
+                return max(heads, key=heads.__getitem__)
+        return None
+
+    def _sound(
+        self, section: bytes, length: int, head: Head | None = None, *, followed: bool = False
+    ) -> Iterator[_Packet]:
+        """Sound packets with this head or any, wherever in a section they are.
+
+        Args:
+            followed: only those that the same head or the section's end follows.
+        """
         start = re.escape(head.to_bytes()) if head else rb"[\x10-\x9f]" + rb"." * self.detail
         likely = re.compile(start + rb"[\x00-\x63]", re.DOTALL)  # all that packets with numbers may begin with
         place, work = 0, _WORK
         while place < len(section) and work > 0:
             packet = _Packet.at(section, place, length, self.detail)
             place, work = place + 1, work - _STEP
-            if packet and packet.head == (head or packet.head) and packet.end <= len(section):
+            if packet and packet.head == (head or packet.head) and packet.fits(section, followed):
                 work -= packet.end - packet.start
                 if packet.sound(section):
                     yield packet
@@ -237,6 +251,12 @@ class _Packet(NamedTuple):
             if section[begin - 1] < 0x80:
                 return cls(head, section[after], start, begin, begin + size)
         return None
+
+    def fits(self, section: bytes, followed: bool) -> bool:
+        """Whether it does not go beyond the section; if `followed`, its end or the same head must come next."""
+        if not followed or self.end >= len(section):
+            return self.end <= len(section)
+        return section.startswith(self.head.to_bytes(), self.end)
 
     def sound(self, section: bytes) -> bool:
         """Whether the checksum is that of the packet."""

@@ -19,11 +19,13 @@ from codec.autoencoders import store, vector_quantised
 from codec.autoencoders.learned_transform import on_device
 from codec.container import FormatError, Section, pack, read_header, unpack
 from codec.entropy.coder import LIMIT
+from codec.entropy.tables import FRACTIONS
 from codec.overfit import bitstream
 from codec.overfit.lambda_conditioned_weights import LambdaConditionedWeights
 from codec.profiles.clric.initialisation import universal_of
 from codec.profiles.msp import bitstream as latent_bitstream
 from codec.profiles.msp import latent_coding
+from codec.profiles.msp.concealment import conceal
 from codec.profiles.vq import index_coding
 from codec.profiles.vq.profile import PACKETS
 
@@ -90,6 +92,31 @@ def latent(data: bytes) -> None:
                 assert truncated or np.abs(symbols).max() <= LIMIT
 
 
+def latent_packets(data: bytes) -> None:
+    """The packets of a file of profile msp, likewise, and what is expected in place of those that are lost."""
+    with suppress(FormatError):
+        unpacked = unpack(data, allow_truncated=True)
+        header, transform = unpacked.header, on_device(store.load("tiny"), torch.device("cpu"))
+        if Section.PACKETS not in unpacked.sections or max(header.width, header.height) > SIDE:
+            return
+        found = latent_bitstream.PACKETS.of(unpacked)
+        head, size = latent_bitstream.Head.of_packet(found.head), transform.size(header.height, header.width)
+        if head.position > transform.positions:
+            return
+        prior, known = transform.prior(head.preset, head.position), np.zeros(size, bool)
+        symbols = np.zeros((*size, transform.channels), np.int32)
+        for number, stream in {**found.streams, **found.beginnings}.items():
+            place = found.places[number]
+            with suppress(FormatError):
+                symbols[place] = latent_coding.decode(prior, stream, *known[place].shape, spacing=found.head.spacing)
+                known[place] = True
+            beginning = latent_coding.decode_beginning(prior, stream, *known[place].shape, spacing=found.head.spacing)
+            assert beginning[0].shape == symbols[place].shape
+        means = conceal(prior, symbols, known)
+        assert np.array_equal(means[known], FRACTIONS * symbols[known])
+        assert np.abs(means).max() <= FRACTIONS * LIMIT
+
+
 def indices(data: bytes) -> None:
     """The packets of a file of profile vq and their indices; its model is taken to be `tinyvq`."""
     with suppress(FormatError):
@@ -154,6 +181,7 @@ TARGETS: dict[str, tuple[Callable[[bytes], None], tuple[Section | None, ...]]] =
     "weights": (function, (Section.WEIGHTS,)),
     "wavefront": (function, (Section.GRIDS,)),
     "latent": (latent, (Section.GRIDS,)),
+    "latent_packets": (latent_packets, (None, Section.PACKETS)),
     "indices": (indices, (None, Section.GRIDS)),
-    "plugin": (plugin, (None, Section.COLOUR, Section.WEIGHTS, Section.GRIDS)),
+    "plugin": (plugin, (None, Section.COLOUR, Section.WEIGHTS, Section.GRIDS, Section.PACKETS)),
 }

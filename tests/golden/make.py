@@ -169,6 +169,11 @@ def msp_alpha() -> bytes:
     return latent_coded("extra", np.dstack([colours, disc(*colours.shape[:2])]), 320)
 
 
+def msp_packets_alpha() -> bytes:
+    colours = crop("astronaut.png", (160, 40, 288, 140), "RGB")
+    return latent_coded("extra", np.dstack([colours, disc(*colours.shape[:2])]), 77, resilience=1)
+
+
 def msp_unusual() -> bytes:
     """A latent as no picture has one, with numbers as large as they can be."""
     latent = np.random.default_rng(0).laplace(0, 3, (9, 14, transform_of().channels)).astype(np.float32)
@@ -193,6 +198,8 @@ FILES: dict[str, Callable[[], bytes]] = {
     "msp-alpha": msp_alpha,
     "msp-tall": lambda: latent_coded("normal", crop("rocket.jpg", COLUMN, "RGB"), 0),
     "msp-unusual": msp_unusual,
+    "msp-packets": lambda: latent_coded("normal", crop("coffee.png", (0, 0, 320, 200), "RGB"), 200, resilience=9),
+    "msp-packets-alpha": msp_packets_alpha,
     "vq-photo": encoded("astronaut.png", PORTRAIT, "RGB", profile="vq", model=TINY_VQ),
     "vq-grey": encoded("coffee.png", CUP, "L", profile="vq", model=TINY_VQ, quality=30),
     "vq-alpha": with_alpha("astronaut.png", FACE, "RGB", profile="vq", model=TINY_VQ, resilience=1),

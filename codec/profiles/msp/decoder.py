@@ -55,7 +55,7 @@ class MspDecoder(Decoder):
         with computing(self.transform.device):
             head, means = self._mended(container.header, found)
             symbols = (means + FRACTIONS // 2) // FRACTIONS
-            prior, resilience = self.transform.prior(head.preset, head.position), found.head.resilience
+            prior, resilience = self.transform.prior(head.preset, head.position), max(1, found.head.resilience)
             return Coded.of(prior, head, resilience, symbols.astype(np.float32)).sections()
 
     def describe(self, container: Container) -> dict[str, Any]:
