@@ -33,6 +33,7 @@ CASES: list[dict[str, Any]] = [
     {"profile": "clric", "effort": 2, "target_bpp": 1.5},
     {"profile": "coolchic", "effort": 1},
     {"profile": "msp", "effort": 1},
+    {"profile": "msp", "effort": 1, "resilience": 1},
     {"profile": "msp", "effort": 4, "target_bpp": 2.0},
     {"profile": "vq", "model": "tinyvq", "effort": 1, "resilience": 1},
     {"profile": "vq", "model": "tinyvq", "effort": 4, "target_bpp": 2.0},
