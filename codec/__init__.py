@@ -214,8 +214,8 @@ def describe(data: bytes, *, device: str = "auto") -> dict[str, Any]:
     """How the picture of a complete file is coded, as far as its profile knows more than the header says.
 
     Of profile `vq`: "codebook", its size; "packets", and "lost", how many of them are damaged, if any. Of profile
-    `msp`: "preset"; "quality", as it may be given to `encode`; and "packets" and "lost" likewise, or "scales", the bytes
-    of each scale of the latent, by its part of the picture's resolution. Of other profiles it is empty.
+    `msp`: "preset"; "quality", as it may be given to `encode`; and "packets" and "lost" likewise, or "scales", the
+    bytes of each scale of the latent, by its part of the picture's resolution. Of other profiles it is empty.
 
     Raises:
         FormatError, RuntimeError: as `decode`.
