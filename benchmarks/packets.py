@@ -42,6 +42,7 @@ Judge = Callable[[Pixels, Pixels], dict[str, float]]
 QUALITIES = tuple(100 * (book + 1) / 8 for book in range(8))  # of each codebook, where a bit costs nothing
 
 
+RESILIENCES = (0, 1, 3, 6, 9)  # of which sizes are compared, in profile msp
 LAYOUTS = {"vq": vq.PACKETS, "msp": bitstream.PACKETS}
 
 
@@ -154,12 +155,12 @@ def resilient(
     photos: list[Pixels], quality: float, resilience: int, shares: list[float], seeds: int, judge: Judge
 ) -> dict[str, Any]:
     """Figures of profile msp at a quality: bytes by resilience, beside those of files in one piece; and losses."""
-    sizes = []
-    for r in range(10):
-        sizes.append(mean(len(codec.encode(photo, quality=quality, resilience=r)) for photo in photos))
+    sizes = {}
+    for r in RESILIENCES:
+        sizes[r] = mean(len(codec.encode(photo, quality=quality, resilience=r)) for photo in photos)
         click.echo(f"quality {quality:g}, resilience {r}: {sizes[r]:.0f} bytes, {sizes[r] / sizes[0]:.3f} times")
-    found: dict[str, Any] = {"quality": quality, "sizes": {r: round(size) for r, size in enumerate(sizes)}}
-    found["ratios"] = {r: round(size / sizes[0], 3) for r, size in enumerate(sizes)}
+    found: dict[str, Any] = {"quality": quality, "sizes": {r: round(size) for r, size in sizes.items()}}
+    found["ratios"] = {r: round(size / sizes[0], 3) for r, size in sizes.items()}
     found["losses"] = []
     for row in losses(photos, shares, seeds, judge, profile="msp", quality=quality, resilience=resilience):
         found["losses"].append(row)

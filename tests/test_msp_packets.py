@@ -38,7 +38,7 @@ from codec import (
 from codec.autoencoders.networks.progressive_prior import PRESETS
 from codec.entropy.tables import FRACTIONS
 from codec.profiles import packets
-from codec.profiles.msp import latent_coding
+from codec.profiles.msp import concealment, latent_coding
 from codec.profiles.msp.bitstream import PACKETS
 from codec.profiles.msp.concealment import conceal
 from codec.profiles.packets import Head
@@ -428,5 +428,6 @@ def test_memory_is_bounded_by_bands(monkeypatch: pytest.MonkeyPatch) -> None:
     symbols = generator.integers(-9, 10, (31, 12, transform_of().channels)).astype(np.int32)
     known = generator.random((31, 12)) > 0.3
     whole = conceal(prior, symbols, known)
-    monkeypatch.setattr(blocks, "BAND", 11)
+    for module in (blocks, concealment):
+        monkeypatch.setattr(module, "BAND", 11)
     assert np.array_equal(conceal(prior, symbols, known), whole)

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from codec.autoencoders.networks.integer_prior import Conditioned
 from codec.autoencoders.networks.progressive_prior import BLOCKS, OFFSETS
-from codec.blocks import bands
+from codec.blocks import BAND, bands, slices
 from codec.entropy.tables import FRACTIONS
 
 Means = NDArray[np.int32]  # of symbols, in 1 / FRACTIONS
 Mask = NDArray[np.bool_]
+Places = NDArray[np.intp]  # rows, or columns
 
 LAST = len(OFFSETS) - 1  # the offset that is coded last, the first position of a cell's second row
 
@@ -44,29 +45,38 @@ def _fill(means: Means, known: Mask) -> None:
 
     Each time all positions that are known by then count, so that those of any size of hole are filled in at last.
     """
-    height, width = known.shape
     distance = 1
     while not known.all():
         row, column = np.nonzero(~known)
-        total, count = np.zeros((len(row), means.shape[2]), np.int32), np.zeros(len(row), np.int32)
-        for down, right in product((-distance, 0, distance), repeat=2):
-            y, x = row + down, column + right
-            counts = (y >= 0) & (y < height) & (x >= 0) & (x < width)
-            counts[counts] = known[y[counts], x[counts]]
-            total[counts] += means[y[counts], x[counts]]
-            count += counts
-        found = count > 0
-        means[row[found], column[found]] = total[found] // count[found, None]
+        found = np.zeros(len(row), bool)
+        for some in slices(len(row), BAND):
+            mean, found[some] = _mean_around(means, known, row[some], column[some], distance)
+            means[row[some], column[some]] = mean
         known[row[found], column[found]] = True
         distance *= 2
 
 
+def _mean_around(means: Means, known: Mask, row: Places, column: Places, distance: int) -> tuple[Means, Mask]:
+    """Means (n, channels) of what is known so far away from some positions (n,), and at which (n,) there is any."""
+    height, width = known.shape
+    total, count = np.zeros((len(row), means.shape[2]), np.int32), np.zeros(len(row), np.int32)
+    for down, right in product((-distance, 0, distance), repeat=2):
+        y, x = row + down, column + right
+        counts = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+        counts[counts] = known[y[counts], x[counts]]
+        total[counts] += means[y[counts], x[counts]]
+        count += counts
+    return total // np.maximum(count, 1)[:, None], count > 0
+
+
 def _predict(prior: Conditioned, means: Means, lost: Mask) -> None:
     """Replace means of lost positions by what the prior expects there, given the means around them."""
-    activations = prior.units.activations(means, slice(None), FRACTIONS).astype(np.int16)
+    height, width = lost.shape
+    activations = np.empty(means.shape, np.int16)
+    for band in bands(height, width):
+        activations[band] = prior.units.activations(means[band], slice(None), FRACTIONS)
     around = np.pad(activations, ((1, 2), (1, 2), (0, 0)), "edge")
     wanted = np.pad(lost, ((1, 2), (1, 2)))
-    height, width = lost.shape
     for row, column in product((0, 1), repeat=2):  # so that each position is once the last one of its cell
         rows, columns = (height + row + 1) // 2, (width + column + 1) // 2
         grid, place = around[1 - row :, 1 - column :], wanted[1 - row :, 1 - column :]
@@ -79,9 +89,7 @@ def _predict(prior: Conditioned, means: Means, lost: Mask) -> None:
                 means[2 * (y + band.start) + 1 - row, 2 * x - column] = found
 
 
-def _expected(
-    prior: Conditioned, known: list[NDArray[np.int16]], band: slice, cells: tuple[NDArray[np.intp], NDArray[np.intp]]
-) -> Means:
+def _expected(prior: Conditioned, known: list[NDArray[np.int16]], band: slice, cells: tuple[Places, Places]) -> Means:
     """Means (n, channels) of the last positions of some cells of a band (n,), given the others of all cells."""
     halo = slice(max(0, band.start - BLOCKS), band.stop + BLOCKS)
     inputs = np.concatenate([grid[halo] for grid in known], -1).astype(np.float32)
