@@ -123,6 +123,7 @@ def test_order_and_flags() -> None:
         Entry(Section.ALPHA, True, 1),
         Entry(Section.WEIGHTS, True, 1),
         Entry(Section.GRIDS, True, 1),
+        Entry(Section.PACKETS, True, 1),
     )
 
 
