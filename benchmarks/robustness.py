@@ -67,8 +67,8 @@ def mutant(random: Random, files: list[bytes]) -> tuple[str, bytes]:
         return kind, data[: random.randrange(len(data))] + other[random.randrange(len(other)) :]
     if kind == "bytes" or (kind == "EXIF" and b"Maker" not in data):
         return "bytes", changed(random, data, other)
-    if kind == "WEIGHTS" and Section.WEIGHTS not in unpack(data).sections:
-        kind = "GRIDS"
+    if kind in ("WEIGHTS", "GRIDS") and Section[kind] not in (there := unpack(data).sections):
+        kind = "GRIDS" if Section.GRIDS in there else "PACKETS"
     return kind, edited(data, Section.__members__.get(kind), lambda part: changed(random, part, other))
 
 
