@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from codec.importance import Importance
+
 __all__ = [
     "SCALES",
     "BatchError",
@@ -78,6 +80,7 @@ def encode(
     *,
     profile: str = DEFAULT,
     metadata: Mapping[Section, bytes] | None = None,
+    importance: Importance | None = None,
     **options: Any,
 ) -> bytes:
     """Code one picture as the bytes of a `.clric` file.
@@ -87,6 +90,8 @@ def encode(
             width, 4) with alpha, which is lossless. Colours that are wholly transparent are not kept.
         profile: name of a coding profile, see `codec.profiles.names()`.
         metadata: bytes to carry along, under `Section.EXIF`, `Section.XMP` or as `codec.colour.sections` gives them.
+        importance: uint8 (height, width), how much each pixel counts: those that count more get more of the bytes. Only
+            differences matter; all alike by default.
         options: quality, effort and so on: the profile's `options`.
 
     Raises:
@@ -95,7 +100,7 @@ def encode(
             so few bytes; the message says how many it takes.
         RuntimeError: the device is not there, or the file did not decode to what was coded.
     """
-    [data] = encode_batch([pixels], profile=profile, metadata=[metadata or {}], **options)
+    [data] = encode_batch([pixels], profile=profile, metadata=[metadata or {}], importance=[importance], **options)
     return data
 
 
@@ -104,6 +109,7 @@ def encode_batch(
     *,
     profile: str = DEFAULT,
     metadata: Iterable[Mapping[Section, bytes]] | None = None,
+    importance: Iterable[Importance | None] | None = None,
     **options: Any,
 ) -> list[bytes]:
     """Code pictures of any sizes, as many in one fit as there is memory for: on GPUs much faster than one by one.
@@ -114,6 +120,7 @@ def encode_batch(
         pictures: as `encode` takes each; gone through once, when all other arguments were found right.
         profile: for all of them.
         metadata: for each picture; gone through at the same time.
+        importance: of each picture, likewise.
         options: for all of them; targets are for each.
 
     Returns:
@@ -129,13 +136,15 @@ def encode_batch(
     chosen = coder.parse(options)
     device = resolve(chosen.device)
     items = []
-    for pixels, bodies in zip(pictures, repeat({}) if metadata is None else metadata, strict=metadata is not None):
+    described = zip(pictures, repeat({}) if metadata is None else metadata, strict=metadata is not None)
+    maps = repeat(None) if importance is None else importance
+    for (pixels, bodies), weighed in zip(described, maps, strict=importance is not None):
         mode = _mode(pixels)
         header = Header(pixels.shape[1], pixels.shape[0], mode, coder.id)
         colours, known = _split(pixels)
         known |= bodies
         pack(header, {**known, Section.GRIDS: b""})  # what cannot be packed is refused before the slow work
-        items.append(batches.Item(colours, header, known))
+        items.append(batches.Item(colours, header, known, _importance(weighed, pixels)))
     encoder = coder.encoder(chosen, device)
     items = [replace(item, header=replace(item.header, model=encoder.model)) for item in items]
     results = batches.encode(items, encoder, chosen, device)
@@ -245,3 +254,20 @@ def _split(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], dict[Section, 
     colours, channel = pixels[:, :, :-1], pixels[:, :, -1]
     colours = colours[:, :, 0] if colours.shape[2] == 1 else colours
     return alpha.filled(colours, channel), {Section.ALPHA: alpha.encode(channel)}
+
+
+def _importance(given: Importance | None, pixels: NDArray[np.uint8]) -> Importance | None:
+    """Importance as encoders take it: what alpha hides is as what is around it; None if all of it is alike.
+
+    Raises:
+        ValueError: it is no such map of a picture of these pixels.
+    """
+    if given is None:
+        return None
+    if given.dtype != "uint8" or given.shape != pixels.shape[:2]:
+        raise ValueError(f"importance must be uint8 {pixels.shape[:2]}, not {given.dtype} {given.shape}")
+    if pixels.shape[2:] in ((2,), (4,)):
+        from codec import alpha
+
+        given = alpha.filled(given, pixels[:, :, -1])
+    return None if given.min() == given.max() else given

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from codec.importance import Importance
+
 FULL = 0.8  # least mean area of the pictures in a batch, as a part of their common shape
 
 
@@ -26,11 +28,13 @@ class Item:
     Attributes:
         header: without directory and checksum, which follow from the sections.
         metadata: sections that it brings along.
+        importance: of its pixels; None if all of them count alike.
     """
 
     pixels: NDArray[np.uint8]
     header: Header
     metadata: Mapping[Section, bytes]
+    importance: Importance | None = None
 
     def overhead(self, size: int, coded: Sequence[Section]) -> int:
         """Bytes of a file of so many, at most, that are not the bodies of what is coded."""
@@ -143,7 +147,8 @@ def _coded(
     goal: Goal = Quality(options.quality)
     if options.sized:
         goal = Budget(tuple(max(1, size - used) for size, used in zip(sizes, overheads, strict=True)))
-    coded = encoder.encode([item.pixels for item in items], goal, progress)
+    pictures, importance = [item.pixels for item in items], [item.importance for item in items]
+    coded = encoder.encode(pictures, importance, goal, progress)
     files: list[bytes | ValueError] = []
     for item, sections, size, overhead in zip(items, coded, sizes, overheads, strict=True):
         data = pack(item.header, {**item.metadata, **sections})

@@ -132,6 +132,7 @@ class FastProfile(Profile[Options]):
 
     def __init__(self) -> None:
         self.used: list[Options] = []  # of each encode
+        self.importance: list[NDArray[np.uint8] | None] = []  # of each picture
         self.devices: list[str] = []  # of each decode
 
     def encoder(self, options: Options, device: torch.device) -> Encoder:
@@ -159,8 +160,10 @@ class FastEncoder(Encoder):
         self.profile, self.options = profile, options
 
     def encode(
-        self, pictures: Sequence[NDArray[np.uint8]], goal: Goal, progress: Progress | None = None
-    ) -> list[Sections]:
+        self, pictures: Sequence[NDArray[np.uint8]], importance: Sequence[NDArray[np.uint8] | None], goal: Goal,
+        progress: Progress | None = None,
+    ) -> list[Sections]:  # fmt: skip
+        self.profile.importance += importance
         self.profile.used.append(self.options)
         return self.profile.encode(pictures, goal, progress)
 

@@ -42,7 +42,7 @@ class ToyEncoder(Encoder):
     def __init__(self, side):
         self.side = side
 
-    def encode(self, pictures, goal, progress=None):
+    def encode(self, pictures, importance, goal, progress=None):
         budgets = goal.sizes if isinstance(goal, Budget) else [2**30] * len(pictures)
         return [self._smallest(*each) for each in zip(pictures, budgets)]
 

@@ -72,13 +72,18 @@ class Perception(nn.Module):
         """Directions of the features at every position of each tap, (batch, channels, h, w)."""
         return [direction(x) for x in self._features(pictures)]
 
-    def distance(self, pictures: Tensor, seen: list[Tensor]) -> Tensor:
+    def distance(self, pictures: Tensor, seen: list[Tensor], weights: Tensor | None = None) -> Tensor:
         """Distances (batch,) of pictures (batch, 3, height, width) to those that `embed` gave these directions of.
 
         Differentiable in the pictures.
+
+        Args:
+            weights: of differences at each place, (batch, 1, height, width); 1 by default.
         """
         taps = zip(self._features(pictures), seen, self.importance, strict=True)
-        return torch.stack([_Distance.apply(x, y, w) for x, y, w in taps]).sum(0)  # type: ignore[no-untyped-call]
+        return torch.stack(
+            [_Distance.apply(x, y, w, _at(x, weights)) for x, y, w in taps]  # type: ignore[no-untyped-call]
+        ).sum(0)
 
     def _features(self, pictures: Tensor) -> list[Tensor]:
         """Outputs of the layers of `TAPS`, (batch, channels, h, w) each."""
@@ -101,7 +106,7 @@ class _Distance(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, features: Tensor, others: Tensor, importance: Tensor) -> Tensor:
+    def forward(ctx: Any, features: Tensor, others: Tensor, importance: Tensor, weights: Tensor | None) -> Tensor:
         batch, channels, height, width = features.shape
         x, y = (f.permute(0, 2, 3, 1).reshape(batch, -1, channels) for f in (features, others))
         total, gradient = features.new_zeros(batch, dtype=torch.float32), torch.empty_like(x)
@@ -109,14 +114,23 @@ class _Distance(torch.autograd.Function):
         positions = max(1, positions_a_block(features.device) // (batch * channels))
         for start in range(0, height * width, positions):
             block = slice(start, start + positions)
-            total += _distance(x[:, block], y[:, block], w, gradient[:, block])
+            here = w if weights is None else w * weights[:, block]
+            total += _distance(x[:, block], y[:, block], here, gradient[:, block])
         ctx.save_for_backward(gradient.view(batch, height, width, channels).permute(0, 3, 1, 2))
         return total
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
         (gradient,) = ctx.saved_tensors
-        return gradient * upstream.to(gradient.dtype).view(-1, 1, 1, 1), None, None
+        return gradient * upstream.to(gradient.dtype).view(-1, 1, 1, 1), None, None, None
+
+
+def _at(features: Tensor, weights: Tensor | None) -> Tensor | None:
+    """Weights at the positions of features (batch, channels, h, w): (batch, h * w, 1)."""
+    if weights is None:
+        return None
+    height, width = features.shape[2:]
+    return F.adaptive_avg_pool2d(weights, (height, width)).to(features.dtype).flatten(2).mT
 
 
 def _distance(x: Tensor, y: Tensor, w: Tensor, gradient: Tensor) -> Tensor:

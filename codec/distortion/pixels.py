@@ -16,29 +16,38 @@ def squared_error(a: Tensor, b: Tensor) -> Tensor:
     return (a - b).square().mean((1, 2, 3))
 
 
-def structural_error(a: Tensor, b: Tensor) -> Tensor:
+def structural_error(a: Tensor, b: Tensor, weights: Tensor | None = None) -> Tensor:
     """Mean of 1 - SSIM's contrast and structure over scales, of pictures (batch, 3, h, w) in 0..1: (batch,), 0 to 2.
 
     Wang, Simoncelli and Bovik, "Multiscale structural similarity for image quality assessment", 2003, with square
-    windows and no term for luminance. Sides must be at least `LEAST`.
+    windows and no term for luminance. Sides must be at least `LEAST`; weights (batch, 1, h, w) are all 1 by default.
     """
     a, b = a.contiguous(), b.contiguous()  # which pooling is faster for, of so few channels
     total = a.new_zeros(len(a))
     for scale in range(SCALES):
         if scale:
             a, b = F.avg_pool2d(a, 2), F.avg_pool2d(b, 2)
+            weights = None if weights is None else F.avg_pool2d(weights, 2)
         mean_a, mean_b = _pooled(a), _pooled(b)
         variances = _pooled(a * a + b * b) - mean_a.square() - mean_b.square()
         covariance = _pooled(a * b) - mean_a * mean_b
         similarity = (2 * covariance + STABILISER) / (variances + STABILISER)
-        total = total + (1 - similarity).mean((1, 2, 3)) / SCALES
+        missing = (1 - similarity) if weights is None else (1 - similarity) * _pooled(weights)
+        total = total + missing.mean((1, 2, 3)) / SCALES
     return total
 
 
-def picture_error(made: Tensor, picture: Tensor) -> Tensor:
-    """Mean squared error of pictures (batch, 3, h, w) and, if they are large enough for one, structural error."""
-    error = squared_error(made, picture).mean()
-    return error + STRUCTURE * structural_error(made, picture).mean() if min(made.shape[2:]) >= LEAST else error
+def picture_error(made: Tensor, picture: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean squared error of pictures (batch, 3, h, w) and, if they are large enough for one, structural error.
+
+    Args:
+        weights: of each pixel's error, (batch, 1, h, w); all 1 by default.
+    """
+    squares = (made - picture).square()
+    error = (squares if weights is None else squares * weights).mean()
+    return (
+        error + STRUCTURE * structural_error(made, picture, weights).mean() if min(made.shape[2:]) >= LEAST else error
+    )
 
 
 def _pooled(x: Tensor) -> Tensor:

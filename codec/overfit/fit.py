@@ -78,9 +78,13 @@ PAPER_SCHEDULE = Schedule(
 )  # fmt: skip
 
 
-def distortion(function: Function, target: Tensor) -> Tensor:
-    """Mean squared error (batch,) of the samples that the function makes."""
-    error = synthesis.squared_error(function.grids, function.weights, function.spec, target, function.region)
+def distortion(function: Function, target: Tensor, roots: Tensor | None = None) -> Tensor:
+    """Mean squared error (batch,) of the samples that the function makes.
+
+    Args:
+        roots: of the weights of squared errors, (batch, 1, height, width); 1 by default.
+    """
+    error = synthesis.squared_error(function.grids, function.weights, function.spec, target, function.region, roots)
     return error / (function.spec.outputs * function.positions)
 
 

@@ -13,7 +13,7 @@ from codec.entropy.coder import LIMIT
 from codec.entropy.integer_arm import WEIGHT_BITS, WEIGHT_LIMIT
 from codec.overfit import reference_weights
 from codec.overfit.bitstream import Origin, QuantisedWeight, QuantisedWeights, weight_bits
-from codec.overfit.fit import distortion, drift, rate
+from codec.overfit.fit import Distortion, distortion, drift, rate
 from codec.overfit.function import Function, Weights, choose
 from codec.overfit.spec import Spec
 
@@ -28,6 +28,7 @@ def quantise(
     lambdas: Tensor,
     budget: int,
     origin: Origin | None = None,
+    measure: Distortion = distortion,
 ) -> list[QuantisedWeights]:
     """Quantise the weights of each function of a batch, as differences to the nearest reference weights, or to others.
 
@@ -39,10 +40,11 @@ def quantise(
         lambdas: (batch,), as in the fit.
         budget: bytes that the weights of one function may take; steps grow until they fit.
         origin: the weights that they are coded as differences to; the nearest reference weights by default.
+        measure: the distortion, as in the fit.
     """
     price = torch.ones_like(lambdas)
     for _ in range(MAX_ROUNDS):
-        search = _Search(function, target, lambdas, price, origin)
+        search = _Search(function, target, lambdas, price, origin, measure)
         over = search.run() > 8 * budget
         if not over.any():
             break
@@ -60,8 +62,9 @@ class _Search:
         lambdas: Tensor,
         price: Tensor,
         origin: Origin | None,
+        measure: Distortion,
     ) -> None:
-        self.function, self.target, self.lambdas = function, target, lambdas
+        self.function, self.target, self.lambdas, self.measure = function, target, lambdas, measure
         positions = torch.as_tensor(function.positions, device=lambdas.device).clamp(min=FEWEST_SAMPLES)
         self.per_bit = lambdas * price / positions
         self.origins, self.of_origins = _origins(function, origin)
@@ -112,7 +115,7 @@ class _Search:
         changed = replace(self.function, weights={**self.weights, name: weight})
         if name.startswith("arm."):
             return self.lambdas * rate(changed) + self.per_bit * bits
-        return distortion(changed, self.target) + self.per_bit * bits
+        return self.measure(changed, self.target) + self.per_bit * bits
 
 
 def _origins(function: Function, origin: Origin | None) -> tuple[list[Origin], Weights]:

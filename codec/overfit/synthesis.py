@@ -169,7 +169,7 @@ class _SquaredError(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, spec: Spec, with_gradients: bool, target: Tensor, inside: Tensor | None, *inputs: Tensor
+        ctx: Any, spec: Spec, with_gradients: bool, target: Tensor, factors: Tensor | None, *inputs: Tensor
     ) -> Tensor:
         total = target.new_zeros(target.shape[0])
         gradients = [torch.zeros_like(x) for x in inputs] if with_gradients else None
@@ -177,8 +177,8 @@ class _SquaredError(torch.autograd.Function):
             parts = [x.detach().requires_grad_(with_gradients) for x in rows.cut(list(inputs))]
             with torch.set_grad_enabled(with_gradients):
                 difference = rows.synthesise(parts) - target[:, :, rows.top : rows.bottom]
-                if inside is not None:
-                    difference = difference * inside[:, :, rows.top : rows.bottom]
+                if factors is not None:
+                    difference = difference * factors[:, :, rows.top : rows.bottom]
                 errors = difference.square().sum((1, 2, 3))
             total += errors.detach()
             if gradients is not None:
@@ -195,15 +195,21 @@ class _SquaredError(torch.autograd.Function):
 
 
 def squared_error(
-    grids: list[Tensor], weights: dict[str, Tensor], spec: Spec, target: Tensor, region: ValidRegion | None = None
-) -> Tensor:
+    grids: list[Tensor], weights: dict[str, Tensor], spec: Spec, target: Tensor, region: ValidRegion | None = None,
+    roots: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """Sum of squared differences (batch,) between the function's output and target (batch, outputs, height, width).
 
     Those outside of the valid region do not count. At its lower and right edge the output is that of a larger function,
     as far as residual layers reach.
+
+    Args:
+        roots: factors of the differences, (batch, 1, height, width); 1 by default.
     """
-    inputs, inside = _inputs(grids, weights, spec, region), None if region is None else region.inside[0]
-    error: Tensor = _SquaredError.apply(spec, torch.is_grad_enabled(), target, inside, *inputs)  # type: ignore[no-untyped-call]
+    inputs, factors = _inputs(grids, weights, spec, region), roots
+    if region is not None:
+        factors = region.inside[0] if roots is None else region.inside[0] * roots
+    error: Tensor = _SquaredError.apply(spec, torch.is_grad_enabled(), target, factors, *inputs)  # type: ignore[no-untyped-call]
     return error
 
 

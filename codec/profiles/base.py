@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from codec.importance import Importance
+
 Sections = dict[Section, bytes]
 Progress = Callable[[int, int], None]  # done, total
 Chosen = TypeVar("Chosen", bound=Options)
@@ -70,14 +72,16 @@ class Encoder(ABC):
 
     @abstractmethod
     def encode(
-        self, pictures: Sequence[NDArray[np.uint8]], goal: Goal, progress: Progress | None = None
-    ) -> list[Sections]:
+        self, pictures: Sequence[NDArray[np.uint8]], importance: Sequence[Importance | None], goal: Goal,
+        progress: Progress | None = None,
+    ) -> list[Sections]:  # fmt: skip
         """Code pictures, all at once.
 
         A picture that takes more than its budget at the lowest quality, too, gets that.
 
         Args:
             pictures: (height, width) or (height, width, 3), uint8, all of the same mode; one, unless `batchable`.
+            importance: of the pixels of each, as `codec.importance.log_weights` takes it.
             progress: told now and then, in whatever the encoder counts.
         """
 

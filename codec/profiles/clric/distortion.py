@@ -47,10 +47,14 @@ class PerceptualDistortion:
     Args:
         picture: the originals, (batch, 3, height, width) in 0..1.
         region: their valid region; all of their shape by default.
+        weights: of differences at each pixel, (batch, 1, height, width); 1 by default.
     """
 
-    def __init__(self, autoencoder: Autoencoder, picture: Tensor, region: ValidRegion | None = None) -> None:
-        self.autoencoder, self.picture, self.region = autoencoder, picture, region
+    def __init__(
+        self, autoencoder: Autoencoder, picture: Tensor, region: ValidRegion | None = None,
+        weights: Tensor | None = None,
+    ) -> None:  # fmt: skip
+        self.autoencoder, self.picture, self.region, self.weights = autoencoder, picture, region, weights
         self._perception = perception(picture.device)
         times = autoencoder.downscale
         tile, overlap = min(TILE, autoencoder.tile) // times, OVERLAP // times
@@ -75,12 +79,13 @@ class PerceptualDistortion:
         """Contribution (batch,) of a tile to the distortion, from its latents."""
         wanted = self.picture[:, :, *part.place]
         seen = self._look(part) if part.seen is None else part.seen
+        weights = None if self.weights is None else self.weights[:, :, *part.place]
         with reduced_precision(self.picture.device):
             made = self.autoencoder.decode(latents, *part.size)[:, :, *part.core]
             if self.region is not None:
                 made = torch.where(self.region.inside[0][:, :, *part.place] > 0, made, wanted)
-            perceived = self._perception.distance(made, seen)
-        error = made - wanted
+            perceived = self._perception.distance(made, seen, weights)
+        error = made - wanted if weights is None else (made - wanted) * weights
         colour = F.avg_pool2d(error, AREA, ceil_mode=True, count_include_pad=False)
         distance = error.abs().mean((1, 2, 3)) + COLOUR * colour.abs().mean((1, 2, 3)) + PERCEPTION * perceived
         positions = self.picture[0, 0].numel() if self.region is None else self.region.positions

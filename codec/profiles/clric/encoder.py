@@ -6,7 +6,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,8 +15,9 @@ from torch import Tensor
 from codec.autoencoders import store
 from codec.autoencoders.autoencoder import Autoencoder, on_device
 from codec.device import computing
+from codec.importance import Importance, log_weights, of_cells
 from codec.overfit import fit
-from codec.overfit.fit import PAPER_SCHEDULE, Fit, Schedule, Steer, cost
+from codec.overfit.fit import PAPER_SCHEDULE, Distortion, Fit, Schedule, Steer, cost
 from codec.overfit.fits import Fits, Fitted, chosen
 from codec.overfit.function import Function
 from codec.overfit.lambda_conditioned_weights import LambdaConditionedWeights
@@ -64,31 +65,38 @@ class ClricEncoder(Encoder):
         self.batchable = options.effort != PAPER and self.autoencoder.model.function is not None
 
     def encode(
-        self, pictures: Sequence[NDArray[np.uint8]], goal: Goal, progress: Progress | None = None
-    ) -> list[Sections]:
+        self, pictures: Sequence[NDArray[np.uint8]], importance: Sequence[Importance | None], goal: Goal,
+        progress: Progress | None = None,
+    ) -> list[Sections]:  # fmt: skip
+        logs = log_weights(importance, [picture.shape for picture in pictures], self.autoencoder.device)
         with computing(self.autoencoder.device):
             if isinstance(goal, Quality) and self.options.effort == PAPER:
-                return self._as_published(pictures[0], goal.log_lambda(LOG_LAMBDA), progress).sections()
-            fits = self._fits(pictures, progress, sized=isinstance(goal, Budget))
+                return self._as_published(pictures[0], logs, goal.log_lambda(LOG_LAMBDA), progress).sections()
+            fits = self._fits(pictures, logs, progress, sized=isinstance(goal, Budget))
             found = of_size(fits, goal.sizes) if isinstance(goal, Budget) else fits.at(goal.log_lambda(LOG_LAMBDA))
             return found.sections()
 
-    def _fits(self, pictures: Sequence[NDArray[np.uint8]], progress: Progress | None, *, sized: bool) -> LatentFits:
+    def _fits(
+        self, pictures: Sequence[NDArray[np.uint8]], logs: Tensor | None, progress: Progress | None, *, sized: bool
+    ) -> LatentFits:
         first, second = ITERATIONS[int(self.options.effort)]
         iterations = Iterations(first, second if self.autoencoder.quick else 0)
         kind = OwnFits if self.autoencoder.model.function is None else UniversalFits
         total = iterations.total(own_weights=kind.own_weights, rounds=ROUNDS * sized)
         bounds, count = (min(LOG_LAMBDA), max(LOG_LAMBDA)), counting(progress, total)
-        return kind(self.autoencoder, pictures, iterations, bounds, self.options.seed, count)
+        return kind(self.autoencoder, pictures, logs, iterations, bounds, self.options.seed, count)
 
-    def _as_published(self, pixels: NDArray[np.uint8], log_lambda: float, progress: Progress | None) -> Fitted:
+    def _as_published(
+        self, pixels: NDArray[np.uint8], logs: Tensor | None, log_lambda: float, progress: Progress | None
+    ) -> Fitted:
         """A function of the latent alone, from random beginnings, as the paper has it."""
         device, count = self.autoencoder.device, counting(progress, PAPER_SCHEDULE.total)
         picture = to_tensor([pixels], device).expand(-1, 3, -1, -1)
         generator = torch.Generator(device).manual_seed(self.options.seed)
         step = StepTrials.on(self.autoencoder, picture).step(math.exp(log_lambda))
         latent = self.autoencoder.encode(picture)
-        start = initialisation.from_nothing(latent, step, PAPER_SCHEDULE, generator, count)
+        measure = _of_latent(logs, self.autoencoder.downscale)
+        start = initialisation.from_nothing(latent, step, PAPER_SCHEDULE, generator, count, measure)
         return Fitted(start.function, start.weights)
 
 
@@ -144,6 +152,7 @@ class LatentFits(Fits):
 
     Args:
         pictures: (height, width) or (height, width, 3), uint8.
+        log_weights: of the distortion, (batch, 1, height, width); None if all are 0. Lambda is that of the greatest.
         bounds: least and greatest logarithm of lambda.
         progress: told after each iteration.
     """
@@ -153,10 +162,15 @@ class LatentFits(Fits):
     _fit: LatentFit
 
     def __init__(
-        self, autoencoder: Autoencoder, pictures: Sequence[NDArray[np.uint8]], iterations: Iterations,
-        bounds: tuple[float, float], seed: int, progress: Callable[[int], None],
+        self, autoencoder: Autoencoder, pictures: Sequence[NDArray[np.uint8]], log_weights: Tensor | None,
+        iterations: Iterations, bounds: tuple[float, float], seed: int, progress: Callable[[int], None],
     ) -> None:  # fmt: skip
         device, self.count = autoencoder.device, len(pictures)
+        self.most, self.log_weights = torch.zeros(self.count, dtype=torch.float64, device="cpu"), log_weights
+        if log_weights is not None:
+            most = log_weights.amax((1, 2, 3), keepdim=True)
+            self.most, self.log_weights = most.flatten().cpu().double(), log_weights - most
+            bounds = bounds[0], bounds[1] + self.most.max().item()
         self.autoencoder, self.iterations, self.bounds, self.progress = autoencoder, iterations, bounds, progress
         self.responses = -0.5, -0.35 if iterations.distortion else -0.5
         self.generator = torch.Generator(device).manual_seed(seed)
@@ -167,7 +181,7 @@ class LatentFits(Fits):
 
     @abstractmethod
     def _begun(self, logs: Tensor) -> Initialisation:
-        """How fits begin."""
+        """How fits begin, by the logarithms of the lambdas of what counts most."""
 
     def bits(self, function: Function) -> Tensor:
         return fit.rate(function.rounded()) * function.positions
@@ -176,7 +190,7 @@ class LatentFits(Fits):
         return SHRINKAGE * (logs / 2).exp()
 
     def fitted(self, logs: Tensor, steer: Steer | None = None) -> Fitted:
-        start = self._begun(logs)
+        start = self._begun(logs - self.most)
         rounded = Fitted(start.function.rounded(), start.weights)
         if not self.iterations.distortion:
             return rounded
@@ -199,7 +213,7 @@ class LatentFits(Fits):
         if self.iterations.distortion:
             total = self._perceptual.distortion(latents_of(function, step))
         else:  # to look at the picture would take longer than all else
-            total = fit.distortion(function, self.latent / step)
+            total = _of_latent(self.log_weights, self.autoencoder.downscale)(function, self.latent / step)
         return list(torch.autograd.grad(total.sum(), grids))
 
     def _coded(self, function: Function) -> Fitted:
@@ -208,11 +222,12 @@ class LatentFits(Fits):
     def _lambdas(self, logs: Tensor) -> Tensor:
         """Lambdas (batch,) for a bit per position of the latent."""
         positions = self.latent[0, 0].numel() if self.region is None else self.region.positions
-        return logs.exp().to(self.pixels.device, torch.float32) * positions / self.pixels
+        return (logs - self.most).exp().to(self.pixels.device, torch.float32) * positions / self.pixels
 
     @cached_property
     def _perceptual(self) -> PerceptualDistortion:
-        return PerceptualDistortion(self.autoencoder, self.picture, self.visible)
+        weights = None if self.log_weights is None else self.log_weights.exp()
+        return PerceptualDistortion(self.autoencoder, self.picture, self.visible, weights)
 
 
 class UniversalFits(LatentFits):
@@ -221,17 +236,20 @@ class UniversalFits(LatentFits):
     own_weights = False
 
     def estimate(self, logs: Tensor) -> Tensor:
-        return self.bits(self._begun(logs).function).cpu().double()
+        return self.bits(self._begun(logs - self.most).function).cpu().double()
 
     def turn(self, function: Function, before: Tensor, after: Tensor) -> tuple[Function, Tensor]:
         """The same latents in other steps, those of another start, which is the fit's from now on."""
-        old, new = self._begun(before), self._begun(after)
+        old, new = self._begun(before - self.most), self._begun(after - self.most)
         self._fit.start = new
         grids = [g * (old.step / new.step) for g in function.grids]
         return replace(function, weights=new.function.weights, grids=grids), self._lambdas(after)
 
     def _begun(self, logs: Tensor) -> Initialisation:
-        return initialisation.from_universal(self._universal, self.latent, logs.exp().tolist(), self.region)
+        lambdas, weights = logs.exp().tolist(), None
+        if self.log_weights is not None:
+            weights = of_cells(self.log_weights, self.autoencoder.downscale)
+        return initialisation.from_universal(self._universal, self.latent, lambdas, self.region, weights)
 
     @cached_property
     def _universal(self) -> LambdaConditionedWeights:
@@ -244,16 +262,22 @@ class OwnFits(LatentFits):
     own_weights = True
 
     def estimate(self, logs: Tensor) -> Tensor:
-        bits = self._trials.bits(self._trials.step(math.exp(logs[0])))
+        bits = self._trials.bits(self._trials.step(math.exp(logs[0] - self.most[0])))
         return self.pixels.cpu().double() * bits
 
     def _begun(self, logs: Tensor) -> Initialisation:
         step = self._trials.step(math.exp(logs[0]))
-        first = self.iterations.first
+        first, measure = self.iterations.first, _of_latent(self.log_weights, self.autoencoder.downscale)
         return initialisation.from_latent(
-            self.latent, self._trials.sensitivity, step, first, self.generator, self.progress
+            self.latent, self._trials.sensitivity, step, first, self.generator, self.progress, measure
         )
 
     @cached_property
     def _trials(self) -> StepTrials:
         return StepTrials.on(self.autoencoder, self.picture)
+
+
+def _of_latent(log_weights: Tensor | None, downscale: int) -> Distortion:
+    """The squared error of latents, weighted by the logarithms (batch, 1, height, width) for pixels."""
+    roots = None if log_weights is None else (of_cells(log_weights, downscale) / 2).exp()
+    return partial(fit.distortion, roots=roots)

@@ -7,14 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from codec.autoencoders.errors import ModelFileError
 from codec.autoencoders.model import Model
 from codec.overfit import initialisation, synthesis
 from codec.overfit.bitstream import Origin, QuantisedWeight, QuantisedWeights
-from codec.overfit.fit import PAPER_CANDIDATES, Schedule, fit
+from codec.overfit.fit import PAPER_CANDIDATES, Distortion, Schedule, distortion, fit
 from codec.overfit.function import Function, joined
 from codec.overfit.lambda_conditioned_weights import NONE, LambdaConditionedWeights, read_description
 from codec.overfit.quantise import dequantise, quantise
@@ -25,6 +24,7 @@ from codec.profiles.clric.quantisation_step import Sensitivity
 
 WEIGHTS_BUDGET = 2**14  # bytes
 DEAD_ZONE = 0.4  # in steps, by how much lambda is beyond a universal function's, in its logarithm
+UNIMPORTANT = 0.15  # what a weight below 1 adds to that, by its logarithm
 FINE = math.log(2) / 6  # squared error of a sample that a bit saves at fine steps, in squared steps
 
 
@@ -51,45 +51,54 @@ class Initialisation:
 
 
 def from_universal(
-    universal: LambdaConditionedWeights, latents: Tensor, lambdas: list[float], region: ValidRegion | None
-) -> Initialisation:
+    universal: LambdaConditionedWeights, latents: Tensor, lambdas: list[float], region: ValidRegion | None,
+    log_weights: Tensor | None = None,
+) -> Initialisation:  # fmt: skip
     """The universal function for each lambda, with the scaled latent in its grid: still to be rounded.
 
-    For lambdas beyond its greatest, samples are drawn towards zero, so that more of them are rounded to it.
+    For lambdas beyond its greatest, samples are drawn towards zero, so that more of them are rounded to it; where
+    weights are below 1, likewise.
+
+    Args:
+        log_weights: logarithms of weights of the latents' positions, (batch, 1, h, w), 0 or less; 0 by default.
     """
     origins = [Origin(universal.number(lam), universal) for lam in lambdas]
     step = steps_of(origins, latents.device)
-    dead = [DEAD_ZONE * max(0.0, math.log(lam / universal.lambdas[1])) for lam in lambdas]
-    scaled = [F.softshrink(one, zone) for one, zone in zip((latents / step).split(1), dead, strict=True)]
+    beyond = step.new_tensor([max(0.0, math.log(lam / universal.lambdas[1])) for lam in lambdas]).view(-1, 1, 1, 1)
+    dead = DEAD_ZONE * beyond if log_weights is None else DEAD_ZONE * beyond - UNIMPORTANT * log_weights
+    scaled = _drawn(latents / step, dead).split(1)
     function = joined([initialisation.universal(*pair) for pair in zip(origins, scaled, strict=True)]).within(region)
     nothing = {name: QuantisedWeight.nothing(shape) for name, shape in function.spec.weight_shapes.items()}
     return Initialisation(function, [QuantisedWeights(origin, nothing) for origin in origins], step)
 
 
+def _drawn(x: Tensor, zone: Tensor) -> Tensor:
+    """Samples, drawn towards zero by a zone each; those within it become zero."""
+    return x - x.clamp(-zone, zone)
+
+
 def from_latent(
     latent: Tensor, sensitivity: Sensitivity, step: float, schedule: Schedule, generator: torch.Generator,
-    progress: Callable[[int], None],
+    progress: Callable[[int], None], measure: Distortion = distortion,
 ) -> Initialisation:  # fmt: skip
     """A function fitted to the latent alone, about as exact as the weighted latent quantised with this step."""
     seen = sensitivity.of(latent)
     lam = FINE * step**2 / latent.shape[1]
-    lambdas = torch.full((1,), lam, device=latent.device)
-    return _start(
-        sensitivity.undone(fit(seen, lambdas, [initialisation.principal(seen, step)], schedule, generator, progress)),
-        lam,
-    )
+    lambdas, start = torch.full((1,), lam, device=latent.device), initialisation.principal(seen, step)
+    return _start(sensitivity.undone(fit(seen, lambdas, [start], schedule, generator, progress, measure)), lam)
 
 
 def from_nothing(
-    latent: Tensor, step: float, schedule: Schedule, generator: torch.Generator, progress: Callable[[int], None]
-) -> Initialisation:
+    latent: Tensor, step: float, schedule: Schedule, generator: torch.Generator, progress: Callable[[int], None],
+    measure: Distortion = distortion,
+) -> Initialisation:  # fmt: skip
     """A function fitted to the latent as the paper does it: one feature on each of seven grids, random candidates."""
     channels, height, width = latent.shape[1:]
     lam = FINE * step**2 / channels
     spec = Spec(height, width, channels, features=(1,) * 7, spatial=8, references=0)
     candidates = [initialisation.random(spec, generator) for _ in range(PAPER_CANDIDATES)]
     lambdas = torch.full((1,), lam, device=latent.device)
-    return _start(fit(latent, lambdas, candidates, schedule, generator, progress), lam)
+    return _start(fit(latent, lambdas, candidates, schedule, generator, progress, measure), lam)
 
 
 def _start(function: Function, lam: float) -> Initialisation:

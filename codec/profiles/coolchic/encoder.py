@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from codec.device import computing
+from codec.importance import Importance, log_weights
 from codec.overfit import fit, initialisation
 from codec.overfit.fit import PAPER_CANDIDATES, PAPER_SCHEDULE, Fit, Schedule, Steer, drift
 from codec.overfit.fits import Fits, Fitted
@@ -60,8 +61,9 @@ class CoolChicEncoder(Encoder):
         self.batchable = options.effort != PAPER
 
     def encode(
-        self, pictures: Sequence[NDArray[np.uint8]], goal: Goal, progress: Progress | None = None
-    ) -> list[Sections]:
+        self, pictures: Sequence[NDArray[np.uint8]], importance: Sequence[Importance | None], goal: Goal,
+        progress: Progress | None = None,
+    ) -> list[Sections]:  # fmt: skip
         if self.options.effort == PAPER:
             schedule, ahead = PAPER_SCHEDULE, None
         else:
@@ -70,7 +72,7 @@ class CoolChicEncoder(Encoder):
         total = schedule.total + isinstance(goal, Budget) * ROUNDS * (schedule.again + schedule.settle)
         bounds, count = (min(LOG_LAMBDA), max(LOG_LAMBDA)), counting(progress, total)
         with computing(self.device):
-            fits = PictureFits(pictures, schedule, bounds, self.options.seed, count, self.device, ahead)
+            fits = PictureFits(pictures, importance, schedule, bounds, self.options.seed, count, self.device, ahead)
             found = of_size(fits, goal.sizes) if isinstance(goal, Budget) else fits.at(goal.log_lambda(LOG_LAMBDA))
             return found.sections()
 
@@ -80,19 +82,22 @@ class PictureFits(Fits):
 
     Args:
         pictures: (height, width) or (height, width, 3), uint8, all with as many channels.
+        importance: of the pixels of each.
         bounds: least and greatest logarithm of lambda.
         progress: told after each iteration.
         ahead: lambda of the reference weights to begin with, in those of the fit; random weights if None.
     """
 
     def __init__(
-        self, pictures: Sequence[NDArray[np.uint8]], schedule: Schedule, bounds: tuple[float, float], seed: int,
-        progress: Callable[[int], None], device: torch.device, ahead: float | None,
+        self, pictures: Sequence[NDArray[np.uint8]], importance: Sequence[Importance | None], schedule: Schedule,
+        bounds: tuple[float, float], seed: int, progress: Callable[[int], None], device: torch.device,
+        ahead: float | None,
     ) -> None:  # fmt: skip
         self.count, self.bounds, self.progress = len(pictures), bounds, progress
         self.schedule, self.ahead = schedule, ahead
         self.responses, self.far = ((-0.4, -0.16), 0.1) if schedule.main >= SUPPLE else ((-0.2, -0.08), 0.0)
-        self.target = to_tensor(pictures, device)
+        self.target, logs = to_tensor(pictures, device), log_weights(importance, [p.shape for p in pictures], device)
+        self.measure = partial(fit.distortion, roots=None if logs is None else (logs / 2).exp())
         outputs, height, width = self.target.shape[1:]
         self.spec = trained_spec(height, width, outputs)
         self.region = region_of(pictures, device, levels=len(self.spec.features))
@@ -132,12 +137,12 @@ class PictureFits(Fits):
         if (logs - self.reference).abs().max() > ONE_REFERENCE:
             self.reference = logs
         lambdas, starts = self._lambdas(logs), self._starts(self._lambdas(self.reference))
-        self._fit = Fit(self.target, lambdas, starts, self.schedule, self.generator, self.progress)
+        self._fit = Fit(self.target, lambdas, starts, self.schedule, self.generator, self.progress, self.measure)
         return self._coded(self._fit.run(steer))
 
     def slopes(self, found: Fitted) -> list[Tensor]:
         grids = [g.detach().requires_grad_() for g in found.function.grids]
-        total = fit.distortion(replace(found.function, grids=grids), self.target)
+        total = self.measure(replace(found.function, grids=grids), self.target)
         return list(torch.autograd.grad(total.sum(), grids))
 
     def _starts(self, lambdas: Tensor) -> list[Function]:
@@ -151,7 +156,7 @@ class PictureFits(Fits):
         return logs.exp().to(self.target.device, torch.float32)
 
     def _coded(self, function: Function) -> Fitted:
-        weights = quantise(function, self.target, self._fit.lambdas, self.budget)
+        weights = quantise(function, self.target, self._fit.lambdas, self.budget, measure=self.measure)
         each = [dequantise(function.spec, w, self.target.device) for w in weights]
         held = {name: torch.cat([w[name] for w in each]) for name in function.weights}
         return Fitted(replace(function, weights=held), weights)

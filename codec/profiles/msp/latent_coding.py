@@ -7,7 +7,9 @@ bands of some rows of cells, which bound the memory that is needed; and in a ban
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from functools import cache
 
 import numpy as np
 import torch
@@ -20,24 +22,32 @@ from codec.container import CorruptError
 from codec.entropy import selftest, tables
 from codec.entropy.coder import LIMIT, Coder, Decoder, Encoder, code_laplace, continuations
 
+# Part of the channels, those that hold colours and coarse shapes, and of the trade that is made with them: without them
+# a place has few bits, but is grey and made of squares.
+STRONGEST, CAUTION = 1 / 12, 0.4
 SURE = 0  # scale index up to which a symbol whose mean rounds to zero is zero
 
 Symbols = NDArray[np.int32]
 Activations = NDArray[np.int16]
+Trade = NDArray[np.float32]
 Cells = tuple[NDArray[np.intp], NDArray[np.intp]]  # rows and columns
 
 
-def encode(prior: Conditioned, latent: NDArray[np.float32], spacing: int = 1) -> tuple[bytes, Symbols]:
+def encode(
+    prior: Conditioned, latent: NDArray[np.float32], spacing: int = 1, trade: Trade | None = None
+) -> tuple[bytes, Symbols]:
     """Code a latent (height, width, channels) in symbols that are not rounded yet.
 
     Args:
         spacing: distance of the latent's positions in the picture's own latent.
+        trade: (height, width), squared error of a symbol that a bit is worth at each position, beside what rounding
+            gives for it; 0, or None for all, where symbols are only rounded.
 
     Returns:
         The stream, and the symbols that it holds.
     """
     coder, (height, width, _) = Encoder(), latent.shape
-    symbols = LatentCoding([coder], prior, height, width, latent, spacing).run()
+    symbols = LatentCoding([coder], prior, height, width, latent, spacing, trade).run()
     return coder.finish(), symbols
 
 
@@ -110,6 +120,7 @@ class LatentCoding:
         latent: (height, width, channels), what to encode, in symbols that are not rounded yet; None to decode.
         spacing: distance of the latent's positions in the picture's own latent: networks are those of halvings in which
             positions are about as far apart, as far as there are any.
+        trade: as of `encode`.
 
     Attributes:
         known: (height, width), where all symbols are coded, after `run`.
@@ -117,11 +128,12 @@ class LatentCoding:
 
     def __init__(
         self, coders: Sequence[Coder], prior: Conditioned, height: int, width: int,
-        latent: NDArray[np.float32] | None = None, spacing: int = 1,
+        latent: NDArray[np.float32] | None = None, spacing: int = 1, trade: Trade | None = None,
     ) -> None:  # fmt: skip
-        self._coders, self._prior, self._latent = list(coders), prior, latent
+        self._coders, self._prior, self._latent, self._trade = list(coders), prior, latent, trade
         self._level = spacing.bit_length() - 1
         channels = prior.prior.channels
+        self._caution = np.where(np.arange(channels) < channels * STRONGEST, CAUTION, 1).astype(np.float32)
         self._symbols = np.zeros((height, width, channels), np.int32)
         self._activations = np.zeros((height, width, channels), np.int16)
         self.known = np.zeros((height, width), bool)
@@ -201,6 +213,9 @@ class LatentCoding:
         """Code some channels of some cells, given their distributions (cells, channels)."""
         row, column = cells
         told = None if self._latent is None else self._latent[place][row, column, channels]
+        if told is not None and self._trade is not None:
+            trade = self._trade[place][row, column, None] * self._caution[channels]
+            told = _traded(told, mean, scale, trade)
         symbols = self._run(told, mean, scale)
         self._symbols[place][row, column, channels] = symbols
         self._activations[place][row, column, channels] = self._prior.units.activations(symbols, channels)
@@ -227,3 +242,37 @@ class LatentCoding:
         self._coders = []
         known = np.arange(len(differ)) < differ.argmax()
         return np.where(known, found[0], expected)
+
+
+def _traded(told: NDArray[np.float32], mean: Integers, scale: Integers, trade: Trade) -> NDArray[np.float32]:
+    """Symbols (n, channels) that cost least, squared error and bits, of those between the nearest and the likeliest.
+
+    Args:
+        trade: (n, channels), squared error that a bit is worth; where it is 0, symbols are the nearest ones.
+    """
+    nearest, centre = np.rint(told), np.floor(mean / tables.FRACTIONS + 0.5)
+    spread = np.exp((tables.LOG_SCALE_MIN_EIGHTHS + scale) / tables.LOG_SCALE_FRACTIONS)
+    # Away from the mean, each further one costs as many bits: a parabola and a line, of which this is the least.
+    off = told - mean / tables.FRACTIONS
+    drawn = np.sign(off) * np.maximum(0, np.abs(off) - trade / (2 * math.log(2) * spread))
+    between = np.rint(drawn + mean / tables.FRACTIONS)
+    best, least = nearest, np.full(told.shape, np.inf)
+    for tried in (nearest, centre, between):
+        cost = np.square(told - tried) + trade * _bits(tried - centre, mean - centre * tables.FRACTIONS, scale)
+        best, least = np.where(cost < least, tried, best), np.minimum(cost, least)
+    return best.astype(np.float32)
+
+
+def _bits(residual: NDArray[np.floating], fraction: NDArray[np.floating], scale: Integers) -> NDArray[np.float64]:
+    """Bits (n, channels) of differences to the integers nearest to means, which are so many 1/16 beside these."""
+    widest = tables.HALF_WIDTHS[-1]
+    index = np.clip(residual, -widest, widest).astype(np.intp) + widest
+    bits: NDArray[np.float64] = _all_bits()[scale, fraction.astype(np.intp) + tables.FRACTIONS // 2, index]
+    return bits
+
+
+@cache
+def _all_bits() -> NDArray[np.float64]:
+    """Bits of each symbol of the widest tables, (scales, 16, 2K + 2)."""
+    bits: NDArray[np.float64] = -np.log2((tables.counts(len(tables.HALF_WIDTHS) - 1) + 1) / tables.TOTAL)
+    return bits

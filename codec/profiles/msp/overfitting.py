@@ -15,23 +15,27 @@ from torch import Tensor
 
 from codec.autoencoders.learned_transform import LearnedTransform
 from codec.autoencoders.networks.progressive_prior import laplace_bits
+from codec.autoencoders.networks.transform import DOWNSCALE
 from codec.device import reduced_precision
 from codec.distortion.pixels import picture_error
+from codec.importance import of_cells
 
 RATE = 0.12  # part of the way to where each symbol alone would cost least, at first, by the root of all iterations
 STEP = 0.03  # greatest step of a symbol at once
 NARROW = -2.0  # logarithm of the scale from which on a symbol may change: others would cost a hundred bits
 WORTH = math.log(2) / 6  # squared error of a symbol that a bit is worth, where steps are small
+FITTED = 0.3  # least weight of what is fitted: the rest is better off with symbols that were chosen by their bits
 
 
 def overfit(
-    transform: LearnedTransform, preset: str, picture: Tensor, latents: Tensor, position: int, iterations: int,
-    progress: Callable[[int], None], seed: int,
+    transform: LearnedTransform, preset: str, picture: Tensor, weights: Tensor | None, latents: Tensor,
+    position: int, iterations: int, progress: Callable[[int], None], seed: int,
 ) -> Tensor:  # fmt: skip
     """A latent that costs less: distortion + lambda * bits per pixel.
 
     Args:
         picture: (1, 3, height, width)
+        weights: of the distortion, (1, 1, height, width), 0..1; None if all are 1.
         latents: (1, channels, ...) in symbols, not rounded.
         progress: told after each iteration.
         seed: of the noise.
@@ -47,11 +51,12 @@ def overfit(
     generator = torch.Generator(latents.device).manual_seed(seed)
     with torch.no_grad():
         free = transform.distributions(preset, best, position).log_scale > NARROW
+        free = free if weights is None else free & (of_cells(weights, DOWNSCALE) >= FITTED)
     with torch.enable_grad():
         fitted = latents.clone().requires_grad_()
         for iteration in range(1 + iterations):
             rounded = fitted + (fitted.round() - fitted).detach()
-            error = picture_error(transform.decode(rounded, position, height, width).clamp(0, 1), picture)
+            error = picture_error(transform.decode(rounded, position, height, width).clamp(0, 1), picture, weights)
             with reduced_precision(transform.device):
                 found = transform.distributions(preset, rounded, position)
             cost = error.item() + trade * laplace_bits(rounded.detach(), *found).sum().item()

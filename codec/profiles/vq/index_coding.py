@@ -22,17 +22,21 @@ from codec.entropy.coder import Coder, Decoder, Encoder, code_categorical, conti
 from codec.entropy.tables import LOGIT_FRACTIONS
 
 Costs = NDArray[np.float32]
+Trade = NDArray[np.float32]
 Place = tuple[slice, slice]
 
 
-def encode(prior: AnyPrior, book: int, spacing: int, costs: Costs | Indices, trade: float) -> tuple[bytes, Indices]:
+def encode(
+    prior: AnyPrior, book: int, spacing: int, costs: Costs | Indices, trade: Trade | float
+) -> tuple[bytes, Indices]:
     """Choose the indices of a map step by step, and code them.
 
     Args:
         book: index of the codebook.
         spacing: distance of the map's positions in the picture's own map.
         costs: (h, w, size), of each index at each position; or indices (h, w), which are coded as they are.
-        trade: cost of a bit. Each index costs least with its bits; what it does to later ones is not foreseen.
+        trade: cost of a bit, (h, w) or the same everywhere. Each index costs least with its bits; what it does to
+            later ones is not foreseen.
 
     Returns:
         The stream, and the indices (h, w).
@@ -75,11 +79,11 @@ class IndexCoding:
 
     def __init__(
         self, coders: Sequence[Coder], prior: AnyPrior, book: int, spacing: int, height: int, width: int,
-        costs: Costs | Indices | None = None, trade: float = 0.0,
+        costs: Costs | Indices | None = None, trade: Trade | float = 0.0,
     ) -> None:  # fmt: skip
         self._coders, self._prior, self._book = list(coders), prior, book
         self._level = spacing.bit_length() - 1
-        self._costs, self._trade = costs, trade
+        self._costs, self._trade = costs, np.broadcast_to(np.float32(trade), (height, width))
         self._codes = prior.codes(book)
         self._indices = np.full((height, width), UNKNOWN, np.int32)
 
@@ -125,7 +129,7 @@ class IndexCoding:
         told = None
         if self._costs is not None:
             given = self._costs[place][cells]
-            chosen = given if given.ndim == 1 else (given + self._trade * _bits(logits)).argmin(1)
+            chosen = given if given.ndim == 1 else self._cheapest(given, place, cells, logits)
             told = chosen.astype(np.int32)
         found = [code_categorical(coder, told, logits) for coder in self._coders]
         differ = found[0] != found[-1]
@@ -133,6 +137,13 @@ class IndexCoding:
             self._coders = []
             found[0][differ.argmax() :] = UNKNOWN
         self._indices[place][cells] = found[0]
+
+    def _cheapest(
+        self, costs: Costs | Indices, place: Place, cells: NDArray[np.bool_], logits: NDArray[np.int64]
+    ) -> Indices:
+        """Indices (n,) of those that cost least with their bits, of the costs (n, size) of all of some cells (h, w)."""
+        chosen: Indices = (costs + self._trade[place][cells][:, None] * _bits(logits)).argmin(1)
+        return chosen
 
 
 def _bits(logits: NDArray[np.int64]) -> NDArray[np.float32]:
