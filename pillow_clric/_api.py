@@ -16,7 +16,8 @@ import codec
 from codec import colour
 from codec.container import Header, Section, UnsupportedError, read_header
 from codec.profiles import DEFAULT, by_id, names
-from pillow_clric import _colour, _metadata, _modes
+from pillow_clric import _colour, _importance, _metadata, _modes
+from pillow_clric._importance import Importance
 from pillow_clric._losses import LossWarning, losses
 from pillow_clric._metadata import Exif, Icc, Xmp
 from pillow_clric._options import documented
@@ -38,6 +39,7 @@ def encode(
     exif: Exif = "keep",
     icc_profile: Icc = "keep",
     xmp: Xmp = "keep",
+    importance: Importance = None,
     **options: Any,
 ) -> bytes:
     """Code an image as the bytes of a `.clric` file. `image.save(fp, "CLRIC", ...)` takes the same arguments.
@@ -53,6 +55,9 @@ def encode(
         icc_profile: bytes; "keep", None or b"" as above. The image's own is taken from a PNG file's gamma and
             chromaticities, too. What was for other colours than the mode that is coded (such as CMYK) is not kept.
         xmp: bytes or str; "keep", None or b"" as above.
+        importance: a grey image (mode L) or an array (height, width) from 0 to 1 or of uint8, of any size and resampled
+            to the image's: parts that are brighter there get more of the bytes, and the others stay recognisable. Only
+            differences matter. It lies over the pixels as they are stored, whatever any EXIF orientation says.
         options: {options}
 
     Raises:
@@ -63,7 +68,9 @@ def encode(
         ModelError: there is no such model, or it is damaged; an `OSError` that says what to do.
         ImportError: the model needs an extra that is not installed.
     """
-    [data] = encode_batch([image], profile=profile, exif=exif, icc_profile=icc_profile, xmp=xmp, **options)
+    [data] = encode_batch(
+        [image], profile=profile, exif=exif, icc_profile=icc_profile, xmp=xmp, importance=[importance], **options
+    )
     return data
 
 
@@ -74,11 +81,13 @@ def encode_batch(
     exif: Exif = "keep",
     icc_profile: Icc = "keep",
     xmp: Xmp = "keep",
+    importance: Sequence[Importance] | None = None,
     **options: Any,
 ) -> list[bytes]:
     """Code images of any sizes, as many in one fit as there is memory for: on GPUs much faster than one by one.
 
-    The arguments are those of `encode`, each for all images; of several, `progress` is told in images. A file may
+    The arguments are those of `encode`, each for all images, but for `importance`, which is a list of one for each
+    image, or None for it; of several, `progress` is told in images. A file may
     differ from that which `encode` gives the same image, as random numbers and roundings do; not in quality.
 
     Returns:
@@ -95,9 +104,13 @@ def encode_batch(
             name = getattr(image, "filename", "")
             warnings.warn(f"{name}: {loss}" if name else loss, LossWarning, stacklevel=3)
     _metadata.check(exif, icc_profile, xmp)
+    maps = _maps(importance, len(images))
     one, other = tee(_coded_forms(images, exif, icc_profile, xmp))
     metadata = (held for _, held in other)
-    return codec.encode_batch((pixels for pixels, _ in one), profile=profile, metadata=metadata, **options)
+    fitting = (_importance.fitted(each, image.size) for each, image in zip(maps, images, strict=True))
+    return codec.encode_batch(
+        (pixels for pixels, _ in one), profile=profile, metadata=metadata, importance=fitting, **options
+    )
 
 
 def decode(data: Bytes, *, device: str = "auto") -> Image.Image:
@@ -185,6 +198,15 @@ def info(source: str | PathLike[str] | Bytes | BinaryIO | None = None) -> FileIn
         with open(source, "rb") as fp:
             return _file_info(fp)
     return _file_info(cast(BinaryIO, source) if hasattr(source, "read") else _stream(source))
+
+
+def _maps(importance: Sequence[Importance] | None, count: int) -> Sequence[Image.Image | None]:
+    """Importance of each of so many images."""
+    if importance is None:
+        return [None] * count
+    if isinstance(importance, Image.Image) or len(importance) != count:
+        raise ValueError(f"importance must be a list of one for each of the {count} images")
+    return [each if each is None else _importance.check(each) for each in importance]
 
 
 def _stream(data: Bytes) -> BytesIO:

@@ -39,7 +39,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # The options as the help shows them, beside those of profiles; what is named nowhere comes last.
 _GROUPS = {
-    "What to write": ("profile", "strip", "repair", "column"),
+    "What to write": ("profile", "importance", "strip", "repair", "column"),
     "Where to": ("output", "recursive", "overwrite", "preserve", "dry_run"),
     "How": ("engine", "workers", "fail_fast"),
 }
@@ -160,6 +160,13 @@ def _complete(context: click.Context, _: click.Parameter, incomplete: str) -> li
 @click.option("--column", metavar="NAME", help="Column of Parquet files with photos. Default: the only one of bytes.")
 @click.option("--profile", metavar="NAME", default=DEFAULT, show_default=True, help=f"{' or '.join(names())}.")
 @click.option(
+    "--importance",
+    metavar="MASK",
+    type=PlaceType(exists=True),
+    help="Grey picture, of any size, whose bright parts are where bytes go, in all inputs; or a folder of such, each "
+    "named like its photo. Photos and masks are taken as they are shown.",
+)
+@click.option(
     "--strip",
     is_flag=True,
     help="Leave metadata out; the picture is turned as its EXIF says, and its colours become sRGB.",
@@ -209,6 +216,7 @@ def main(
     quiet: bool,
     as_json: bool,
     profile: str,
+    importance: str | None,
     strip: bool,
     repair: bool,
     column: str | None,
@@ -218,7 +226,7 @@ def main(
     if len(given.keys() & {"quality", "target_size", "target_bpp"}) > 1:
         raise click.UsageError("give only one of --quality, --target-size and --target-bpp")
     settings = Settings(profile, given, strip, repair)
-    plan = make_plan(inputs, output, recursive=recursive, overwrite=overwrite, repair=repair)
+    plan = make_plan(inputs, output, recursive=recursive, overwrite=overwrite, repair=repair, importance=importance)
     order = Order(settings, overwrite, preserve, column)
     _check_outputs(plan.jobs, preserve=preserve, engine=engine, as_json=as_json)
     if any(job.encoding for job in plan.jobs):
@@ -237,6 +245,8 @@ def main(
         if plan.renamed:
             count, like = len(plan.renamed), plan.renamed[0]
             report.note(f"{count} outputs are named like {like}: their inputs' names differ in nothing but their ends")
+        if plan.alike:
+            report.note(f"{len(plan.alike)} photos like {plan.alike[0]} have no mask: all of each counts alike")
         for record in itertools.chain(told, records):
             report.tell(record)
             if fail_fast and record.status == "failed":

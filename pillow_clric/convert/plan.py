@@ -44,12 +44,14 @@ class Job:
         target: the file to write, or None for stdout.
         encoding: whether `source` is the photo; of shards, whether it may hold photos.
         data: bytes of the source, if that is a stream, which can be read but once, or a part of a shard.
+        importance: picture of how important its parts are, if there is one.
     """
 
     source: Place
     target: Place | None
     encoding: bool
     data: bytes | None = None
+    importance: Place | None = None
 
     @property
     def is_shard(self) -> bool:
@@ -82,17 +84,20 @@ class Plan:
         skipped: those that are not done, as their targets exist.
         failures: files and folders that cannot be converted, and why.
         renamed: targets that are named with the ends of their sources' names, as these differ in nothing else.
+        alike: photos for which a folder of importance has nothing.
     """
 
     jobs: list[Job]
     skipped: list[Job]
     failures: list[tuple[str, str]]
     renamed: list[Place]
+    alike: list[Place]
 
 
 def make_plan(
-    inputs: Sequence[str], output: str | None, *, recursive: bool, overwrite: bool, repair: bool = False
-) -> Plan:
+    inputs: Sequence[str], output: str | None, *, recursive: bool, overwrite: bool, repair: bool = False,
+    importance: str | None = None,
+) -> Plan:  # fmt: skip
     """Plan the conversion of all inputs, each once.
 
     Args:
@@ -101,20 +106,22 @@ def make_plan(
         recursive: whether folders stand for what is in the folders below them, too; outputs are laid out alike.
         overwrite: whether targets that exist are written over; they are skipped otherwise.
         repair: whether `.clric` files become such files again, and photos are refused.
+        importance: of the parts of photos, a picture for all of them, or a folder with those of their names, laid out
+            like the folders of the inputs.
 
     Raises:
         click.UsageError: `output` does not fit the inputs, or files are in each other's way.
     """
     inputs = [STREAM if given == "/dev/stdin" else given for given in inputs]
     output = STREAM if output == "/dev/stdout" else output
-    plan = Plan([], [], [], [])
-    found = _jobs(
-        inputs,
-        output,
-        recursive,
-        repair,
-        lambda error: plan.failures.append((error.filename, error.strerror or str(error))),
-    )
+    plan = Plan([], [], [], [], [])
+
+    def on_error(error: OSError) -> None:
+        plan.failures.append((error.filename, error.strerror or str(error)))
+
+    found = _jobs(inputs, output, recursive, repair, on_error)
+    if importance is not None:
+        found = _with_importance(found, inputs, place(importance), recursive, on_error)
     for job in found:
         if repair and (job.encoding or job.is_shard):
             raise click.UsageError(f"{job.source} is no .clric file: there is nothing to repair")
@@ -130,6 +137,8 @@ def make_plan(
         else:
             plan.jobs.append(job)
     _check_targets(plan.jobs, found)
+    if importance is not None:
+        plan.alike.extend(job.source for job in plan.jobs if job.encoding and job.importance is None)
     return plan
 
 
@@ -174,6 +183,33 @@ def _jobs(inputs: Sequence[str], output: str | None, recursive: bool, repair: bo
                 raise click.UsageError(f"{source} would be written over: name another folder as output")
             jobs[identity(source)] = Job(source, folder / name, encoding, data)
     return list(jobs.values())
+
+
+def _with_importance(
+    jobs: list[Job], inputs: Sequence[str], given: Place, recursive: bool, on_error: OnError
+) -> list[Job]:
+    """The jobs, those of photos with the importance of their parts: a file, or what a folder has by their names.
+
+    Raises:
+        click.UsageError: there is a folder, but photos in shards have no names of files.
+    """
+    if not is_folder(given):
+        return [replace(job, importance=given) if job.encoding else job for job in jobs]
+    if any(job.is_shard for job in jobs):
+        raise click.UsageError("--importance takes a folder for files only: name one picture for all photos of shards")
+    known = {
+        (_below(file.parent, given), file.stem): file
+        for file in _named(_files(given, recursive, on_error), photo_suffixes())
+    }
+    folders, found = [folder for folder in map(place, inputs) if is_folder(folder)], list[Job]()
+    for job in jobs:
+        parents = [*job.source.parents]
+        if given in parents and given not in folders:  # in a folder of photos, it is none of them
+            continue
+        top = next((folder for folder in folders if folder in parents), job.source.parent)
+        name = _below(job.source.parent, top), job.source.stem
+        found.append(replace(job, importance=known.get(name)) if job.encoding else job)
+    return found
 
 
 def _below(path: Place, folder: Place) -> PurePath:

@@ -27,18 +27,19 @@ import codec
 from codec.container import MAGIC, read_header
 from codec.profiles import by_id, by_name
 from codec.workers import COPIES, PRICE, Helper, KilledError, cores, possible
-from pillow_clric import BatchError, LossWarning, _colour, _modes, decode, encode, encode_batch
+from pillow_clric import BatchError, LossWarning, _colour, _importance, _modes, decode, encode, encode_batch
+from pillow_clric._importance import as_stored
 from pillow_clric._losses import losses
 from pillow_clric._metadata import for_tiff, unwritable, upright
 from pillow_clric._terminal import ignore_warnings_of_pillow
-from pillow_clric.convert.plan import Job
+from pillow_clric.convert.plan import Job, contents
 from pillow_clric.convert.report import message
 
 __all__ = ["Result", "Settings", "results_of", "to_format"]
 
 Progress = Callable[[int, int], None]
 Converted = tuple[bytes, tuple[int, int], tuple[str, ...]]
-Photo = tuple[Image.Image, int, tuple[str, ...]]
+Photo = tuple[Image.Image, int, tuple[str, ...], Image.Image | None]  # with bytes, what is lost, and importance
 
 _PIXELS_AT_ONCE = 2**26  # of the photos that a GPU encodes together; as many are read meanwhile
 _XMP_KEYWORD = "XML:com.adobe.xmp"  # PNG's name for it
@@ -154,10 +155,29 @@ def convert(job: Job, settings: Settings, progress: Progress | None = None) -> R
     return Result(job, time.perf_counter() - start, data, len(source), size, warnings=lost)
 
 
-def _encoded(source: bytes, _: Job, settings: Settings, progress: Progress | None) -> Converted:
+def _encoded(source: bytes, job: Job, settings: Settings, progress: Progress | None) -> Converted:
     """The photo as a `.clric` file, its size, and what is lost of it."""
     image, lost = _photo(source, settings)
-    return encode(image, **settings.of_encode(), progress=progress), image.size, lost
+    importance = _importance_of(job, image)
+    return encode(image, importance=importance, **settings.of_encode(), progress=progress), image.size, lost
+
+
+def _importance_of(job: Job, image: Image.Image) -> Image.Image | None:
+    """Importance of the parts of a job's photo, turned as its pixels are: files are as they are shown.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no grey picture.
+    """
+    if job.importance is None:
+        return None
+    try:
+        with _reading():
+            mask = Image.open(BytesIO(contents(job.importance)))
+            mask.load()
+        return as_stored(_importance.check(upright(mask)), image)
+    except ValueError as error:
+        raise ValueError(f"{job.importance}: {error}") from error
 
 
 def _photo(source: bytes, settings: Settings) -> tuple[Image.Image, tuple[str, ...]]:
@@ -407,9 +427,10 @@ def _read(job: Job, settings: Settings) -> Photo | None:
     try:
         source = job.read()
         image, lost = _photo(source, settings)
+        importance = _importance_of(job, image)
     except Exception:
         return None
-    return image, len(source), lost
+    return image, len(source), lost, importance
 
 
 def _encode_together(
@@ -420,8 +441,9 @@ def _encode_together(
     read = {job: photo for job, future in zip(jobs, reading, strict=True) if (photo := future.result())}
     coded: Sequence[bytes | ValueError]
     try:
-        photos = [photo for photo, *_ in read.values()]
-        coded = encode_batch(photos, **settings.of_encode(), progress=progress) if photos else []
+        photos, importance = [photo for photo, *_ in read.values()], [mask for *_, mask in read.values()]
+        given = {"importance": importance, **settings.of_encode()}
+        coded = encode_batch(photos, **given, progress=progress) if photos else []
     except BatchError as error:
         coded = error.results
     except Exception:
@@ -430,7 +452,7 @@ def _encode_together(
     results = {
         job: Result(job, seconds, error=str(data)) if isinstance(data, ValueError)
         else Result(job, seconds, data, bytes_in, photo.size, warnings=lost)
-        for (job, (photo, bytes_in, lost)), data in zip(read.items(), coded, strict=True)
+        for (job, (photo, bytes_in, lost, _)), data in zip(read.items(), coded, strict=True)
     }  # fmt: skip
     return [results.get(job) or convert(job, settings, progress) for job in jobs]
 

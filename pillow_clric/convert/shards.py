@@ -43,7 +43,9 @@ def _photo(shard: Job, row: str, target: str, data: bytes) -> Job:
     """Job of a photo in a shard; `target` is its name there without the end."""
     encoding = not data.startswith(MAGIC)
     suffix = ".clric" if encoding else ".png"
-    return Job(place(f"{shard.source}#{row}"), place(f"{shard.target}#{target}{suffix}"), encoding, data)
+    return Job(
+        place(f"{shard.source}#{row}"), place(f"{shard.target}#{target}{suffix}"), encoding, data, shard.importance
+    )
 
 
 # Parquet
