@@ -31,6 +31,7 @@ WIDE = 64  # rows and columns from which on a kernel is left to Muon
 SPEED = 5.0  # of gains and scales, in the other parameters'
 ROUNDED = 0.7  # part of the pictures whose decoder gets rounded latents; the others' gets latents with uniform noise
 USUALLY = 0.75  # part of the pictures whose lambda is one that most files have
+EASY = 0.1  # cost below which that of a picture hardly counts; the usual one is about 0.5
 LARGE, OFTEN = 1.5, 8  # every so many batches, crops have sides so much longer
 
 
@@ -147,8 +148,10 @@ class TransformTask(Task):
         distortion = error
         if self.settings.structure:
             distortion = error + self.settings.structure * structural_error(made, pictures)
-        # By the root of lambda, as distortion and rate of a good codec grow with it: all rates count alike.
-        loss = 10 * ((distortion + lambdas * bits) / lambdas.sqrt()).mean()
+        # By the root of lambda, as distortion and rate of a good codec grow with it: all rates count alike. And by the
+        # logarithm, as rates at equal quality are compared in per cent: all pictures count alike.
+        cost = 10 * (distortion + lambdas * bits) / lambdas.sqrt()
+        loss = (cost + EASY).log().mean()
         return loss, {"squared_error": error.detach().mean(), "bpp": bits.detach().mean()}
 
     def validate(self, model: nn.Module, progress: Progress, folder: Path) -> dict[str, Any]:
