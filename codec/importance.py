@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from codec.blocks import to_multiple
 from codec.tensors import to_tensor
 
 Importance = NDArray[np.uint8]  # (height, width), of which only differences count
@@ -47,5 +48,4 @@ def of_cells(weights: Tensor, side: int) -> Tensor:
     The greatest around each cell, as far as half a cell beyond it: what is coded there shows that far, and at the edge
     of what is important it would show most.
     """
-    padded = F.pad(weights, (0, -weights.shape[3] % side, 0, -weights.shape[2] % side), mode="replicate")
-    return F.max_pool2d(padded, 2 * side, side, side // 2)
+    return F.max_pool2d(to_multiple(weights, side), 2 * side, side, side // 2)

@@ -94,10 +94,8 @@ def _expected(prior: Conditioned, known: list[NDArray[np.int16]], band: slice, c
     halo = slice(max(0, band.start - BLOCKS), band.stop + BLOCKS)
     inputs = np.concatenate([grid[halo] for grid in known], -1).astype(np.float32)
     if prior.prior.preset.phased:
-        nothing = np.zeros(
-            (*inputs.shape[:2], prior.prior.channels + 1), np.float32
-        )  # is known of other last positions
-        inputs = np.concatenate([inputs, nothing], -1)
+        unknown = (*inputs.shape[:2], prior.prior.channels + 1)  # other last positions, and where they are known
+        inputs = np.concatenate([inputs, np.zeros(unknown, np.float32)], -1)
     context = prior.context(0, LAST, torch.from_numpy(inputs))[band.start - halo.start :]
     context = context[torch.from_numpy(cells[0]), torch.from_numpy(cells[1])]
     means = np.zeros((len(context), prior.prior.channels), np.int32)
