@@ -16,7 +16,7 @@ from codec.tensors import to_tensor
 
 Importance = NDArray[np.uint8]  # (height, width), of which only differences count
 
-RATIO = 16.0  # of the weights of what is as important as can be and what is as unimportant
+RATIO = 32.0  # of the weights of what is as important as can be and what is as unimportant
 
 
 def log_weights(

@@ -33,7 +33,7 @@ def test_all_is_on_the_device() -> None:
     command = [sys.executable, str(here / "fake_device.py")]
     result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=1800, check=False)
     assert result.returncode == 0, result.stderr[-3000:]
-    assert result.stdout.count("profile") == 6
+    assert result.stdout.count("profile") == 7
     assert "trained 2" in result.stdout
 
 

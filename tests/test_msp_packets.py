@@ -302,7 +302,7 @@ def test_what_is_lost_looks_more_like_the_photo_than_nothing_would() -> None:
 def test_a_picture_from_the_header_on() -> None:
     data = coded(2, 100, 130)
     size, whole, near = unpack(data).header.size, decode(data).astype(float), []
-    for cut in range(size, len(data)):
+    for cut in [*range(size, len(data) - 1, 5), len(data) - 1]:
         near.append(np.square(mended(data[:cut]) - whole).mean())
         with pytest.raises(TruncatedError):
             decode(data[: min(cut, size - 1)])

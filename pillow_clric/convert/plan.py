@@ -320,6 +320,8 @@ def contents(source: Place) -> bytes:
     Raises:
         OSError: it cannot be read, or gives more than `MOST` bytes.
     """
+    if source != STDIN and not is_stream(source):
+        return source.read_bytes()  # of an object in a store, in one request
     with opened(source) as file:
         return file.read()
 
