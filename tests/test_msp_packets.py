@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+import lossy
 import numpy as np
 import pytest
 import reader
@@ -18,13 +19,13 @@ from conftest import METADATA, opened, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from latents import TINY, latent_coded, latent_of, symbols_of_packets, transform_of
+from lossy import check_damage, decode, mended, overwritten
 from numpy.typing import NDArray
 from PIL import Image
 
 import codec
 import pillow_clric
 from codec import (
-    Container,
     CorruptError,
     DamageWarning,
     FormatError,
@@ -66,34 +67,17 @@ def encode(pixels: Pixels, **options: Any) -> bytes:
     return codec.encode(pixels, **{"profile": "msp", "model": "tiny", "device": "cpu", **options})
 
 
-def decode(data: bytes, **options: Any) -> Pixels:
-    return codec.decode(data, device="cpu", **options)
-
-
-def mended(data: bytes, **options: Any) -> Pixels:
-    with pytest.warns(DamageWarning, match="packets are lost or damaged"):
-        return decode(data, **options)
-
-
 @cache
 def coded(resilience: int, height: int = 260, width: int = 200) -> bytes:
     return encode(photo(height, width), resilience=resilience, quality=80)
 
 
 def without(data: bytes, lost: Iterable[int], *, fill: bytes | None = b"\xa5") -> bytes:
-    """The file with some of its packets overwritten, or without them."""
-    file = unpack(data)
-    found, section = PACKETS.of(file), file.sections[Section.PACKETS]
-    for number in lost:
-        part = packets.write(found.head, {number: found.streams[number]})
-        section = section.replace(part, b"" if fill is None else fill * len(part))
-    return data[: file.header.spans[Section.PACKETS][0]] + section
+    return overwritten(data, PACKETS, lost, fill)
 
 
 def of_section(section: bytes, length: int | None = None) -> packets.Packets:
-    header = unpack(coded(1)).header
-    whole = unpack(pack(header, {Section.PACKETS: bytes(len(section) if length is None else length)}))
-    return PACKETS.of(Container(whole.header, {Section.PACKETS: section}))
+    return lossy.of_section(coded(1), PACKETS, section, length)
 
 
 # What is coded comes back
@@ -211,19 +195,7 @@ def test_small_latents_have_fewer_packets() -> None:
 def test_damage_costs_the_packets_that_it_hits(
     streams: dict[int, bytes], damages: list[tuple[int, int, bytes]]
 ) -> None:
-    """Whatever is overwritten, cut out or put in."""
-    head = Head(1, 3, b"\x20\1")
-    parts = {number: packets.write(head, {number: stream}) for number, stream in streams.items()}
-    section = b"".join(parts.values())
-    for place, count, instead in damages:
-        section = section[:place] + instead + section[place + count :]
-    try:
-        found = of_section(section)
-    except CorruptError:
-        assert not any(part in section for part in parts.values())
-        return
-    whole = {number: streams[number] for number, part in parts.items() if part in section}
-    assert all(found.streams.get(number) == stream for number, stream in whole.items())
+    check_damage(of_section, Head(1, 3, b"\x20\1"), streams, damages)
 
 
 @settings(max_examples=200)

@@ -10,6 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import lossy
 import numpy as np
 import pytest
 import reader
@@ -18,12 +19,13 @@ from conftest import METADATA, opened, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from latents import TINY_VQ, indices_of
+from lossy import check_damage, decode, mended, overwritten
 from numpy.typing import NDArray
 from PIL import Image
 
 import codec
 import pillow_clric
-from codec import Container, CorruptError, DamageWarning, FormatError, Section, TruncatedError, pack, unpack
+from codec import CorruptError, DamageWarning, FormatError, Section, TruncatedError, pack, unpack
 from codec.autoencoders import model as files
 from codec.autoencoders import store, vector_quantised
 from codec.autoencoders.errors import ModelFileError
@@ -58,15 +60,6 @@ def encode(pixels: Pixels, **options: Any) -> bytes:
     return codec.encode(pixels, **{"profile": "vq", "model": TINY_VQ, "device": "cpu", **options})
 
 
-def decode(data: bytes, **options: Any) -> Pixels:
-    return codec.decode(data, device="cpu", **options)
-
-
-def mended(data: bytes, **options: Any) -> Pixels:
-    with pytest.warns(DamageWarning, match="packets are lost or damaged"):
-        return decode(data, **options)
-
-
 @cache
 def coded(resilience: int, height: int = 300, width: int = 260) -> bytes:
     return encode(photo(height, width), resilience=resilience, quality=100)
@@ -84,19 +77,11 @@ def integer_prior() -> IntegerIndexPrior:
 
 
 def without(data: bytes, lost: Iterable[int], *, fill: bytes | None = b"\xa5") -> bytes:
-    """The file with some of its packets overwritten, or without them."""
-    container = unpack(data)
-    found, section = PACKETS.of(container), container.sections[Section.GRIDS]
-    for number in lost:
-        part = packets.write(found.head, {number: found.streams[number]})
-        section = section.replace(part, b"" if fill is None else fill * len(part))
-    return data[: container.header.size] + section
+    return overwritten(data, PACKETS, lost, fill)
 
 
 def of_section(section: bytes, length: int | None = None) -> packets.Packets:
-    header = unpack(coded(0)).header
-    whole = unpack(pack(header, {Section.GRIDS: bytes(len(section) if length is None else length)}))
-    return PACKETS.of(Container(whole.header, {Section.GRIDS: section}))
+    return lossy.of_section(coded(0), PACKETS, section, length)
 
 
 # What is coded comes back
@@ -280,19 +265,7 @@ def test_small_maps_have_fewer_packets() -> None:
 def test_damage_costs_the_packets_that_it_hits(
     streams: dict[int, bytes], damages: list[tuple[int, int, bytes]]
 ) -> None:
-    """Whatever is overwritten, cut out or put in."""
-    head = Head(7, 3)
-    parts = {number: packets.write(head, {number: stream}) for number, stream in streams.items()}
-    section = b"".join(parts.values())
-    for place, count, instead in damages:
-        section = section[:place] + instead + section[place + count :]
-    try:
-        found = of_section(section)
-    except CorruptError:
-        assert not any(part in section for part in parts.values())
-        return
-    whole = {number: streams[number] for number, part in parts.items() if part in section}
-    assert all(found.streams.get(number) == stream for number, stream in whole.items())
+    check_damage(of_section, Head(7, 3), streams, damages)
 
 
 @settings(max_examples=200)
@@ -403,8 +376,7 @@ def test_repair(tmp_path: Path) -> None:
     data = codec.encode(
         photo(100, 120, 4), profile="vq", model=TINY_VQ, resilience=2, metadata={Section.XMP: METADATA["xmp"]}
     )
-    damaged = without(data[:], [2, 6])
-    damaged = data[: len(data) - len(unpack(data).sections[Section.GRIDS])] + damaged[unpack(data).header.size :]
+    damaged = without(data, [2, 6])
     picture, whole = mended(damaged), codec.repair(damaged)
     codec.verify(whole)
     known, found = indices_of(unpack(damaged)), indices_of(unpack(whole))
