@@ -279,7 +279,7 @@ def _single(given: str, output: str, *, repair: bool) -> Job:
 def _streamed(source: Place) -> bytes | None:
     """The contents of a stream; None of a file, and of what cannot be read: trying once more will say why."""
     with suppress(OSError):
-        return contents(source) if is_stream(source) else None
+        return _at_once(source)
     return None
 
 
@@ -320,10 +320,8 @@ def contents(source: Place) -> bytes:
     Raises:
         OSError: it cannot be read, or gives more than `MOST` bytes.
     """
-    if source != STDIN and not is_stream(source):
-        return source.read_bytes()  # of an object in a store, in one request
-    with opened(source) as file:
-        return file.read()
+    data = _at_once(source)
+    return source.read_bytes() if data is None else data
 
 
 def opened(source: Place) -> IO[bytes]:
@@ -335,12 +333,18 @@ def opened(source: Place) -> IO[bytes]:
     Raises:
         OSError: it cannot be read, or is a stream that gives more than `MOST` bytes.
     """
+    data = _at_once(source)
+    return source.open("rb") if data is None else BytesIO(data)
+
+
+def _at_once(source: Place) -> bytes | None:
+    """All that a stream gives; None of what is none."""
     if source == STDIN:
-        return BytesIO(_stdin())
+        return _stdin()
     if not is_stream(source):
-        return source.open("rb")
+        return None
     with source.open("rb") as stream:
-        return BytesIO(_all_of(stream))
+        return _all_of(stream)
 
 
 def _all_of(stream: IO[bytes]) -> bytes:
