@@ -24,7 +24,7 @@ from codec.training import __main__ as command
 from codec.training import plots, synthetic, validation
 from codec.training.data import HELD_OUT, Photos, crop, find_benchmark, find_photos
 from codec.training.loop import CHECKPOINT, DECAYED, Budget, Loop, read_log
-from codec.training.optimizers import MuonAndAdam, Schedule
+from codec.training.optimizers import MuonAndAdam, Schedule, orthogonalised
 from codec.training.transform import Model, Settings, TransformTask, export
 from codec.training.validation import Validation
 
@@ -190,12 +190,33 @@ def test_optimizer_refuses_to_train_where_kernels_were_once() -> None:
         optimizer.step(1e-3)
 
 
-def test_optimizer_needs_a_torch_with_muon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(torch.optim, "Muon")
-    kernel = torch.nn.Parameter(torch.randn(8, 4))
-    with pytest.raises(ImportError, match=r"needs torch 2.9 or newer, not .*: pip install 'pillow-clric\[training\]'"):
-        MuonAndAdam([kernel], [kernel])
-    MuonAndAdam([], [kernel])
+def test_muon_steps_are_those_of_torch() -> None:
+    if not hasattr(torch.optim, "Muon"):
+        pytest.skip("this torch has none")
+    generator = torch.Generator().manual_seed(0)
+    for shape in ((64, 200), (200, 64)):
+        ours = torch.nn.Parameter(torch.randn(shape, generator=generator))
+        theirs = torch.nn.Parameter(ours.detach().clone())
+        start, rate = ours.detach().clone(), 0.01
+        optimizers = (
+            MuonAndAdam([ours], [ours]),
+            torch.optim.Muon([theirs], lr=rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
+        )
+        for _ in range(4):
+            ours.grad = torch.randn(shape, generator=generator)
+            theirs.grad = ours.grad.clone()
+            optimizers[0].step(rate)
+            optimizers[1].step()
+        difference = (ours - theirs).norm() / (theirs - start).norm()
+        assert difference < 0.02  # theirs are rounded to 8 bits
+
+
+def test_muon_makes_singular_values_alike() -> None:
+    u, _, v = torch.linalg.svd(torch.randn(48, 96, generator=torch.Generator().manual_seed(0)), full_matrices=False)
+    uneven = u * torch.linspace(0.1, 1, 48) @ v
+    found = torch.linalg.svdvals(orthogonalised(uneven))
+    assert found.min() > 0.6
+    assert found.max() < 1.25
 
 
 class TestData:
