@@ -66,12 +66,13 @@ class Section(IntEnum):
     XMP = 6
     COLOUR = 7
     PACKETS = 8
+    ENHANCEMENT = 9
 
 
-# Metadata first: it is read at open. Grids last: what a truncated file loses is the finest of them.
+# Metadata first: it is read at open. Then from coarse to fine: what a truncated file loses is the finest of all.
 _ORDER = (
     Section.COLOUR, Section.ICC, Section.EXIF, Section.XMP, Section.ALPHA, Section.WEIGHTS, Section.GRIDS,
-    Section.PACKETS,
+    Section.PACKETS, Section.ENHANCEMENT,
 )  # fmt: skip
 _METADATA = frozenset({Section.COLOUR, Section.ICC, Section.EXIF, Section.XMP})
 _GRIDS_IN_PACKETS = frozenset({3})  # profiles whose grids are packets, which have checksums of their own

@@ -20,6 +20,7 @@ from codec.profiles.vq.profile import PACKETS
 from codec.tensors import to_tensor
 
 TINY = Path(__file__).parent / "golden" / "tiny@e02287ff4f582a9e.safetensors"
+TINY_ENHANCED = TINY.with_name("tinyenhanced@1764ab0fba123463.safetensors")
 TINY_VQ = TINY.with_name("tinyvq@14eee1892436413a.safetensors")
 HIDDEN = 8
 
@@ -74,6 +75,16 @@ def latent_of(data: bytes) -> NDArray[np.int32]:
         return symbols_of_packets(container)[0]
     head, stream = bitstream.read_head(container.sections[Section.GRIDS])
     return latent_coding.decode(transform.prior(head.preset, head.position), stream, *size)
+
+
+def enhancement_of(data: bytes) -> NDArray[np.int32]:
+    """Symbols (height, width, channels) of the enhancement layer of a file."""
+    container = unpack(data)
+    layer = on_device(store.find(container.header.model), torch.device("cpu")).enhancement
+    assert layer is not None
+    position, stream = bitstream.read_enhancement(container.sections[Section.ENHANCEMENT])
+    size = layer.size(container.header.height, container.header.width)
+    return latent_coding.decode(layer.prior(position), stream, *size)
 
 
 def symbols_of_packets(container: Container) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:

@@ -510,36 +510,39 @@ class Networks:
 class Latent(Networks):
     """The latent of a section, (height, width, channels), given the tensors of the model.
 
-    It is the grids, or packets without damage.
+    It is the grids, or packets without damage, or the enhancement layer.
     """
 
     def __init__(
-        self, section: bytes, tensors: dict[str, Whole], height: int, width: int, *, in_packets: bool = False
-    ) -> None:
+        self, section: bytes, tensors: dict[str, Whole], height: int, width: int, *, in_packets: bool = False,
+        enhancement: bool = False,
+    ) -> None:  # fmt: skip
         packets = Packets(section, 2) if in_packets else None
-        head = packets.head if packets else section[:3]
+        head, rest = (packets.head, b"") if packets else (section[:3], section[3:])
+        if enhancement:
+            head, rest = bytes([1]) + section[:2], section[2:]
         if len(head) < 3:
             raise DamagedError
         number, self.position = head[0] % 16 if packets else head[0], int.from_bytes(head[1:], "little")
         if number >= len(PRESETS):
             raise UnknownError
         self.preset = PRESETS[number]
-        super().__init__(tensors, f"prior.{self.preset.name}.")
-        knots, self.channels = tensors["gains.log"].shape
+        part, prior = ("enhancement.", "prior.") if enhancement else ("", f"prior.{self.preset.name}.")
+        super().__init__(tensors, part + prior)
+        gains = tensors.get(part + "gains.log", np.zeros((0, 0), np.int64))
+        knots, self.channels = gains.shape
         if not self.tensors or self.position > 256 * (knots - 1):
             raise DamagedError
         bounds = {0, self.channels} | {self.half_even(part * self.channels, 192) for part in self.preset.groups}
         self.bounds = sorted(bounds)
-        self.unit = [
-            int(g + u) for g, u in zip(self.between(tensors["gains.log"]), self.tensors["log_unit"], strict=True)
-        ]
+        self.unit = [int(g + u) for g, u in zip(self.between(gains), self.tensors["log_unit"], strict=True)]
         self.into = np.array([whole_exponential(-u, 2**21) for u in self.unit])
         self.out_of = np.array([whole_exponential(u, 2**19) for u in self.unit])
         self.log_scale = self.between(self.tensors["log_scale"])
         self.condition = self.between(self.tensors["condition"])
         whole = np.zeros((height, width, self.channels), np.int64)
         self.level = packets.level if packets else 0
-        for (rows, columns), data in packets.parts() if packets else [(np.s_[:, :], section[3:])]:
+        for (rows, columns), data in packets.parts() if packets else [(np.s_[:, :], rest)]:
             self.symbols, self.stream = whole[rows, columns], Stream(data)
             self.activations = np.zeros_like(self.symbols)
             self.read()
@@ -638,6 +641,24 @@ class Latent(Networks):
                     self.symbols[element] = symbol
                     scaled = (symbol * int(self.into[element[2]]) + 2**15) >> 16
                     self.activations[element] = min(max(scaled, -256), 256)
+
+
+def difference(coefficients: Floats) -> Floats:
+    """What an enhancement layer adds, (8 h, 8 w, 3), given its coefficients (h, w, 192)."""
+    axes = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]]) / np.sqrt([[3], [2], [6]])
+    order = sorted((v + u, v, u) for v in range(8) for u in range(8))
+    height, width = coefficients.shape[:2]
+    made = np.zeros((height, 8, width, 8, 3))
+    places = np.arange(8) + 0.5
+
+    def wave(frequency: int) -> Floats:
+        cosine: Floats = np.cos(np.pi / 8 * frequency * places) * np.sqrt((2 if frequency else 1) / 8)
+        return cosine
+
+    for k in range(192):
+        _, v, u = order[k // 3]
+        made += np.einsum("hw,y,x,c->hywxc", coefficients[:, :, k], wave(v), wave(u), axes[k % 3])
+    return made.reshape(8 * height, 8 * width, 3)
 
 
 # Packets

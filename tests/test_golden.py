@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 import reader
 import torch
-from latents import TINY, TINY_VQ, latent_of
+from latents import TINY, TINY_ENHANCED, TINY_VQ, enhancement_of, latent_of
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -106,8 +106,11 @@ def fingerprint(found: Symbols) -> dict[str, str]:
 
 
 def latent_fingerprint(data: bytes) -> dict[str, str]:
-    """Hash of a latent's symbols, or of indices, as int32 in little-endian order."""
-    return {"latent": hashlib.sha256(latent_of(data).astype("<i4").tobytes()).hexdigest()}
+    """Hashes of symbols of a latent and of an enhancement layer, or of indices, as int32 in little-endian order."""
+    found = {"latent": latent_of(data)}
+    if Section.ENHANCEMENT in unpack(data).sections:
+        found["enhancement"] = enhancement_of(data)
+    return {name: hashlib.sha256(numbers.astype("<i4").tobytes()).hexdigest() for name, numbers in found.items()}
 
 
 def golden(name: str) -> tuple[bytes, dict[str, str], NDArray[np.uint8]]:
@@ -149,6 +152,7 @@ def test_there_are_golden_files() -> None:
     assert {latent_bitstream.PACKETS.of(c).head.spacing for c in latents if Section.PACKETS in c.sections} == {2, 10}
     assert {head.preset for head in heads} == set(PRESETS)
     assert any(head.position % STEPS for head in heads)
+    assert {c.header.mode for c in latents if Section.ENHANCEMENT in c.sections} == {"RGB", "LA"}
     for profile in (0, 1):
         of_profile = [data for data in contents if unpack(data).header.profile == profile]
         assert len(of_profile) >= 4
@@ -224,13 +228,17 @@ def test_another_reader(name: str) -> None:
 @pytest.mark.parametrize("name", LATENTS)
 def test_another_reader_of_latents(name: str) -> None:
     container = unpack(golden(name)[0])
-    size = (-(-side // 16) for side in (container.header.height, container.header.width))
+    size, patches = ([-(-side // n) for side in (container.header.height, container.header.width)] for n in (16, 8))
     in_packets = Section.PACKETS in container.sections
     section = container.sections[Section.PACKETS if in_packets else Section.GRIDS]
     expected = latent_of(golden(name)[0])
     if name.startswith("msp"):
-        other = reader.Latent(section, reader.model_tensors(TINY), *size, in_packets=in_packets)
-        assert np.array_equal(other.symbols, expected)
+        enhanced = Section.ENHANCEMENT in container.sections
+        tensors = reader.model_tensors(TINY_ENHANCED if enhanced else TINY)
+        assert np.array_equal(reader.Latent(section, tensors, *size, in_packets=in_packets).symbols, expected)
+        if enhanced:
+            layer = reader.Latent(container.sections[Section.ENHANCEMENT], tensors, *patches, enhancement=True)
+            assert np.array_equal(layer.symbols, enhancement_of(golden(name)[0]))
     else:
         sizes = store.find(container.header.model).config["autoencoder"]["sizes"]
         assert np.array_equal(reader.Indices(section, reader.model_tensors(TINY_VQ), sizes, *size).indices, expected)

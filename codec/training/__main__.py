@@ -16,6 +16,7 @@ import codec
 from codec.autoencoders import store
 from codec.autoencoders.errors import ModelError
 from codec.autoencoders.networks import residual
+from codec.autoencoders.networks.enhancement import Config as EnhancementConfig
 from codec.autoencoders.networks.progressive_prior import PRESETS
 from codec.autoencoders.networks.transform import Config
 from codec.device import resolve
@@ -23,6 +24,7 @@ from codec.training import plots
 from codec.training.autoencoder import AutoencoderTask
 from codec.training.bases import FitTask, GuessTask
 from codec.training.data import Photos, find_photos, load_photos
+from codec.training.enhancement import EnhancementTask
 from codec.training.function import FunctionTask
 from codec.training.loop import Budget, Loop, Task
 from codec.training.lpips import Lpips
@@ -172,6 +174,17 @@ def prior(
     --export writes a model for profile msp, with the priors in integers.
     """
     return PriorTask(Settings(Config(), side, batch), _photos(data, cache, side), weights, presets, start)
+
+
+@training
+@crops(256, 8)
+@click.option("--weights", type=FILE, required=True, help="Model for profile msp, as the training of priors made it.")
+def enhancement(data: Path, cache: Path, side: int, batch: int, weights: Path) -> Task:
+    """Train the enhancement layer of a learned transform, which stays as it is.
+
+    --export writes the model with the layer.
+    """
+    return EnhancementTask(EnhancementConfig(), _photos(data, cache, side), weights, side, batch)
 
 
 @training

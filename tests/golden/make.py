@@ -9,12 +9,13 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from latents import HIDDEN, TINY, TINY_VQ, latent_coded, latent_file, random_prior, transform_of
+from latents import HIDDEN, TINY, TINY_ENHANCED, TINY_VQ, latent_coded, latent_file, random_prior, transform_of
 from numpy.typing import NDArray
 from PIL import Image
 from test_golden import FOLDER, fingerprint, function_of, latent_fingerprint, symbols
@@ -24,13 +25,14 @@ from codec import Header, Section, pack, unpack
 from codec.autoencoders import model as files
 from codec.autoencoders import store
 from codec.autoencoders.model import Model
+from codec.autoencoders.networks.enhancement import PRESET
 from codec.autoencoders.networks.index_prior import IndexPrior
 from codec.autoencoders.networks.index_prior import quantised as quantised_indices
 from codec.autoencoders.networks.index_transformer import IndexTransformer
 from codec.autoencoders.networks.integer_prior import LOG, quantised
 from codec.autoencoders.networks.progressive_prior import PRESETS
+from codec.autoencoders.networks.transform import PIXELS, Transform
 from codec.autoencoders.networks.transform import Config as TransformConfig
-from codec.autoencoders.networks.transform import Transform
 from codec.autoencoders.networks.vq import Config as VqConfig
 from codec.autoencoders.networks.vq import Quantised
 from codec.entropy.layers import narrowed
@@ -139,6 +141,19 @@ def tiny_model() -> Model:
     return Model("tiny", "msp", told, (), (), floats | narrowed(integers))
 
 
+def tiny_enhanced_model() -> Model:
+    """The tiny model with an enhancement layer, whose prior has random weights."""
+    torch.manual_seed(0)
+    tiny = files.read(TINY)
+    config = {"hidden": HIDDEN, "knots": 2, "lambdas": [1e-5, 1e-3]}
+    prior = random_prior(PRESET, torch.linspace(0.04, 0.01, PIXELS).square(), 2)
+    layer = {"gains.log": torch.tensor([4000, 1900])[:, None].repeat(1, PIXELS)}
+    layer |= {f"prior.{key}": numbers for key, numbers in quantised(prior).items()}
+    tensors = {f"enhancement.{key}": numbers for key, numbers in narrowed(layer).items()}
+    config = {**tiny.config, "enhancement": config}
+    return replace(tiny, name="tinyenhanced", config=config, tensors={**tiny.tensors, **tensors})
+
+
 def tiny_vq_model() -> Model:
     """An autoencoder that is a KLT of photos, codebooks of its latents, a prior and a transformer of random weights."""
     torch.manual_seed(0)
@@ -200,6 +215,8 @@ FILES: dict[str, Callable[[], bytes]] = {
     "msp-unusual": msp_unusual,
     "msp-packets": lambda: latent_coded("normal", crop("coffee.png", (0, 0, 320, 200), "RGB"), 200, resilience=9),
     "msp-packets-alpha": msp_packets_alpha,
+    "msp-enhanced": encoded("astronaut.png", FACE, "RGB", profile="msp", model=TINY_ENHANCED, quality=85),
+    "msp-enhanced-alpha": with_alpha("coffee.png", CUP, "L", profile="msp", model=TINY_ENHANCED, quality=97.3),
     "vq-photo": encoded("astronaut.png", PORTRAIT, "RGB", profile="vq", model=TINY_VQ),
     "vq-grey": encoded("coffee.png", CUP, "L", profile="vq", model=TINY_VQ, quality=30),
     "vq-alpha": with_alpha("astronaut.png", FACE, "RGB", profile="vq", model=TINY_VQ, resilience=1),
@@ -210,7 +227,7 @@ FILES: dict[str, Callable[[], bytes]] = {
 
 
 def main() -> None:
-    for path, made in ((TINY, tiny_model), (TINY_VQ, tiny_vq_model)):
+    for path, made in ((TINY, tiny_model), (TINY_ENHANCED, tiny_enhanced_model), (TINY_VQ, tiny_vq_model)):
         if not path.exists():
             files.write(made(), path)
     os.environ[store.VARIABLE] = str(FOLDER)

@@ -68,10 +68,7 @@ class Config:
         for name in ("encoder", "decoder"):
             first, second = getattr(self, name)
             object.__setattr__(self, name, (whole(name, first, 0, MAX_BLOCKS), whole(name, second, 0, MAX_BLOCKS)))
-        low, high = (float(bound) for bound in self.lambdas)
-        if not 0 < low < high < math.inf:
-            raise ValueError(f"lambdas must be two rising positive numbers, not {self.lambdas!r}")
-        object.__setattr__(self, "lambdas", (low, high))
+        object.__setattr__(self, "lambdas", check_lambdas(self.lambdas))
 
     @property
     def macs(self) -> dict[str, float]:
@@ -87,6 +84,18 @@ class Config:
             / 1000
             for name, (fine, coarse) in (("encoder", self.encoder), ("decoder", self.decoder))
         }
+
+
+def check_lambdas(lambdas: tuple[float, float]) -> tuple[float, float]:
+    """Bounds of a range of lambdas.
+
+    Raises:
+        TypeError, ValueError: they are none.
+    """
+    low, high = (float(bound) for bound in lambdas)
+    if not 0 < low < high < math.inf:
+        raise ValueError(f"lambdas must be two rising positive numbers, not {lambdas!r}")
+    return low, high
 
 
 class Pointwise(nn.Linear):
@@ -215,17 +224,17 @@ class Decoder(nn.Module):
         if scale == 1:
             return F.pixel_shuffle(self.unembed(x), PATCH)
         rows = torch.cat([self.unembed.weight.flatten(1), self.unembed.get_parameter("bias")[:, None]], 1)
-        rows = self._means(rows, scale)
+        rows = means(rows, scale)
         kernel = rows[:, :-1].reshape(-1, *self.unembed.weight.shape[1:])
         x = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), kernel, rows[:, -1])
         return F.pixel_shuffle(x, PATCH // scale)
 
-    @staticmethod
-    def _means(rows: Tensor, scale: int) -> Tensor:
-        """Means of the rows (PIXELS, n) that belong to areas of scale x scale pixels."""
-        side = PATCH // scale
-        means: Tensor = rows.unflatten(0, (3, side, scale, side, scale)).mean((2, 4)).flatten(0, 2)
-        return means
+
+def means(rows: Tensor, scale: int) -> Tensor:
+    """Means of the rows (PIXELS, n) that belong to areas of scale x scale pixels: (PIXELS / scale**2, n)."""
+    side = PATCH // scale
+    found: Tensor = rows.unflatten(0, (3, side, scale, side, scale)).mean((2, 4)).flatten(0, 2)
+    return found
 
 
 class Transform(nn.Module):

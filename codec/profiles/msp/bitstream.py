@@ -1,4 +1,6 @@
-"""The sections of a file that hold a latent: a head of 3 bytes, then one stream of the range coder; or packets."""
+"""The sections of a file that hold latents: a head of 3 bytes, then one stream of the range coder; or packets.
+
+The enhancement layer has a section of its own: its position, then a stream."""
 
 from __future__ import annotations
 
@@ -12,6 +14,7 @@ from codec.profiles.packets import Layout
 PACKETS = Layout(Section.PACKETS, detail=2, sides=(16,))
 PRESETS = ("baseline", "normal", "extra")  # the index is what the file holds
 _HEAD = Struct("<BH")
+_POSITION = Struct("<H")
 
 
 @dataclass(frozen=True)
@@ -71,3 +74,19 @@ def read_head(section: bytes) -> tuple[Head, bytes]:
     if len(section) < _HEAD.size:
         raise TruncatedError("file is truncated before its latent begins, or has none: get the whole file again")
     return Head.of(section[: _HEAD.size]), section[_HEAD.size :]
+
+
+def write_enhancement(position: int, stream: bytes) -> bytes:
+    """The section of an enhancement layer, at a position among its knots."""
+    return _POSITION.pack(position) + stream
+
+
+def read_enhancement(section: bytes) -> tuple[int, bytes]:
+    """Position and stream of an enhancement layer, of which the end may be missing.
+
+    Raises:
+        TruncatedError: it lacks a part of the position.
+    """
+    if len(section) < _POSITION.size:
+        raise TruncatedError("file is truncated before its enhancement layer begins: get the whole file again")
+    return _POSITION.unpack_from(section)[0], section[_POSITION.size :]

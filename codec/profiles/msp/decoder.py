@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from codec.autoencoders import store
-from codec.autoencoders.learned_transform import on_device
+from codec.autoencoders.learned_transform import EnhancementLayer, as_latent, on_device
 from codec.autoencoders.networks.integer_prior import Conditioned
 from codec.autoencoders.networks.transform import DOWNSCALE
-from codec.container import Container, CorruptError, Header, Section
+from codec.container import Container, CorruptError, Header, Section, TruncatedError
 from codec.device import computing
 from codec.entropy.tables import FRACTIONS
 from codec.profiles.base import Decoder, Quality, Sections
@@ -38,14 +39,15 @@ class MspDecoder(Decoder):
                 found = PACKETS.of(container)
                 found.warn()
                 head, means = self._mended(header, found)
-                symbols = means.astype(np.float32) / FRACTIONS
+                symbols, more = means.astype(np.float32) / FRACTIONS, None
             else:
                 head, prior, stream = self._coded(container)
                 size = transform.size(header.height, header.width)
                 symbols = latent_coding.decode(prior, stream, *size, truncated=container.truncated).astype(np.float32)
-            latents = torch.from_numpy(symbols).permute(2, 0, 1)[None]
-            picture = transform.decode(latents, head.position, header.height, header.width, scale)[0]
-        return from_rgb(picture, header.channels)
+                more = self._enhancement(container, scale)
+            picture = transform.decode(as_latent(symbols), head.position, header.height, header.width, scale)
+            picture = picture if more is None else picture + more
+        return from_rgb(picture[0], header.channels)
 
     def repair(self, container: Container) -> Sections:
         """Sections of a file with the likely contents of its lost packets, rounded."""
@@ -66,17 +68,47 @@ class MspDecoder(Decoder):
         head, prior, stream = self._coded(container)
         with computing(transform.device):
             sizes = latent_coding.bytes_by_scale(prior, stream, *transform.size(header.height, header.width))
-        return self._facts(head) | {"scales": {f"1/{DOWNSCALE * stride}": size for stride, size in sizes.items()}}
+        facts, scales = self._facts(head), {f"1/{DOWNSCALE * stride}": size for stride, size in sizes.items()}
+        if Section.ENHANCEMENT in container.sections:
+            layer, position, stream = self._layer(container)
+            facts["quality"] = _quality(layer.log_lambda(position))
+            scales["enhancement"] = len(stream)
+        return {**facts, "scales": scales}
 
     def _facts(self, head: Head) -> dict[str, Any]:
-        quality = Quality.at(self.transform.log_lambda(head.position), LOG_LAMBDA).value
-        return {"preset": head.preset, "quality": round(quality, 1)}
+        return {"preset": head.preset, "quality": _quality(self.transform.log_lambda(head.position))}
 
     def _coded(self, container: Container) -> tuple[Head, Conditioned, bytes]:
         """Head of a latent, its prior, and its stream."""
         head, stream = bitstream.read_head(container.sections.get(Section.GRIDS, b""))
         self._check(head)
         return head, self.transform.prior(head.preset, head.position), stream
+
+    def _layer(self, container: Container) -> tuple[EnhancementLayer, int, bytes]:
+        """The enhancement layer, and position and stream of that of a file."""
+        layer, section = self.transform.enhancement, container.sections[Section.ENHANCEMENT]
+        position, stream = bitstream.read_enhancement(section)
+        if layer is None or position > layer.positions:
+            has = "none" if layer is None else f"0 to {layer.positions}"
+            raise CorruptError(
+                f"file has an enhancement layer at position {position}, and its model has {has}: it is damaged"
+            )
+        return layer, position, stream
+
+    def _enhancement(self, container: Container, scale: int) -> Tensor | None:
+        """What the enhancement layer adds to a picture; None if there is none, or the file ends before it begins."""
+        header, truncated = container.header, container.truncated
+        if Section.ENHANCEMENT not in container.sections:
+            return None
+        try:
+            layer, position, stream = self._layer(container)
+        except TruncatedError:
+            if truncated:
+                return None
+            raise
+        size = layer.size(header.height, header.width)
+        symbols = latent_coding.decode(layer.prior(position), stream, *size, truncated=truncated)
+        return layer.decode(as_latent(symbols), position, header.height, header.width, scale)
 
     def _check(self, head: Head) -> None:
         """Refuse a head that the model cannot have."""
@@ -109,3 +141,8 @@ class MspDecoder(Decoder):
             decided = latent_coding.decode_beginning(prior, stream, *known[place].shape, spacing=spacing)
             symbols[place], known[place] = decided
         return head, conceal(prior, symbols, known)
+
+
+def _quality(log_lambda: float) -> float:
+    """Quality by which an encoder would take a lambda."""
+    return round(Quality.at(log_lambda, LOG_LAMBDA).value, 1)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from codec.autoencoders import store
-from codec.autoencoders.learned_transform import LearnedTransform, on_device, to_symbols
+from codec.autoencoders.learned_transform import LearnedTransform, as_latent, on_device, to_symbols
 from codec.autoencoders.networks.integer_prior import Conditioned
-from codec.autoencoders.networks.transform import DOWNSCALE
+from codec.autoencoders.networks.transform import DOWNSCALE, PATCH
 from codec.container import Section
 from codec.device import computing
 from codec.importance import Importance, log_weights, of_cells
@@ -31,6 +32,9 @@ from codec.tensors import to_tensor
 ITERATIONS = {1: 0, 2: 0, 3: 0, 4: 3, 5: 6, 6: 9, 7: 12, 8: 16, 9: 20, PAPER: 500}  # of overfitting, by effort
 PRESETS = {1: "baseline", 2: "baseline", 9: "extra", PAPER: "extra"}  # where it is not the usual one
 USUAL = "normal"
+# Part of the channels, those that hold colours and coarse shapes, and of the trade that is made with them: without them
+# a place has few bits, but is grey and made of squares.
+STRONGEST, CAUTION = 1 / 12, 0.4
 
 
 class MspEncoder(Encoder):
@@ -41,7 +45,7 @@ class MspEncoder(Encoder):
 
     def __init__(self, options: Options, device: torch.device) -> None:
         self.options = options
-        self.sections = (Section.PACKETS if options.resilience else Section.GRIDS,)
+        self.sections = (Section.PACKETS,) if options.resilience else (Section.GRIDS, Section.ENHANCEMENT)
         self.transform = on_device(store.load(options.model), device)
         self.model = self.transform.model.prefix
 
@@ -70,6 +74,19 @@ class MspEncoder(Encoder):
 
 
 @dataclass(frozen=True)
+class Enhanced:
+    """The coded enhancement layer of a picture."""
+
+    position: int
+    stream: bytes
+    symbols: Symbols
+    prior: Conditioned
+
+    def section(self) -> bytes:
+        return bitstream.write_enhancement(self.position, self.stream)
+
+
+@dataclass(frozen=True)
 class Coded:
     """A coded picture."""
 
@@ -78,6 +95,7 @@ class Coded:
     streams: Mapping[int, bytes]  # of packets, by number
     symbols: Symbols
     prior: Conditioned
+    enhanced: Enhanced | None = None
 
     @classmethod
     def of(
@@ -94,16 +112,33 @@ class Coded:
         """Sections of the file, which were read back."""
         for number, place in packets.places(self.resilience, *self.symbols.shape[:2]).items():
             latent_coding.check(self.prior, self.streams[number], self.symbols[place], 1 + self.resilience)
+        if self.enhanced is not None:
+            latent_coding.check(self.enhanced.prior, self.enhanced.stream, self.enhanced.symbols)
         return self._written()
 
     def _written(self) -> Sections:
         if self.resilience:
             return {Section.PACKETS: packets.write(self.head.of_packets(self.resilience), self.streams)}
-        return {Section.GRIDS: bitstream.write(self.head, self.streams[0])}
+        sections = {Section.GRIDS: bitstream.write(self.head, self.streams[0])}
+        return sections if self.enhanced is None else {**sections, Section.ENHANCEMENT: self.enhanced.section()}
 
     def log_sizes(self) -> Tensor:
         size = sum(map(len, self._written().values()))
         return torch.tensor([size], dtype=torch.float64, device="cpu").log()
+
+
+class Place(NamedTuple):
+    """Positions of a file's latents.
+
+    Attributes:
+        position: of the first latent.
+        enhanced: of the enhancement layer, or None if there is none.
+        log_lambda: of the most important part, which both may be unable to reach; 0 if all parts count alike.
+    """
+
+    position: int
+    enhanced: int | None
+    log_lambda: float
 
 
 class LatentCoder(Coder[Coded]):
@@ -134,7 +169,9 @@ class LatentCoder(Coder[Coded]):
         least, most = (0.0, 0.0) if log_weights is None else (log_weights.min().item(), log_weights.max().item())
         self.bounds = min(LOG_LAMBDA) + least, max(LOG_LAMBDA) + most  # to where all parts are at the end of the range
         self._most = most
-        self._known: dict[tuple[int, float, int], Coded] = {}
+        # Packets are for what may be lost: a layer that is nothing without all of them has no place there.
+        self._layer = None if resilience else transform.enhancement
+        self._known: dict[tuple[Place, int], Coded] = {}
 
     def estimate(self, logs: Tensor) -> Tensor:
         """Bits of a file without overfitting, which costs as much as to code it."""
@@ -151,30 +188,75 @@ class LatentCoder(Coder[Coded]):
         return self._coded(log_lambda, self.iterations)
 
     def _coded(self, log_lambda: float, iterations: int) -> Coded:
-        position = self.transform.position(log_lambda - self._most)
-        # Where the least lambda is below those that the transform has, others may still go on falling.
-        beyond = 0.0
-        if self.log_weights is not None:
-            beyond = round(max(0.0, self.transform.log_lambda(0) + self._most - log_lambda), 2)
-        key = position, beyond, iterations
+        return self._at_place(self._place(log_lambda - self._most), iterations)
+
+    def _at_place(self, place: Place, iterations: int) -> Coded:
+        key = place, iterations
         if key not in self._known:
-            self._known[key] = self._code(*key)
+            if place.enhanced is None:
+                self._known[key] = self._code(*key)
+            else:
+                first = self._at_place(place._replace(enhanced=None), iterations)
+                self._known[key] = replace(first, enhanced=self._enhanced(place, first))
         return self._known[key]
 
-    def _code(self, position: int, beyond: float, iterations: int) -> Coded:
-        latents, prior = self.transform.encode(self.picture, position), self.transform.prior(self.preset, position)
-        weights = trade = None
-        if self.log_weights is not None:
-            weights = (self.log_weights - self._most + beyond).clamp(max=0).exp()
-            of_latent = of_cells(weights, DOWNSCALE)
-            trade = (WORTH * (1 / of_latent - 1))[0, 0].cpu().numpy()
-            if iterations:
-                _, symbols = latent_coding.encode(prior, to_symbols(latents), trade=trade)
-                traded = torch.from_numpy(symbols).permute(2, 0, 1)[None].to(latents)
-                latents, trade = torch.where(of_latent >= FITTED, latents, traded), None
+    def _place(self, log_lambda: float) -> Place:
+        """Where a file is whose most important part has this lambda."""
+        layer, enhanced = self._layer, None
+        if layer is not None and log_lambda < (greatest := layer.log_lambda(layer.positions)):
+            enhanced, first = layer.position(log_lambda), greatest
+        else:
+            first = log_lambda
+        least = 0.0 if self.log_weights is None else round(log_lambda, 2)
+        return Place(self.transform.position(first), enhanced, least)
+
+    def _code(self, place: Place, iterations: int) -> Coded:
+        """Code the first latent."""
+        transform, position = self.transform, place.position
+        latents, prior = transform.encode(self.picture, position), transform.prior(self.preset, position)
+        weights = self._weights(place, transform.log_lambda(position))
+        trade = self._trade(weights)
         if iterations:
+            if weights is not None:
+                _, symbols = latent_coding.encode(prior, to_symbols(latents), trade=trade)
+                latents, trade = torch.where(of_cells(weights, DOWNSCALE) >= FITTED, latents, as_latent(symbols)), None
             latents = overfit(
-                self.transform, self.preset, self.picture, weights, latents, position, iterations, self.progress,
-                self.seed,
+                transform, self.preset, self.picture, weights, latents, position, iterations, self.progress, self.seed,
             )  # fmt: skip
         return Coded.of(prior, Head(self.preset, position), self.resilience, to_symbols(latents), trade)
+
+    def _enhanced(self, place: Place, coded: Coded) -> Enhanced:
+        """Code what the first latent leaves of the picture."""
+        layer, position = self._layer, place.enhanced
+        assert layer is not None
+        assert position is not None
+        shown = self.transform.decode(as_latent(coded.symbols), place.position, *self.picture.shape[2:])
+        symbols, prior = to_symbols(layer.encode(self.picture - shown, position)), layer.prior(position)
+        weights = self._weights(place, layer.log_lambda(position))
+        worth = np.float32(WORTH) if weights is None else WORTH / _as_cells(weights, PATCH)
+        stream, coded_symbols = latent_coding.encode(prior, symbols, trade=np.broadcast_to(worth, symbols.shape))
+        return Enhanced(position, stream, coded_symbols, prior)
+
+    def _weights(self, place: Place, log_lambda: float) -> Tensor | None:
+        """Weights of the distortion of each pixel in what is coded by this lambda, 0..1; None if all are 1.
+
+        Where the lambda is above that of the most important part, others may still have their own.
+        """
+        if self.log_weights is None:
+            return None
+        beyond = max(0.0, log_lambda - place.log_lambda)
+        return (self.log_weights - self._most + beyond).clamp(max=0).exp()
+
+    def _trade(self, weights: Tensor | None) -> Trade | None:
+        """Squared error of symbols of the first latent that a bit is worth, beside what rounding gives for it."""
+        if weights is None:
+            return None
+        channels = self.transform.channels
+        caution = np.where(np.arange(channels) < channels * STRONGEST, CAUTION, 1)
+        trade: Trade = (WORTH * (1 / _as_cells(weights, DOWNSCALE) - 1) * caution).astype(np.float32)
+        return trade
+
+
+def _as_cells(weights: Tensor, side: int) -> NDArray[np.float32]:
+    """Weights (rows, columns, 1) of cells of so many pixels a side, from those of pixels (1, 1, height, width)."""
+    return of_cells(weights, side)[0, 0, :, :, None].cpu().numpy()

@@ -22,9 +22,6 @@ from codec.container import CorruptError
 from codec.entropy import selftest, tables
 from codec.entropy.coder import LIMIT, Coder, Decoder, Encoder, code_laplace, continuations
 
-# Part of the channels, those that hold colours and coarse shapes, and of the trade that is made with them: without them
-# a place has few bits, but is grey and made of squares.
-STRONGEST, CAUTION = 1 / 12, 0.4
 SURE = 0  # scale index up to which a symbol whose mean rounds to zero is zero
 
 Symbols = NDArray[np.int32]
@@ -40,8 +37,8 @@ def encode(
 
     Args:
         spacing: distance of the latent's positions in the picture's own latent.
-        trade: (height, width), squared error of a symbol that a bit is worth at each position, beside what rounding
-            gives for it; 0, or None for all, where symbols are only rounded.
+        trade: (height, width, channels), squared error of each symbol that a bit is worth; 0, or None for all, where
+            symbols are only rounded.
 
     Returns:
         The stream, and the symbols that it holds.
@@ -133,7 +130,6 @@ class LatentCoding:
         self._coders, self._prior, self._latent, self._trade = list(coders), prior, latent, trade
         self._level = spacing.bit_length() - 1
         channels = prior.prior.channels
-        self._caution = np.where(np.arange(channels) < channels * STRONGEST, CAUTION, 1).astype(np.float32)
         self._symbols = np.zeros((height, width, channels), np.int32)
         self._activations = np.zeros((height, width, channels), np.int16)
         self.known = np.zeros((height, width), bool)
@@ -214,8 +210,7 @@ class LatentCoding:
         row, column = cells
         told = None if self._latent is None else self._latent[place][row, column, channels]
         if told is not None and self._trade is not None:
-            trade = self._trade[place][row, column, None] * self._caution[channels]
-            told = _traded(told, mean, scale, trade)
+            told = _traded(told, mean, scale, self._trade[place][row, column, channels])
         symbols = self._run(told, mean, scale)
         self._symbols[place][row, column, channels] = symbols
         self._activations[place][row, column, channels] = self._prior.units.activations(symbols, channels)

@@ -2,7 +2,8 @@
 
 The transform's gains are those of the quality, so one model serves all of them. The prior computes in integers, so a
 file's symbols are the same on any machine; the decoder that makes a picture of them computes in floating point. On
-request the latent is coded in packets, any of which can be lost: the prior tells what is expected in their place.
+request the latent is coded in packets, any of which can be lost: the prior tells what is expected in their place. The
+best qualities have an enhancement layer: what the transform leaves of the picture, under a prior of its own.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 # Squared error of samples in 0..1 that one bit per pixel may save, at `codec.profiles.base.QUALITIES`.
-LOG_LAMBDA = (-2.4, -3.3, -5.6, -8.6, -10.4)
+LOG_LAMBDA = (-2.4, -3.3, -5.6, -8.6, -12.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,13 +53,15 @@ class Msp(Profile[Options]):
         return MspDecoder(header.model, device)
 
     def check(self, container: Container) -> None:
-        from codec.profiles.msp.bitstream import PACKETS, read_head
+        from codec.profiles.msp.bitstream import PACKETS, read_enhancement, read_head
 
         check_model(container.header)
         if Section.PACKETS in container.sections:
             PACKETS.check(container)
         else:
             read_head(container.sections.get(Section.GRIDS, b""))
+            if Section.ENHANCEMENT in container.sections:
+                read_enhancement(container.sections[Section.ENHANCEMENT])
 
 
 PROFILE = Msp()

@@ -1,0 +1,122 @@
+"""The prior of an enhancement layer, on what a learned transform leaves of pictures; the transform stays as it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from codec.autoencoders.learned_transform import LearnedTransform
+from codec.autoencoders.model import Model, check, read, write
+from codec.autoencoders.networks.enhancement import PRESET, Config, basis
+from codec.autoencoders.networks.integer_prior import LOG, quantised
+from codec.autoencoders.networks.progressive_prior import Distributions, ProgressivePrior, laplace_bits
+from codec.autoencoders.networks.transform import PATCH, PIXELS, knot_weights
+from codec.device import reduced_precision
+from codec.entropy.layers import narrowed
+from codec.files import replacing
+from codec.profiles.msp.overfitting import WORTH
+from codec.training.data import Photos, as_pictures, crops
+from codec.training.loop import Task
+from codec.training.optimizers import MuonAndAdam, Schedule
+from codec.training.transform import SPEED, WIDE
+
+STARTED = 32  # pictures whose differences say how wide distributions are at first
+DRAWN = 2  # lambdas for each picture: to code it in the first layer takes longer than all the rest
+STEP = 5.1  # of the best quantiser at high rates by the root of lambda, 18 / ln 2 to the power of 1 / 2
+
+
+class EnhancementTask(Task):
+    """Training of the layer's prior.
+
+    Args:
+        config: of the layer.
+        weights: a model for profile `msp`; a layer that it has is replaced.
+        side: of the crops.
+        count: crops at once.
+    """
+
+    name = "enhancement"
+    schedule = Schedule(1.2e-3, 50)
+    model: ProgressivePrior
+
+    def __init__(self, config: Config, photos: Photos, weights: Path, side: int, count: int) -> None:
+        self.layer, self.photos, self.side, self.count = config, photos, side, count
+        self.config: Mapping[str, Any] = {
+            "layer": asdict(config), "weights": sha256(weights.read_bytes()).hexdigest()
+        }  # fmt: skip
+        self.base = read(weights)
+        self._transforms: dict[torch.device, LearnedTransform] = {}
+        low, high = map(math.log, config.lambdas)
+        steps = STEP * torch.linspace(low, high, config.knots).div(2).exp()
+        self.log_gain = (-LOG * steps.log()).round().long()[:, None].expand(-1, PIXELS).contiguous()
+        torch.manual_seed(0)
+        self.model = ProgressivePrior(PRESET, PIXELS, config.knots, config.hidden)
+        differences = self._differences(as_pictures(crops(photos, side, STARTED, 0)))
+        self.model.start(differences.square().mean((0, 2, 3)))
+
+    def optimizer(self) -> MuonAndAdam:
+        parameters = list(self.model.parameters())
+        fast = [self.model.log_scale, self.model.mean]
+        kernels = [p for p in parameters if p.dim() in (2, 4) and min(p.shape[:2]) >= WIDE]
+        return MuonAndAdam(kernels, parameters, fast=fast, speed=SPEED)
+
+    def batch(self, seed: int, iteration: int) -> Tensor:
+        """(batch, side, side, 3) in 0..255"""
+        return crops(self.photos, self.side, self.count, seed, iteration)
+
+    def loss(self, batch: Tensor, iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
+        differences = self._differences(as_pictures(batch)).repeat(DRAWN, 1, 1, 1)
+        low, high = map(math.log, self.layer.lambdas)
+        lambdas = torch.empty(len(differences), device=batch.device).uniform_(low, high).exp()
+        knots = knot_weights(lambdas, self.layer.lambdas, self.layer.knots)
+        gains = (knots @ (self.log_gain.to(knots) / LOG)).exp()[:, :, None, None]
+        exact = differences * gains
+        with reduced_precision(batch.device):
+            with torch.no_grad():
+                symbols = traded(exact, self.model(exact.round() / gains, knots).scaled(gains))
+            found = self.model(symbols / gains, knots)
+        bits = laplace_bits(symbols, *found.scaled(gains)).flatten(1).sum(1) / self.side**2
+        return 100 * (lambdas.sqrt() * bits).mean(), {"bpp": bits.detach().mean()}
+
+    @torch.no_grad()
+    def _differences(self, pictures: Tensor) -> Tensor:
+        """What the first layer leaves of pictures (batch, 3, h, w): (batch, PIXELS, h / PATCH, w / PATCH)."""
+        device = pictures.device
+        transform = self._transforms.setdefault(device, LearnedTransform(self.base, device))
+        position = transform.position(math.log(self.layer.lambdas[1]))
+        symbols = transform.encode(pictures, position).round()
+        left = pictures - transform.decode(symbols, position, *pictures.shape[2:])
+        return F.conv2d(F.pixel_unshuffle(left, PATCH), basis().to(device)[:, :, None, None])
+
+    def export(self, path: Path) -> None:
+        """Write the model with the layer."""
+        with replacing(path) as temporary:
+            write(self._model(), temporary)
+
+    def _model(self) -> Model:
+        layer = {"gains.log": self.log_gain} | {f"prior.{n}": numbers for n, numbers in quantised(self.model).items()}
+        tensors = {name: tensor for name, tensor in self.base.tensors.items() if not name.startswith("enhancement.")}
+        tensors |= {f"enhancement.{name}": numbers for name, numbers in narrowed(layer).items()}
+        told = asdict(self.layer) | {"lambdas": list(self.layer.lambdas)}
+        made = replace(self.base, config={**self.base.config, "enhancement": told}, tensors=tensors)
+        check(made, "the trained model")
+        return made
+
+
+def traded(exact: Tensor, found: Distributions) -> Tensor:
+    """Symbols for which squared error and bits are about least, given distributions of them.
+
+    Args:
+        exact: what they would be if they were not whole.
+    """
+    off = exact - found.mean
+    drawn = off.sign() * (off.abs() - WORTH / (2 * math.log(2)) * torch.exp(-found.log_scale)).clamp_min(0)
+    return (drawn + found.mean).round()
