@@ -124,6 +124,7 @@ def test_order_and_flags() -> None:
         Entry(Section.WEIGHTS, True, 1),
         Entry(Section.GRIDS, True, 1),
         Entry(Section.PACKETS, True, 1),
+        Entry(Section.ENHANCEMENT, True, 1),
     )
 
 

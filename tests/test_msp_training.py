@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,8 +85,8 @@ def test_layer_of_a_good_quality_shows_the_picture(photos: Photos, model: Path, 
     """However little the transform knows of it."""
     EnhancementTask(LAYER, photos, model, SIDE, COUNT).export(tmp_path / "enhanced.safetensors")
     picture = synthetic.draw(SIDE, np.random.default_rng(5))
-    options = {"profile": "msp", "model": tmp_path / "enhanced.safetensors", "effort": 1, "device": "cpu"}
-    coded = codec.encode(picture, quality=100, **options)
+    options: dict[str, Any] = {"profile": "msp", "model": tmp_path / "enhanced.safetensors", "effort": 1}
+    coded = codec.encode(picture, quality=100, device="cpu", **options)
     assert Section.ENHANCEMENT in unpack(coded).sections
 
 

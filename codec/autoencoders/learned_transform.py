@@ -26,6 +26,7 @@ from codec.blocks import to_multiple
 from codec.device import computing, reduced_precision, to_device
 
 TILE, OVERLAP = 1024 // DOWNSCALE, 128 // DOWNSCALE  # samples of the latent: how far the networks see, twice
+PATCHES = 1024 // PATCH  # along a side of a tile of what the networks do not see
 
 
 class Layer:
@@ -82,14 +83,22 @@ class EnhancementLayer(Layer):
 
     def encode(self, differences: Tensor, position: int) -> Tensor:
         """Symbols, not yet rounded, (1, channels, *size(height, width)) of differences (1, 3, height, width)."""
-        patches = F.pixel_unshuffle(to_multiple(differences, PATCH), PATCH)
-        return F.conv2d(patches, self._basis[:, :, None, None]) * self._gains(position)
+        kernel, gains = self._basis[:, :, None, None], self._gains(position)
+
+        def transformed(x: Tensor) -> Tensor:
+            return F.conv2d(F.pixel_unshuffle(x, PATCH), kernel) * gains
+
+        return tiled(transformed, to_multiple(differences, PATCH), self.channels, (PATCH, 1), PATCHES, 1)
 
     def decode(self, symbols: Tensor, position: int, height: int, width: int, scale: int = 1) -> Tensor:
         """Differences (1, 3, height / scale, width / scale), sides rounded up, of symbols: see `LearnedTransform`."""
-        kernel = means(self._basis.T, scale)
-        patches = F.conv2d(symbols.to(self.device, torch.float32) / self._gains(position), kernel[:, :, None, None])
-        return F.pixel_shuffle(patches, PATCH // scale)[:, :, : -(-height // scale), : -(-width // scale)]
+        kernel, gains = means(self._basis.T, scale)[:, :, None, None], self._gains(position)
+
+        def transformed(x: Tensor) -> Tensor:
+            return F.pixel_shuffle(F.conv2d(x / gains, kernel), PATCH // scale)
+
+        made = tiled(transformed, symbols.to(self.device), 3, (1, PATCH // scale), PATCHES, 1)
+        return made[:, :, : -(-height // scale), : -(-width // scale)]
 
 
 class LearnedTransform(Layer):

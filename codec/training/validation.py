@@ -27,7 +27,7 @@ Code = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # pictures, lambdas to
 Pixels = NDArray[np.uint8]
 
 LAMBDAS = (4e-2, 1.5e-2, 6e-3, 2e-3, 7e-4, 2.5e-4, 3e-5)
-MOST = 1.0  # bits per pixel up to which curves are compared
+MOST = 1.0  # bits per pixel up to which curves are compared, if nothing else is asked for
 JUDGES = ("psnr", "msssim", "ssimulacra2")  # MS-SSIM in dB
 AVIF_QUALITIES = (1, 10, 20, 30, 40, 50, 60, 70, 80, 90)
 AVIF_SPEED = 4
@@ -181,10 +181,14 @@ def coded(code: Code, number: float, photo: Pixels) -> tuple[Pixels, float]:
     return pixels.cpu().numpy(), bits.item()
 
 
-def compare(points: Sequence[Mapping[str, float]], anchor: Sequence[Mapping[str, float]], metric: str) -> float | None:
-    """BD-rate up to a rate of `MOST`, in percent."""
-    curves = [Curve.of(metric, [(p["bpp"], p[metric]) for p in side if p["bpp"] <= MOST]) for side in (points, anchor)]
-    change = bd_rate(*curves)
+def compare(
+    points: Sequence[Mapping[str, float]], anchor: Sequence[Mapping[str, float]], metric: str,
+    rates: tuple[float, float] = (0, MOST),
+) -> float | None:  # fmt: skip
+    """BD-rate from one rate to another, in bits per pixel, in percent."""
+    least, most = rates
+    chosen = ([(p["bpp"], p[metric]) for p in side if least <= p["bpp"] <= most] for side in (points, anchor))
+    change = bd_rate(*(Curve.of(metric, found) for found in chosen))
     return None if change is None else round(change, 2)
 
 

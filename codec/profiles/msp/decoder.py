@@ -46,7 +46,7 @@ class MspDecoder(Decoder):
                 symbols = latent_coding.decode(prior, stream, *size, truncated=container.truncated).astype(np.float32)
                 more = self._enhancement(container, scale)
             picture = transform.decode(as_latent(symbols), head.position, header.height, header.width, scale)
-            picture = picture if more is None else picture + more
+            picture = picture if more is None else picture.add_(more)
         return from_rgb(picture[0], header.channels)
 
     def repair(self, container: Container) -> Sections:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -15,8 +16,10 @@ from codec.autoencoders import store
 from codec.autoencoders.learned_transform import LearnedTransform, as_latent, on_device, to_symbols
 from codec.autoencoders.networks.integer_prior import Conditioned
 from codec.autoencoders.networks.transform import DOWNSCALE, PATCH
+from codec.blocks import to_multiple
 from codec.container import Section
 from codec.device import computing
+from codec.distortion.pixels import STABILISER, STRUCTURE
 from codec.importance import Importance, log_weights, of_cells
 from codec.profiles import packets
 from codec.profiles.base import Budget, Encoder, Goal, Progress, Sections, counting
@@ -35,6 +38,7 @@ USUAL = "normal"
 # Part of the channels, those that hold colours and coarse shapes, and of the trade that is made with them: without them
 # a place has few bits, but is grey and made of squares.
 STRONGEST, CAUTION = 1 / 12, 0.4
+USUAL_COST = 2.0  # of a squared error with what it does to structure, in its own: that of most patches
 
 
 class MspEncoder(Encoder):
@@ -233,8 +237,9 @@ class LatentCoder(Coder[Coded]):
         shown = self.transform.decode(as_latent(coded.symbols), place.position, *self.picture.shape[2:])
         symbols, prior = to_symbols(layer.encode(self.picture - shown, position)), layer.prior(position)
         weights = self._weights(place, layer.log_lambda(position))
-        worth = np.float32(WORTH) if weights is None else WORTH / _as_cells(weights, PATCH)
-        stream, coded_symbols = latent_coding.encode(prior, symbols, trade=np.broadcast_to(worth, symbols.shape))
+        counts = _structure(self.picture) * (1 if weights is None else _as_cells(weights, PATCH))
+        trade = np.broadcast_to(WORTH / counts, symbols.shape)
+        stream, coded_symbols = latent_coding.encode(prior, symbols, trade=trade)
         return Enhanced(position, stream, coded_symbols, prior)
 
     def _weights(self, place: Place, log_lambda: float) -> Tensor | None:
@@ -255,6 +260,20 @@ class LatentCoder(Coder[Coded]):
         caution = np.where(np.arange(channels) < channels * STRONGEST, CAUTION, 1)
         trade: Trade = (WORTH * (1 / _as_cells(weights, DOWNSCALE) - 1) * caution).astype(np.float32)
         return trade
+
+
+def _structure(picture: Tensor) -> NDArray[np.float32]:
+    """What a squared error in each patch costs, (rows, columns, 1), about 1 on average.
+
+    That is 1, and by how much it adds to `structural_error`: the more, the fewer contrasts there are that hide it. Of
+    an error that has nothing to do with the picture SSIM's contrast and structure lose its variance, by twice that of
+    the picture.
+    """
+    picture = to_multiple(picture, PATCH)
+    variance = F.avg_pool2d(picture.square(), PATCH) - F.avg_pool2d(picture, PATCH).square()
+    costs = 1 + STRUCTURE / (2 * variance.clamp_min(0).mean(1) + STABILISER)
+    found: NDArray[np.float32] = (costs / USUAL_COST)[0, :, :, None].cpu().numpy()
+    return found
 
 
 def _as_cells(weights: Tensor, side: int) -> NDArray[np.float32]:

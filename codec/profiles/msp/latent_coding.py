@@ -245,7 +245,19 @@ def _traded(told: NDArray[np.float32], mean: Integers, scale: Integers, trade: T
     Args:
         trade: (n, channels), squared error that a bit is worth; where it is 0, symbols are the nearest ones.
     """
-    nearest, centre = np.rint(told), np.floor(mean / tables.FRACTIONS + 0.5)
+    best, centre = np.rint(told), np.floor((mean + tables.FRACTIONS // 2) / tables.FRACTIONS).astype(np.float32)
+    undecided = best != centre
+    best[undecided] = _cheapest(
+        told[undecided], best[undecided], centre[undecided], mean[undecided], scale[undecided], trade[undecided]
+    )
+    return best
+
+
+def _cheapest(
+    told: NDArray[np.float32], nearest: NDArray[np.float32], centre: NDArray[np.float32], mean: Integers,
+    scale: Integers, trade: Trade,
+) -> NDArray[np.float32]:  # fmt: skip
+    """Symbols (n,) as of `_traded`, where the nearest is not the likeliest."""
     spread = np.exp((tables.LOG_SCALE_MIN_EIGHTHS + scale) / tables.LOG_SCALE_FRACTIONS)
     # Away from the mean, each further one costs as many bits: a parabola and a line, of which this is the least.
     off = told - mean / tables.FRACTIONS
