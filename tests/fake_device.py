@@ -37,7 +37,7 @@ CASES: list[dict[str, Any]] = [
     {"profile": "coolchic", "effort": 1},
     {"profile": "msp", "effort": 1},
     {"profile": "msp", "effort": 1, "resilience": 1},
-    {"profile": "msp", "model": "tiny", "effort": 4, "target_bpp": 0.4},
+    {"profile": "msp", "model": "tiny", "effort": 4, "target_bpp": 0.45},
     {"profile": "vq", "model": "tinyvq", "effort": 1, "resilience": 1},
     {"profile": "vq", "model": "tinyvq", "effort": 4, "target_bpp": 2.0},
 ]
