@@ -1,0 +1,116 @@
+"""The trainings of profile msp's priors and enhancement layer, on made-up pictures, for seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from test_transform_training import SCHEDULE, TINY, assert_same, data, photos, state
+
+import codec
+from codec import Section, unpack
+from codec.autoencoders import model as files
+from codec.autoencoders import store
+from codec.autoencoders.networks import enhancement
+from codec.training import __main__ as command
+from codec.training import msp_prior, synthetic
+from codec.training.data import Photos
+from codec.training.enhancement import EnhancementTask
+from codec.training.loop import Budget, Loop, Task
+from codec.training.msp_prior import PriorTask
+from codec.training.transform import Model, export
+
+__all__ = ["data", "photos"]  # fixtures
+
+LAYER = enhancement.Config(hidden=16, knots=3, lambdas=(1e-5, 1e-3))
+SIDE, COUNT = 64, 2
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    export(TINY.network, Model(TINY.network).state_dict(), tmp_path / "weights.safetensors")
+    return tmp_path / "weights.safetensors"
+
+
+@pytest.fixture
+def model(photos: Photos, weights: Path, tmp_path: Path) -> Path:
+    PriorTask(TINY, photos, weights, ["baseline"]).export(tmp_path / "model.safetensors")
+    return tmp_path / "model.safetensors"
+
+
+def learnt(task: Task, folder: Path) -> tuple[float, float]:
+    """Losses of the same crops before and after some iterations."""
+
+    def loss() -> float:
+        torch.manual_seed(0)
+        with torch.no_grad():
+            return float(task.loss(task.batch(0, 0), 0)[0])
+
+    before = loss()
+    Loop(task, folder, SCHEDULE, torch.device("cpu")).run(Budget(iterations=5))
+    return before, loss()
+
+
+def test_priors_learn_and_a_model_comes_of_it(photos: Photos, weights: Path, tmp_path: Path) -> None:
+    task = PriorTask(TINY, photos, weights, ["baseline", "normal"])
+    before, after = learnt(task, tmp_path / "a")
+    assert after < before - 0.01
+    task.export(tmp_path / "model.safetensors")
+    again = PriorTask(TINY, photos, weights, ["baseline"], tmp_path / "model.safetensors")
+    trained, started = (dict(each.model.priors.named_parameters()) for each in (task, again))
+    name = "baseline.steps.0.embed.weight"
+    torch.testing.assert_close(started[name], trained[name], atol=0.02, rtol=0)
+    assert store.load(tmp_path / "model.safetensors").name == msp_prior.NAME
+
+
+def test_layer_learns_and_a_model_comes_of_it(photos: Photos, model: Path, tmp_path: Path) -> None:
+    task = EnhancementTask(LAYER, photos, model, SIDE, COUNT)
+    before, after = learnt(task, tmp_path / "a")
+    assert after < before - 0.01
+    task.export(tmp_path / "enhanced.safetensors")
+    made = files.read(tmp_path / "enhanced.safetensors")
+    assert made.config["enhancement"] == {"hidden": 16, "knots": 3, "lambdas": [1e-5, 1e-3]}
+    assert {n for n in made.tensors if not n.startswith("enhancement.")} == set(files.read(model).tensors)
+    again = EnhancementTask(LAYER, photos, tmp_path / "enhanced.safetensors", SIDE, COUNT)
+    again.export(tmp_path / "again.safetensors")
+    assert set(files.read(tmp_path / "again.safetensors").tensors) == set(made.tensors)
+
+
+def test_layer_of_a_good_quality_shows_the_picture(photos: Photos, model: Path, tmp_path: Path) -> None:
+    """However little the transform knows of it."""
+    EnhancementTask(LAYER, photos, model, SIDE, COUNT).export(tmp_path / "enhanced.safetensors")
+    picture = synthetic.draw(SIDE, np.random.default_rng(5))
+    options = {"profile": "msp", "model": tmp_path / "enhanced.safetensors", "effort": 1, "device": "cpu"}
+    coded = codec.encode(picture, quality=100, **options)
+    assert Section.ENHANCEMENT in unpack(coded).sections
+
+
+def test_resumed_is_the_same_as_uninterrupted_bit_by_bit(photos: Photos, model: Path, tmp_path: Path) -> None:
+    def loop(folder: Path) -> Loop:
+        return Loop(EnhancementTask(LAYER, photos, model, SIDE, COUNT), folder, SCHEDULE, torch.device("cpu"))
+
+    whole = loop(tmp_path / "whole")
+    whole.run(Budget(iterations=3))
+    for iterations in (2, 3):
+        resumed = loop(tmp_path / "parts")
+        resumed.run(Budget(iterations=iterations))
+    assert_same(state(whole), state(resumed))
+
+
+def test_commands(data: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "Config", lambda: TINY.network)
+    monkeypatch.setattr(command, "EnhancementConfig", lambda: LAYER)
+    made, enhanced = tmp_path / "model.safetensors", tmp_path / "enhanced.safetensors"
+    for name, given, exported in (("prior", weights, made), ("enhancement", made, enhanced)):
+        arguments = (
+            name, "--hours", 1e-5, "--data", data, "--checkpoint", tmp_path / name, "--weights", given, "--side", SIDE,
+            "--batch", COUNT, "--validate", 0, "--device", "cpu", "--export", exported,
+        )  # fmt: skip
+        result = CliRunner().invoke(command.main, [*map(str, arguments)])
+        assert result.exit_code == 0, result.output
+    assert list(files.read(enhanced).config["presets"]) == ["baseline", "normal", "extra"]
+    assert files.read(enhanced).config["enhancement"]["hidden"] == LAYER.hidden
