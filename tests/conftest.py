@@ -5,28 +5,21 @@ from __future__ import annotations
 import os
 import resource
 import struct
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from fast_profile import FastProfile
 from hypothesis import HealthCheck, settings
-from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 import codec.profiles
 import pillow_clric
-from codec.container import Container, CorruptError, Header, Section, TruncatedError
-from codec.profiles.base import Decoder, Encoder, Goal, Profile, Progress, Sections
-from codec.profiles.msp.profile import Options
-
-if TYPE_CHECKING:
-    import torch
 
 # Pictures in tests are tiny, and threads that wait for each other on a busy machine take 20 times as long. Before torch
 # is imported, and for programs that tests start, too.
@@ -120,67 +113,6 @@ def hostile_folder(parent: Path) -> Path:
     for name in names.split():
         (folder / f"{name}.py").write_text(f"open({str(folder / 'executed')!r}, 'w').write({name!r})")
     return folder
-
-
-class FastProfile(Profile[Options]):
-    """Codes pixels with zlib in no time, for tests of all that is around a profile. Under the default's name."""
-
-    id = 15
-    name = codec.profiles.DEFAULT
-    options = Options
-    cost = 1
-
-    def __init__(self) -> None:
-        self.used: list[Options] = []  # of each encode
-        self.importance: list[NDArray[np.uint8] | None] = []  # of each picture
-        self.devices: list[str] = []  # of each decode
-
-    def encoder(self, options: Options, device: torch.device) -> Encoder:
-        return FastEncoder(self, options)
-
-    def decoder(self, header: Header, device: torch.device) -> Decoder:
-        self.devices.append(str(device))
-        return FastDecoder()
-
-    def encode(self, pictures: Sequence[NDArray[np.uint8]], goal: Goal, progress: Progress | None) -> list[Sections]:
-        """Tests have others in its place."""
-        for done in range(1, 4):
-            if progress:
-                progress(done, 3)
-        return [{Section.WEIGHTS: b"w", Section.GRIDS: zlib.compress(pixels.tobytes())} for pixels in pictures]
-
-    def check(self, container: Container) -> None:
-        pass
-
-
-class FastEncoder(Encoder):
-    bytes_per_pixel = 1
-
-    def __init__(self, profile: FastProfile, options: Options) -> None:
-        self.profile, self.options = profile, options
-
-    def encode(
-        self, pictures: Sequence[NDArray[np.uint8]], importance: Sequence[NDArray[np.uint8] | None], goal: Goal,
-        progress: Progress | None = None,
-    ) -> list[Sections]:  # fmt: skip
-        self.profile.importance += importance
-        self.profile.used.append(self.options)
-        return self.profile.encode(pictures, goal, progress)
-
-
-class FastDecoder(Decoder):
-    def decode(self, container: Container, scale: int = 1) -> NDArray[np.uint8]:
-        if container.sections[Section.WEIGHTS] != b"w":
-            raise TruncatedError("file is truncated: its weights are missing")
-        header = container.header
-        shape = (header.height, header.width) + ((3,) if header.channels == 3 else ())
-        pixels = np.zeros(np.prod(shape), np.uint8)
-        try:
-            found = zlib.decompressobj().decompress(container.sections[Section.GRIDS], pixels.size)
-        except zlib.error as error:
-            raise CorruptError("file is damaged: its grids do not decode") from error
-        pixels[: len(found)] = np.frombuffer(found, np.uint8)
-        return np.asarray(Image.fromarray(pixels.reshape(shape)).reduce(scale))
 
 
 @pytest.fixture

@@ -23,6 +23,9 @@ from torch.utils._pytree import tree_map
 
 import codec
 from codec.autoencoders.networks.transform import Config
+from codec.overfit import quantise
+from codec.overfit.soap import EVERY
+from codec.profiles.coolchic import encoder as coolchic
 from codec.training.data import Photos
 from codec.training.loop import Budget, Loop
 from codec.training.optimizers import Schedule
@@ -34,7 +37,7 @@ CASES: list[dict[str, Any]] = [
     {"profile": "coolchic", "effort": 1},
     {"profile": "msp", "effort": 1},
     {"profile": "msp", "effort": 1, "resilience": 1},
-    {"profile": "msp", "effort": 4, "target_bpp": 2.0},
+    {"profile": "msp", "model": "tiny", "effort": 4, "target_bpp": 0.45},
     {"profile": "vq", "model": "tinyvq", "effort": 1, "resilience": 1},
     {"profile": "vq", "model": "tinyvq", "effort": 4, "target_bpp": 2.0},
 ]
@@ -158,6 +161,8 @@ def main() -> None:
     """Code pictures of two sizes on the device, and compare what they decode to there and on the CPU; train there."""
     register()
     torch.set_num_threads(1)
+    # Operations take long here: no more iterations than use all of them, and few steps of weights to choose from.
+    coolchic.ITERATIONS[1], quantise.FINEST = (EVERY + 2, 2), 2
     with Image.open(Path(__file__).parents[1] / "samples" / "coffee.png") as photo:
         picture = np.asarray(photo.convert("RGB"))
     crop = picture[100:132, 200:248]

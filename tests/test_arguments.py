@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import FastProfile, same, saved
+from conftest import same, saved
+from fast_profile import FastProfile
 from PIL import Image
 
 import codec

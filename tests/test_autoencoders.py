@@ -317,7 +317,6 @@ class TestModelFile:
         with pytest.raises(ModelFileError, match=message):
             import_checkpoint.read(tmp_path / "wrong.safetensors")
 
-    @settings(max_examples=200)
     @given(data=st.data())
     def test_any_configuration_is_refused_or_built(self, data: st.DataObject) -> None:
         architecture = data.draw(st.sampled_from(sorted(CONFIGURATIONS)))

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from conftest import FastProfile, hostile_folder
+from conftest import hostile_folder
+from fast_profile import FastProfile
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -36,7 +37,7 @@ CUSTOMISED = """
 import os, signal, time
 from pathlib import Path
 import codec.profiles
-from conftest import FastProfile
+from fast_profile import FastProfile
 
 class Profile(FastProfile):
     def encode(self, pictures, goal, progress):

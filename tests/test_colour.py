@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import reader
 from click.testing import CliRunner
-from conftest import EXIF, FastProfile, display_p3, icc_profile, opened, saved
+from conftest import EXIF, display_p3, icc_profile, opened, saved
+from fast_profile import FastProfile
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray

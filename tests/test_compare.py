@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from conftest import FastProfile
+from fast_profile import FastProfile
 from PIL import Image, ImageCms
 from safetensors.torch import save_file
 

@@ -340,7 +340,7 @@ def test_contexts_are_causal_and_in_earlier_waves() -> None:
 
 
 def test_tall_planes_take_little_memory() -> None:
-    shape = (4000, 3)
+    shape = (2500, 3)
     values = np.ones((1, *shape), np.int32)
     tracemalloc.start()
     model = IntegerARM(*(np.zeros((1, *s)) for s in ((4, 4), (4,), (4, 4), (4,), (2, 4), (2, 4), (2,))))

@@ -121,26 +121,20 @@ def golden(name: str) -> tuple[bytes, dict[str, str], NDArray[np.uint8]]:
     return (FOLDER / f"{name}.clric").read_bytes(), hashes, picture
 
 
-@pytest.fixture(params=[1, 2], ids=["1 thread", "2 threads"])
-def threads(request: pytest.FixtureRequest) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(params=[True, False], ids=["oneDNN", "no oneDNN"])
-def onednn(request: pytest.FixtureRequest) -> Iterator[None]:
-    with torch.backends.mkldnn.flags(enabled=request.param):
+@pytest.fixture(
+    params=[(1, True, torch.float32), (1, False, torch.bfloat16), (2, True, torch.bfloat16), (2, False, torch.float32)],
+    ids=lambda param: f"{param[0]} threads, oneDNN {param[1]}, {param[2]}",
+)
+def settings_of_torch(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Threads, whether there is oneDNN, and the default dtype: every two of them in every combination."""
+    threads, onednn, dtype = request.param
+    before = torch.get_num_threads(), torch.get_default_dtype()
+    torch.set_num_threads(threads)
+    torch.set_default_dtype(dtype)
+    with torch.backends.mkldnn.flags(enabled=onednn):
         yield
-
-
-@pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-def default_dtype(request: pytest.FixtureRequest) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(request.param)
-    yield
-    torch.set_default_dtype(before)
+    torch.set_num_threads(before[0])
+    torch.set_default_dtype(before[1])
 
 
 def test_there_are_golden_files() -> None:
@@ -185,7 +179,7 @@ def test_no_file_depends_on_what_encoders_use(name: str, tmp_path: Path, monkeyp
     assert np.abs(codec.decode(data, device="cpu").astype(float) - picture).mean() <= 1
 
 
-@pytest.mark.usefixtures("threads", "onednn", "default_dtype")
+@pytest.mark.usefixtures("settings_of_torch")
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", ALL)
 def test_golden_files(name: str, device: str) -> None:

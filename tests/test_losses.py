@@ -11,7 +11,8 @@ from xml.etree import ElementTree
 
 import pytest
 from click.testing import CliRunner
-from conftest import FastProfile, same, saved
+from conftest import same, saved
+from fast_profile import FastProfile
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image

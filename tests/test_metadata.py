@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import EXIF, METADATA, FastProfile, cmyk_profile, display_p3, icc_profile, opened, same, saved
+from conftest import EXIF, METADATA, cmyk_profile, display_p3, icc_profile, opened, same, saved
+from fast_profile import FastProfile
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 

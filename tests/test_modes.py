@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 import reader
-from conftest import METADATA, FastProfile, cmyk_profile, opened, same, saved
+from conftest import METADATA, cmyk_profile, opened, same, saved
+from fast_profile import FastProfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray

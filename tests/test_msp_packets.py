@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Iterable
 from functools import cache
 from io import BytesIO
-from itertools import product
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -49,7 +48,7 @@ Pixels = NDArray[np.uint8]
 pytestmark = pytest.mark.usefixtures("golden_models")
 
 SAMPLES = Path(__file__).parent.parent / "samples"
-SIZES = [(1, 1), (1, 50), (17, 3), (40, 300), (260, 200)]
+SIZES = [(1, 1), (1, 50), (17, 3), (40, 300), (130, 100)]
 
 
 @cache
@@ -70,6 +69,12 @@ def encode(pixels: Pixels, **options: Any) -> bytes:
 @cache
 def coded(resilience: int, height: int = 260, width: int = 200) -> bytes:
     return encode(photo(height, width), resilience=resilience, quality=80)
+
+
+@cache
+def whole_of(data: bytes) -> tuple[Pixels, NDArray[np.int32]]:
+    """Picture and symbols of a file of which nothing is lost."""
+    return decode(data), latent_of(data)
 
 
 def without(data: bytes, lost: Iterable[int], *, fill: bytes | None = b"\xa5") -> bytes:
@@ -96,7 +101,7 @@ def test_modes_and_sizes(size: tuple[int, int], channels: int) -> None:
 @pytest.mark.parametrize("resilience", [1, 2, 3, 9])
 @pytest.mark.parametrize("preset", PRESETS)
 def test_another_reader_reads_the_same_symbols(preset: str, resilience: int) -> None:
-    for size in ((30, 17), (200, 333)):
+    for size in ((30, 17), (160, 176)):  # there are all packets of the second, whatever its resilience
         data = latent_coded(preset, photo(*size), 300, resilience)
         section = unpack(data).sections[Section.PACKETS]
         shape = (-(-side // 16) for side in size)
@@ -162,9 +167,9 @@ def test_metadata_and_alpha_are_checked_though_packets_check_themselves() -> Non
 
 @pytest.mark.parametrize("effort", [1, 5, 9])
 def test_efforts(effort: int) -> None:
-    data = encode(photo(100, 130), resilience=3, effort=effort)
+    data = encode(photo(64, 80), resilience=3, effort=effort)
     assert codec.describe(data)["packets"] == 16
-    assert data == encode(photo(100, 130), resilience=3, effort=effort)
+    assert data == encode(photo(64, 80), resilience=3, effort=effort)
 
 
 @pytest.mark.parametrize("scale", codec.SCALES)
@@ -234,13 +239,13 @@ def test_any_bytes_are_symbols_or_refused(stream: bytes, spacing: int) -> None:
 @pytest.mark.parametrize(("resilience", "lost"), [(1, [0]), (2, [3, 4]), (3, [1, 7, 9, 15]), (9, range(10, 60))])
 def test_lost_packets(resilience: int, lost: Iterable[int], fill: bytes | None) -> None:
     data, lost = coded(resilience), list(lost)
-    damaged = without(data, lost, fill=fill)
+    damaged, (whole, latent) = without(data, lost, fill=fill), whole_of(data)
     picture = mended(damaged)
     symbols, known = symbols_of_packets(unpack(damaged))
     assert known.any()
     assert not known.all()
-    assert np.array_equal(latent_of(data)[known], symbols[known])
-    assert not np.array_equal(picture, decode(data))
+    assert np.array_equal(latent[known], symbols[known])
+    assert not np.array_equal(picture, whole)
     total = len(PACKETS.of(unpack(data)).places)
     with pytest.raises(CorruptError, match=rf"{len(lost)} of {total} packets are lost or damaged: .*--repair"):
         codec.verify(damaged)
@@ -249,8 +254,8 @@ def test_lost_packets(resilience: int, lost: Iterable[int], fill: bytes | None) 
 @pytest.mark.parametrize("share", [0.1, 0.2, 0.3, 0.5])
 @pytest.mark.parametrize("burst", [False, True])
 def test_a_picture_whatever_is_lost(share: float, burst: bool) -> None:
-    for resilience, seed in product((1, 3, 9), range(2)):
-        data, generator = coded(resilience, 100, 130), np.random.default_rng(seed)
+    for resilience in (1, 3, 9):
+        data, generator = coded(resilience, 100, 130), np.random.default_rng(resilience)
         numbers = list(PACKETS.of(unpack(data)).places)
         count = max(1, round(share * len(numbers)))
         first = generator.integers(len(numbers) - count + 1)
@@ -260,7 +265,7 @@ def test_a_picture_whatever_is_lost(share: float, burst: bool) -> None:
             image = pillow_clric.decode(damaged)
         assert image.size == (130, 100)
         known = symbols_of_packets(unpack(damaged))[1]
-        assert np.array_equal(latent_of(codec.repair(damaged))[known], latent_of(data)[known])
+        assert np.array_equal(latent_of(codec.repair(damaged))[known], whole_of(data)[1][known])
 
 
 def test_what_is_lost_looks_more_like_the_photo_than_nothing_would() -> None:
@@ -274,7 +279,7 @@ def test_what_is_lost_looks_more_like_the_photo_than_nothing_would() -> None:
 def test_a_picture_from_the_header_on() -> None:
     data = coded(2, 100, 130)
     size, whole, near = unpack(data).header.size, decode(data).astype(float), []
-    for cut in [*range(size, len(data) - 1, 5), len(data) - 1]:
+    for cut in [*range(size, len(data) - 1, 11), len(data) - 1]:
         near.append(np.square(mended(data[:cut]) - whole).mean())
         with pytest.raises(TruncatedError):
             decode(data[: min(cut, size - 1)])
@@ -367,7 +372,7 @@ def test_the_second_reader_finds_packets_in_damage() -> None:
 @settings(max_examples=40)
 @given(st.integers(0, 10**6), st.binary(min_size=1, max_size=4))
 def test_mutants_are_pictures_or_refused(place: int, change: bytes) -> None:
-    data = coded(2)
+    data = coded(2, 100, 130)
     place %= len(data)
     try:
         with warnings.catch_warnings():
@@ -375,7 +380,7 @@ def test_mutants_are_pictures_or_refused(place: int, change: bytes) -> None:
             picture = decode(data[:place] + change + data[place + len(change) :])
     except FormatError:
         return
-    assert picture.shape == (260, 200, 3)
+    assert picture.shape == (100, 130, 3)
 
 
 # What is expected

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import METADATA, FastProfile, no_space, opened, same, saved
+from conftest import METADATA, no_space, opened, same, saved
+from fast_profile import FastProfile
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 import codec

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import FastProfile
+from fast_profile import FastProfile
 from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray

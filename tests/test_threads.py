@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import FastProfile, opened
+from conftest import opened
+from fast_profile import FastProfile
 from PIL import Image
 
 import pillow_clric

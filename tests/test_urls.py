@@ -10,7 +10,8 @@ from typing import Any
 
 import fsspec
 import pytest
-from conftest import FastProfile, opened, png, run, same
+from conftest import opened, png, run, same
+from fast_profile import FastProfile
 from PIL import Image
 
 import pillow_clric
