@@ -107,7 +107,7 @@ def test_overfitting_before_it() -> None:
     picture = photo(64, 64)
     data = encode(picture, quality=90, effort=4)
     assert Section.ENHANCEMENT in unpack(data).sections
-    assert psnr(decode(data), picture) > 28
+    assert psnr(decode(data), picture) > 25
 
 
 def test_packets_have_none() -> None:
