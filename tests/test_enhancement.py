@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from io import BytesIO
@@ -12,13 +13,15 @@ import numpy as np
 import pytest
 import reader
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from latents import TINY, TINY_ENHANCED, enhancement_of
 from numpy.typing import NDArray
 from PIL import Image
 
 import codec
 import pillow_clric
-from codec import CorruptError, Section, TruncatedError, pack, unpack
+from codec import CorruptError, FormatError, Section, TruncatedError, pack, unpack
 from codec.autoencoders import model as files
 from codec.autoencoders import store
 from codec.autoencoders.errors import ModelFileError
@@ -151,6 +154,24 @@ def test_damage() -> None:
     header = replace(container.header, model=store.load(TINY).prefix)
     with pytest.raises(CorruptError, match=r"enhancement layer at position .*, and its model has none"):
         decode(changed(position + rest, header))
+
+
+@cache
+def small() -> codec.Container:
+    return unpack(encode(photo(16, 24), quality=95))
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 260), st.binary(max_size=300), st.integers(0, 300))
+def test_whatever_the_section_holds(position: int, stream: bytes, kept: int) -> None:
+    container = small()
+    own = container.sections[Section.ENHANCEMENT][2:]
+    section = position.to_bytes(2, "little") + own[:kept] + stream
+    data = pack(container.header, {**container.sections, Section.ENHANCEMENT: section})
+    with suppress(FormatError):
+        assert decode(data).shape == (16, 24, 3)
+    if position <= 256:
+        assert decode(data[: len(data) - 1 - len(stream) // 2], allow_truncated=True).shape == (16, 24, 3)
 
 
 def test_another_reader_makes_the_same_picture() -> None:

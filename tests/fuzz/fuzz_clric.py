@@ -2,10 +2,10 @@
 
     python tests/fuzz/fuzz_clric.py TARGET CORPUS... [LIBFUZZER'S OPTIONS]
 
-TARGET is container, weights, wavefront, latent, indices or plugin. Findings are exceptions that the reader does not
-promise, and inputs that take more than 5 s or, Python and torch included, more than 900 MB. (atheris itself takes some
-more memory with each input: after half an hour or so, start it again.) The corpus in this folder was made so, and made
-small by `-merge=1`; `test_fuzz.py` reads it again.
+TARGET is one of `harness.TARGETS`, such as container, latent or plugin. Findings are exceptions that the reader does
+not promise, and inputs that take more than 5 s or, Python and torch included, more than 900 MB. (atheris itself takes
+some more memory with each input: after half an hour or so, start it again.) The corpus in this folder was made so, and
+made small by `-merge=1`; `test_fuzz.py` reads it again.
 """
 
 from __future__ import annotations

@@ -92,6 +92,22 @@ def latent(data: bytes) -> None:
                 assert truncated or np.abs(symbols).max() <= LIMIT
 
 
+def enhancement(data: bytes) -> None:
+    """The enhancement layer of a file of profile msp, likewise; its model is taken to be `tinyenhanced`."""
+    with suppress(FormatError):
+        unpacked = unpack(data, allow_truncated=True)
+        header, layer = unpacked.header, on_device(store.load("tinyenhanced"), torch.device("cpu")).enhancement
+        assert layer is not None
+        position, stream = latent_bitstream.read_enhancement(unpacked.sections.get(Section.ENHANCEMENT, b""))
+        if max(header.width, header.height) > SIDE or position > layer.positions:
+            return
+        prior, size = layer.prior(position), layer.size(header.height, header.width)
+        for truncated in (False, True):
+            with suppress(FormatError):
+                symbols = latent_coding.decode(prior, stream, *size, truncated=truncated)
+                assert symbols.shape == (*size, layer.channels)
+
+
 def latent_packets(data: bytes) -> None:
     """The packets of a file of profile msp, likewise, and what is expected in place of those that are lost."""
     with suppress(FormatError):
@@ -181,7 +197,8 @@ TARGETS: dict[str, tuple[Callable[[bytes], None], tuple[Section | None, ...]]] =
     "weights": (function, (Section.WEIGHTS,)),
     "wavefront": (function, (Section.GRIDS,)),
     "latent": (latent, (Section.GRIDS,)),
+    "enhancement": (enhancement, (Section.ENHANCEMENT,)),
     "latent_packets": (latent_packets, (None, Section.PACKETS)),
     "indices": (indices, (None, Section.GRIDS)),
-    "plugin": (plugin, (None, Section.COLOUR, Section.WEIGHTS, Section.GRIDS, Section.PACKETS)),
+    "plugin": (plugin, (None, Section.COLOUR, Section.WEIGHTS, Section.GRIDS, Section.PACKETS, Section.ENHANCEMENT)),
 }
