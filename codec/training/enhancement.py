@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from codec.autoencoders.learned_transform import LearnedTransform
+from codec.autoencoders.learned_transform import on_device
 from codec.autoencoders.model import Model, check, read, write
 from codec.autoencoders.networks.enhancement import PRESET, Config, basis
 from codec.autoencoders.networks.integer_prior import LOG, quantised
@@ -53,7 +53,6 @@ class EnhancementTask(Task):
             "layer": asdict(config), "weights": sha256(weights.read_bytes()).hexdigest()
         }  # fmt: skip
         self.base = read(weights)
-        self._transforms: dict[torch.device, LearnedTransform] = {}
         low, high = map(math.log, config.lambdas)
         steps = STEP * torch.linspace(low, high, config.knots).div(2).exp()
         self.log_gain = (-LOG * steps.log()).round().long()[:, None].expand(-1, PIXELS).contiguous()
@@ -89,12 +88,11 @@ class EnhancementTask(Task):
     @torch.no_grad()
     def _differences(self, pictures: Tensor) -> Tensor:
         """What the first layer leaves of pictures (batch, 3, h, w): (batch, PIXELS, h / PATCH, w / PATCH)."""
-        device = pictures.device
-        transform = self._transforms.setdefault(device, LearnedTransform(self.base, device))
+        transform = on_device(self.base, pictures.device)
         position = transform.position(math.log(self.layer.lambdas[1]))
         symbols = transform.encode(pictures, position).round()
         left = pictures - transform.decode(symbols, position, *pictures.shape[2:])
-        return F.conv2d(F.pixel_unshuffle(left, PATCH), basis().to(device)[:, :, None, None])
+        return F.conv2d(F.pixel_unshuffle(left, PATCH), basis().to(pictures.device)[:, :, None, None])
 
     def export(self, path: Path) -> None:
         """Write the model with the layer."""

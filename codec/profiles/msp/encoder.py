@@ -1,4 +1,7 @@
-"""Encoder: a transform, and a latent that is rounded and coded in one go; with more effort it is fitted before."""
+"""Encoder: a transform, and a latent that is rounded and coded in one go; with more effort it is fitted before.
+
+At good qualities what the latent leaves of the picture is coded after it.
+"""
 
 from __future__ import annotations
 
