@@ -17,7 +17,7 @@ import click
 import torch
 from common import machine, table, write
 
-from codec.autoencoders.networks.transform import Config
+from codec.autoencoders.networks.transform_config import Config
 from codec.training.loop import Budget, Loop, read_log
 from codec.training.optimizers import Schedule
 from codec.training.transform import Settings, TransformTask

@@ -43,7 +43,7 @@ from codec.profiles.msp import decoder, latent_coding
 mark("importing this package")
 model = decoder.store.load("transform")
 mark("reading the model and its hash")
-decoder.on_device(model, torch.device("cpu"))
+decoder.on_device(model, "cpu")
 mark("building networks, proofs")
 decode = latent_coding.decode
 

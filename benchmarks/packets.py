@@ -28,7 +28,7 @@ from PIL import Image
 
 import codec
 from codec import DamageWarning, metrics, unpack
-from codec.autoencoders.networks.transform import DOWNSCALE
+from codec.autoencoders.networks.transform_config import DOWNSCALE
 from codec.profiles import by_id, packets
 from codec.profiles.msp import bitstream
 from codec.profiles.packets import Packets

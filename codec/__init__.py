@@ -25,6 +25,7 @@ from codec.container import (
     unpack,
 )
 from codec.profiles import DEFAULT, by_id, by_name
+from codec.runtime import numpy_computing, resolve, resolved
 
 if TYPE_CHECKING:
     import numpy as np
@@ -130,7 +131,6 @@ def encode_batch(
         As `encode`, before anything is coded; but what shows only then as a `BatchError`, which holds all other files.
     """
     from codec import batches
-    from codec.device import resolve
 
     coder = by_name(profile)
     chosen = coder.parse(options)
@@ -147,7 +147,8 @@ def encode_batch(
         items.append(batches.Item(colours, header, known, _importance(weighed, pixels)))
     encoder = coder.encoder(chosen, device)
     items = [replace(item, header=replace(item.header, model=encoder.model)) for item in items]
-    results = batches.encode(items, encoder, chosen, device)
+    with numpy_computing():
+        results = batches.encode(items, encoder, chosen, device)
     files = [result for result in results if isinstance(result, bytes)]
     if len(files) < len(results):
         raise BatchError(results)
@@ -173,7 +174,6 @@ def decode(data: bytes, *, device: str = "auto", allow_truncated: bool = False, 
     import numpy as np
 
     from codec import alpha
-    from codec.device import is_out_of_memory, resolve
 
     if scale not in (1, *SCALES):
         raise ValueError(f"scale must be 1, 2, 4 or 8, not {scale!r}")
@@ -181,8 +181,11 @@ def decode(data: bytes, *, device: str = "auto", allow_truncated: bool = False, 
     container = unpack(data, allow_truncated=allow_truncated)
     coder, channel = by_id(container.header.profile), alpha.decode(container, scale)
     try:
-        colours = coder.decoder(container.header, resolve(device)).decode(container, scale)
+        with numpy_computing():
+            colours = coder.decoder(container.header, resolved(device)).decode(container, scale)
     except (MemoryError, RuntimeError) as error:
+        from codec.device import is_out_of_memory
+
         if not is_out_of_memory(error):
             raise
         size = f"{container.header.width} x {container.header.height}"
@@ -212,11 +215,10 @@ def repair(data: bytes, *, device: str = "auto") -> bytes:
         FormatError: the file is damaged beyond that, or not in packets.
         RuntimeError: as `decode`.
     """
-    from codec.device import resolve
-
     container = unpack(data)
-    decoder = by_id(container.header.profile).decoder(container.header, resolve(device))
-    return pack(container.header, {**container.sections, **decoder.repair(container)})
+    decoder = by_id(container.header.profile).decoder(container.header, resolved(device))
+    with numpy_computing():
+        return pack(container.header, {**container.sections, **decoder.repair(container)})
 
 
 def describe(data: bytes, *, device: str = "auto") -> dict[str, Any]:
@@ -229,10 +231,9 @@ def describe(data: bytes, *, device: str = "auto") -> dict[str, Any]:
     Raises:
         FormatError, RuntimeError: as `decode`.
     """
-    from codec.device import resolve
-
     container = unpack(data)
-    return by_id(container.header.profile).decoder(container.header, resolve(device)).describe(container)
+    with numpy_computing():
+        return by_id(container.header.profile).decoder(container.header, resolved(device)).describe(container)
 
 
 def _mode(pixels: NDArray[np.uint8]) -> str:

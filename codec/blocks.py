@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 BLOCK = {"cpu": 1 << 15}  # positions a block: cache-sized on a CPU
 BLOCK_ELSEWHERE = 1 << 22
@@ -31,6 +32,8 @@ def bands(rows: int, columns: int) -> Iterator[slice]:
 
 def to_multiple(x: Tensor, side: int) -> Tensor:
     """Planes (batch, channels, h, w), last rows and columns repeated until h and w are multiples of a side."""
+    import torch.nn.functional as F
+
     below, right = (-length % side for length in x.shape[2:])
     return F.pad(x, (0, right, 0, below), mode="replicate") if below or right else x
 
@@ -40,6 +43,8 @@ def shrunk(picture: Tensor, scale: int) -> Tensor:
 
     A scale of 1 gives the picture as it is.
     """
+    import torch.nn.functional as F
+
     if scale == 1:
         return picture
     return F.avg_pool2d(picture.clamp(0, 1), scale, ceil_mode=True, count_include_pad=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -13,37 +12,12 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from codec import runtime
+
 WARM_UP = 3  # times that something is done before it is captured as a graph
 GRAPHED = 100  # times, from which on that pays
 # Where torch has no type for it: on CPUs, POSIX and Windows, on MPS, and what CUDA says outside of torch's allocator
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
-
-
-def resolve(name: str) -> torch.device:
-    """The device of this name; "auto" is the first GPU, or else the CPU.
-
-    A process that was forked from one that uses CUDA has no GPU: CUDA does not work there.
-
-    Raises:
-        TypeError: it is no name.
-        ValueError: there is no such kind of device.
-        RuntimeError: there is, but not on this machine.
-    """
-    wrong = f'device must be "auto", "cpu", "cuda", "cuda:1" or "mps", not {name!r}'
-    if not isinstance(name, str):
-        raise TypeError(wrong)
-    if name == "auto":
-        usable = torch.cuda.is_available() and not torch.cuda._is_in_bad_fork()
-        return torch.device("cuda" if usable else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(wrong) from error
-    try:
-        torch.empty(1, device=device).cpu()  # of "meta" there is nothing to be had
-    except (RuntimeError, AssertionError, ImportError) as error:  # AssertionError: torch was built without CUDA
-        raise RuntimeError(f'device {name!r} is not available on this machine: use "auto" or "cpu"') from error
-    return device
 
 
 def pixels_at_once(device: torch.device, footprint: int) -> int:
@@ -87,18 +61,6 @@ def _cpu_has_bfloat16() -> bool:
     return any(known.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
-_forked = False
-
-
-def _note_fork() -> None:
-    global _forked
-    _forked = True
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_note_fork)
-
-
 @contextmanager
 def computing(device: torch.device) -> Iterator[None]:
     """Compute in float32 with gradients allowed, whatever the caller's defaults are; they are not changed for good.
@@ -106,7 +68,7 @@ def computing(device: torch.device) -> Iterator[None]:
     A forked process computes with one thread: the others are gone, and torch would wait for them for ever.
     """
     threads = torch.get_num_threads()
-    if _forked:
+    if runtime.forked:
         torch.set_num_threads(1)
     try:
         with (
@@ -114,7 +76,7 @@ def computing(device: torch.device) -> Iterator[None]:
         ):  # fmt: skip
             yield
     finally:
-        if _forked:
+        if runtime.forked:
             torch.set_num_threads(threads)
 
 

@@ -57,13 +57,12 @@ def region_of(
     return ValidRegion(torch.tensor(sizes, device=device), shape, levels)
 
 
-def from_rgb(picture: torch.Tensor, channels: int) -> NDArray[np.uint8]:
-    """Pixels as `to_pixels` gives them, with 3 channels or 1, of a picture (3, height, width) on any device.
+def from_rgb(picture: NDArray[np.float32], channels: int) -> NDArray[np.uint8]:
+    """Pixels as `to_pixels` gives them, with 3 channels or 1, of a picture (3, height, width).
 
     A picture of one channel is the mean of the three.
     """
-    picture = picture.cpu()
-    return to_pixels((picture if channels == 3 else picture.mean(0, keepdim=True)).numpy())
+    return to_pixels(picture if channels == 3 else picture.mean(0, keepdims=True))
 
 
 def to_pixels(samples: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -243,7 +243,7 @@ def check_output(output: Path, photos: list[Path], overwrite: bool) -> None:
 
 def clric_codecs(profiles: Iterable[str], effort: int | None, device: str) -> list[Codec]:
     """The profiles of these names; refuses names and devices that are not there."""
-    from codec.device import resolve
+    from codec.runtime import resolve
 
     try:
         resolve(device)

@@ -22,7 +22,7 @@ from torch.utils import backend_registration
 from torch.utils._pytree import tree_map
 
 import codec
-from codec.autoencoders.networks.transform import Config
+from codec.autoencoders.networks.transform_config import Config
 from codec.overfit import quantise
 from codec.overfit.soap import EVERY
 from codec.profiles.coolchic import encoder as coolchic

@@ -41,8 +41,8 @@ class FastProfile(Profile[Options]):
     def encoder(self, options: Options, device: torch.device) -> Encoder:
         return FastEncoder(self, options)
 
-    def decoder(self, header: Header, device: torch.device) -> Decoder:
-        self.devices.append(str(device))
+    def decoder(self, header: Header, device: str) -> Decoder:
+        self.devices.append(device)
         return FastDecoder()
 
     def encode(self, pictures: Sequence[NDArray[np.uint8]], goal: Goal, progress: Progress | None) -> list[Sections]:

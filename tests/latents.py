@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 from codec import Container, Header, Section, alpha, pack, unpack
 from codec.autoencoders import store, vector_quantised
-from codec.autoencoders.learned_transform import LearnedTransform, on_device, to_symbols
-from codec.autoencoders.networks.progressive_prior import Preset, ProgressivePrior
+from codec.autoencoders.learned_transform import LearnedTransform, on_device
+from codec.autoencoders.networks.coding_order import Preset
+from codec.autoencoders.networks.progressive_prior import ProgressivePrior
+from codec.autoencoders.transform_networks import to_symbols
 from codec.profiles.msp import bitstream, latent_coding
-from codec.profiles.msp.encoder import Coded
+from codec.profiles.msp.coded import Coded
 from codec.profiles.vq import index_coding
 from codec.profiles.vq.profile import PACKETS
 from codec.tensors import to_tensor
@@ -38,15 +40,15 @@ def random_prior(preset: Preset, variances: torch.Tensor, knots: int) -> Progres
 
 @cache
 def transform_of() -> LearnedTransform:
-    return on_device(store.load(TINY), torch.device("cpu"))
+    return on_device(store.load(TINY), "cpu")
 
 
 def latent_coded(preset: str, pixels: NDArray[np.uint8], position: int, resilience: int = 0) -> bytes:
     """A picture coded as the encoder would, in any order."""
     transform, channels = transform_of(), pixels.shape[2] if pixels.ndim == 3 else 1
     colours = pixels[:, :, : channels - 1] if channels in (2, 4) else pixels
-    picture = to_tensor([colours], transform.device).expand(-1, 3, -1, -1)
-    latent = to_symbols(transform.encode(picture, position))
+    picture = to_tensor([colours], transform.networks.device).expand(-1, 3, -1, -1)
+    latent = to_symbols(transform.networks.encode(picture, position))
     channel = pixels[:, :, -1] if channels in (2, 4) else None
     return latent_file(preset, pixels.shape, position, latent, channel, resilience)
 
@@ -69,7 +71,7 @@ def latent_of(data: bytes) -> NDArray[np.int32]:
     container = unpack(data)
     if container.header.profile == 3:
         return indices_of(container)
-    transform = on_device(store.find(container.header.model), torch.device("cpu"))
+    transform = on_device(store.find(container.header.model), "cpu")
     size = transform.size(container.header.height, container.header.width)
     if Section.PACKETS in container.sections:
         return symbols_of_packets(container)[0]
@@ -80,7 +82,7 @@ def latent_of(data: bytes) -> NDArray[np.int32]:
 def enhancement_of(data: bytes) -> NDArray[np.int32]:
     """Symbols (height, width, channels) of the enhancement layer of a file."""
     container = unpack(data)
-    layer = on_device(store.find(container.header.model), torch.device("cpu")).enhancement
+    layer = on_device(store.find(container.header.model), "cpu").enhancement
     assert layer is not None
     position, stream = bitstream.read_enhancement(container.sections[Section.ENHANCEMENT])
     size = layer.size(container.header.height, container.header.width)

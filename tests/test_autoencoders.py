@@ -24,10 +24,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from codec import blocks
 from codec.autoencoders import import_checkpoint, store
 from codec.autoencoders import model as files
+from codec.autoencoders.architectures import ARCHITECTURES, Architecture
 from codec.autoencoders.autoencoder import Autoencoder
 from codec.autoencoders.errors import ModelError, ModelFileError
-from codec.autoencoders.model import Model, build
-from codec.autoencoders.networks import ARCHITECTURES, Architecture
+from codec.autoencoders.model import Model, build, loaded
 from codec.autoencoders.perceptual_loss import perception
 from codec.autoencoders.tensor_file import TensorFile
 from codec.autoencoders.tiles import least, ramp, spans, tiled
@@ -348,20 +348,26 @@ class TestModelFile:
             import_checkpoint.read(tmp_path / "wrong.safetensors")
 
 
-CONTEXT = layers.Linear(Definition(*map(torch.tensor, ([[100, -7]] * 4, [2**20, 0, 1, -9], [3] * 4, [-200, 200]))))
+CONTEXT = layers.Linear.of(Definition(*map(np.array, ([[100, -7]] * 4, [2**20, 0, 1, -9], [3] * 4, [-200, 200]))))
 
 
 class WithPrior(nn.Module):
-    """Networks with a component of integers, and no latent that would need a mean and a scale."""
+    """Networks with integers of their own, and no latent that would need a mean and a scale."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
-        zeros, of_outputs = torch.zeros(config["outputs"], 2), torch.zeros(config["outputs"], dtype=torch.int64)
         self.decoder = nn.Linear(2, config["outputs"])
-        self.context = layers.Linear(Definition(zeros.long(), of_outputs, of_outputs, torch.zeros(2).long()))
         self.prior = nn.Module()
         for name, dtype in (("scales", torch.int8), ("weights", torch.int16), ("sums", torch.int32)):
             self.prior.register_buffer(name, torch.zeros(config["outputs"], dtype=dtype))
+
+
+class Integers(layers.Proven):
+    """What of these models computes in integers."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.context = layers.Linear(config["outputs"], 2)
 
 
 @pytest.fixture
@@ -369,14 +375,15 @@ def with_prior(monkeypatch: pytest.MonkeyPatch) -> Model:
     """A model of another architecture than those of autoencoders, with an optional component."""
     tables = {"table": torch.zeros(3, dtype=torch.int8)}
     optional = {"function": lambda told, channels, found: tables if told["shape"] == 3 else {}}
-    monkeypatch.setitem(ARCHITECTURES, "toy", Architecture(WithPrior, optional))
+    monkeypatch.setitem(ARCHITECTURES, "toy", Architecture(WithPrior, Integers, optional))
     tensors = {
         "decoder.weight": torch.ones(4, 2).half(), "decoder.bias": torch.ones(4),
         "prior.scales": torch.tensor([-128, 0, 1, 127], dtype=torch.int8),
         "prior.weights": torch.tensor([-(2**15), 0, 1, 2**15 - 1], dtype=torch.int16),
         "prior.sums": torch.tensor([-(2**31), 0, 2**24 + 1, 2**31 - 1], dtype=torch.int32),
     }  # fmt: skip
-    tensors |= {f"context.{name}": tensor for name, tensor in narrowed(CONTEXT.state_dict()).items()}
+    whole = {name: getattr(CONTEXT, name) for name in CONTEXT.outline()}
+    tensors |= {f"context.{name}": torch.from_numpy(numbers) for name, numbers in narrowed(whole).items()}
     return Model("toy", "toy", {"outputs": 4}, (), (), tensors)
 
 
@@ -392,8 +399,8 @@ class TestArchitecture:
         for name, tensor in with_prior.component("prior").items():
             assert networks[f"prior.{name}"].dtype == tensor.dtype
             assert torch.equal(networks[f"prior.{name}"], tensor)
-        inputs = torch.tensor([[-200.0, 7.0]])
-        assert torch.equal(build(read).get_submodule("context")(inputs), CONTEXT(inputs))
+        inputs = np.array([[-200.0, 7.0]])
+        assert np.array_equal(loaded(Integers(read.config), read).context(inputs), CONTEXT(inputs))
 
     def test_integers_that_make_no_sense(self, with_prior: Model, tmp_path: Path) -> None:
         tensors = {**with_prior.tensors, "context.shift": torch.full((4,), 99, dtype=torch.int8)}

@@ -393,5 +393,5 @@ def test_interrupt_while_the_gpu_works(folder: Path, tmp_path: Path, gpu: Gpu, m
 def test_what_is_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("cpu", "cpu:0", "meta", "no device"):
         assert not conversion.on_gpu(name)
-    monkeypatch.setattr("codec.device.resolve", torch.device)  # as if there were one
+    monkeypatch.setattr("codec.runtime.resolve", torch.device)  # as if there were one
     assert conversion.on_gpu("cuda:1")

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.utils import backend_registration
 
-from codec import device
+from codec import device, runtime
 from codec.overfit import fit, initialisation
 from codec.overfit.fit import Schedule
 from codec.overfit.function import Function
@@ -42,7 +42,7 @@ def test_auto_takes_what_can_be_used(forked: bool, kind: str, monkeypatch: pytes
     """CUDA does not work in a process that was forked from one that uses it."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda: forked)
-    assert device.resolve("auto").type == kind
+    assert runtime.resolve("auto").type == kind
 
 
 # Graphs

@@ -25,9 +25,9 @@ from codec import CorruptError, FormatError, Section, TruncatedError, pack, unpa
 from codec.autoencoders import model as files
 from codec.autoencoders import store
 from codec.autoencoders.errors import ModelFileError
-from codec.autoencoders.learned_transform import as_latent, on_device
+from codec.autoencoders.learned_transform import on_device
 from codec.autoencoders.networks.enhancement import Config, basis
-from codec.autoencoders.networks.transform import PATCH, PIXELS
+from codec.autoencoders.networks.transform_config import PATCH, PIXELS
 
 Pixels = NDArray[np.uint8]
 
@@ -183,16 +183,16 @@ def test_another_reader_makes_the_same_picture() -> None:
     assert np.array_equal(layer.symbols, enhancement_of(data))
     gains = np.exp(layer.between(tensors["enhancement.gains.log"]) / 1024)
     difference = reader.difference(layer.symbols / gains)[:30, :41]
-    transform = on_device(store.load(TINY_ENHANCED), torch.device("cpu"))
+    transform = on_device(store.load(TINY_ENHANCED), "cpu")
     latent = reader.Latent(sections[Section.GRIDS], tensors, 2, 3)
-    shown = transform.decode(as_latent(latent.symbols), latent.position, 30, 41)[0].permute(1, 2, 0).numpy()
+    shown = transform.decode(latent.symbols.astype(np.float32), latent.position, 30, 41).transpose(1, 2, 0)
     pixels = np.rint(255 * np.clip(shown + difference, 0, 1))
     assert np.abs(pixels - decode(data)).max() <= 1
     assert np.abs(pixels - decode(data)).mean() < 0.01
 
 
 def test_basis_is_orthonormal_and_rises_in_frequency() -> None:
-    rows = basis()
+    rows = torch.from_numpy(basis())
     torch.testing.assert_close(rows @ rows.T, torch.eye(PIXELS), atol=1e-5, rtol=0)
     patches = rows.view(PIXELS, 3, PATCH, PATCH)
     assert patches[:3].var((2, 3)).max() < 1e-10  # of one colour each

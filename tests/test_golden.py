@@ -31,8 +31,8 @@ import codec
 from codec import Container, Section, unpack
 from codec.autoencoders import perceptual_loss, store
 from codec.autoencoders.autoencoder import Autoencoder
+from codec.autoencoders.networks.coding_order import PRESETS
 from codec.autoencoders.networks.integer_prior import STEPS
-from codec.autoencoders.networks.progressive_prior import PRESETS
 from codec.container import MODES
 from codec.overfit import bitstream, initialisation, pipeline, reference_weights
 from codec.overfit.lambda_conditioned_weights import LambdaConditionedWeights

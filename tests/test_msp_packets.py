@@ -35,7 +35,7 @@ from codec import (
     pack,
     unpack,
 )
-from codec.autoencoders.networks.progressive_prior import PRESETS
+from codec.autoencoders.networks.coding_order import PRESETS
 from codec.entropy.tables import FRACTIONS
 from codec.profiles import packets
 from codec.profiles.msp import concealment, latent_coding

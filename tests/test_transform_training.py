@@ -18,7 +18,7 @@ from torch import Tensor
 
 from codec.autoencoders.errors import ModelFileError
 from codec.autoencoders.networks import transform as networks
-from codec.autoencoders.networks.transform import Config
+from codec.autoencoders.networks.transform_config import Config
 from codec.distortion.pixels import squared_error, structural_error
 from codec.training import __main__ as command
 from codec.training import plots, synthetic, validation

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from codec.autoencoders import store
 from codec.autoencoders.learned_transform import LearnedTransform
-from codec.autoencoders.networks.transform import Config
+from codec.autoencoders.networks.transform_config import Config
 from codec.training.transform import Model, read_weights
 
 SAMPLES = Path(__file__).parent.parent / "samples"
@@ -25,14 +25,15 @@ COLOURS = {
 
 @pytest.fixture(scope="module")
 def transform() -> LearnedTransform:
-    return LearnedTransform(store.load("transform"), torch.device("cpu"))
+    return LearnedTransform(store.load("transform"), "cpu")
 
 
 @torch.no_grad()
 def coded(transform: LearnedTransform, picture: Tensor, quality: float) -> Tensor:
     """A picture (1, 3, height, width) after its latent was rounded."""
     position = round(quality * transform.positions)
-    return transform.decode(transform.encode(picture, position).round(), position, *picture.shape[2:])
+    networks = transform.networks
+    return networks.decode(networks.encode(picture, position).round(), position, *picture.shape[2:])
 
 
 def photo(box: tuple[int, int, int, int]) -> Tensor:

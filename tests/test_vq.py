@@ -72,8 +72,7 @@ def integer_prior() -> IntegerIndexPrior:
     for parameter in prior.parameters():
         parameter.data += 0.3 * torch.randn_like(parameter)
     made = IntegerIndexPrior(STARTS, 8)
-    made.load_state_dict(quantised(prior), assign=True)
-    return made
+    return made.load(quantised(prior))
 
 
 def without(data: bytes, lost: Iterable[int], *, fill: bytes | None = b"\xa5") -> bytes:
@@ -190,7 +189,7 @@ def test_integers_are_those_of_the_trained_prior() -> None:
     for parameter in floats.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
     integers = IntegerIndexPrior(STARTS, 8)
-    integers.load_state_dict(quantised(floats), assign=True)
+    integers.load(quantised(floats))
     costs = np.random.default_rng(0).random((48, 64, 40)).astype(np.float32)
     stream, indices = index_coding.encode(integers, 2, 1, costs, trade=0.0)
     with torch.no_grad():

@@ -22,7 +22,7 @@ from codec.autoencoders.errors import ModelFileError
 from codec.autoencoders.k_means import k_means
 from codec.autoencoders.model import Model, build
 from codec.autoencoders.networks import kl, vqgan
-from codec.autoencoders.tensor_file import FLOATS, METADATA, opened, read_safetensors
+from codec.autoencoders.tensor_file import FLOATS, METADATA, opened, read_safetensors, type_of
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt")
 PARTS = ("vae", "vqvae", "movq")  # of pipelines
@@ -130,7 +130,7 @@ def _from_diffusers(path: Path) -> Model:
     if not weights:
         raise ModelFileError(f"{path} holds no .safetensors file: get the model in that form")
     if kind == "AutoencoderTiny":
-        return _tiny(path.resolve().name, *_split_layers(read_safetensors(weights[0])[1]))
+        return _tiny(path.resolve().name, *_split_layers(dict(read_safetensors(weights[0])[1])))
     if kind == "AutoencoderKL":
         return _kl(path, _loaded(path, kind, config, weights[0], kl.check))
     if kind == "VQModel":
@@ -196,7 +196,7 @@ def _vqgan(source: Path, told: dict[str, Any], tensors: Mapping[str, Tensor]) ->
 def _read_tensors(path: Path) -> Tensors:
     """All weights in a file of either kind."""
     if path.suffix == ".safetensors":
-        return read_safetensors(path)[1]
+        return dict(read_safetensors(path)[1])
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
@@ -209,6 +209,6 @@ def _read_tensors(path: Path) -> Tensors:
         state = state.get("state_dict", state)
     if isinstance(state, dict):
         state = {name: state[name] for name in state if not str(name).startswith(("loss.", "model_ema."))}
-    if not isinstance(state, dict) or not all(isinstance(t, Tensor) and t.dtype in FLOATS for t in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(t, Tensor) and type_of(t) in FLOATS for t in state.values()):
         raise ModelFileError(f"{path} holds other things than weights by name")
     return {str(name): tensor for name, tensor in state.items()}

@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
-from safetensors.torch import save
-from torch import Tensor, nn
+import numpy as np
+from numpy.typing import NDArray
 
 from codec.autoencoders.errors import ModelFileError
-from codec.autoencoders.networks import ARCHITECTURES
-from codec.autoencoders.networks.base import Networks
 from codec.autoencoders.tensor_file import (
     METADATA,
+    Told,
+    Typed,
+    arrays_of,
     check_shapes,
     check_types,
     component,
     opened,
 )
 from codec.container import MODEL_BYTES, FormatError
-from codec.device import computing
+from codec.entropy.layers import Proven
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from codec.autoencoders.architectures import Architecture
+
+AnyProven = TypeVar("AnyProven", bound=Proven)
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +42,7 @@ class Model:
 
     Attributes:
         name: for people; not part of its identity.
-        architecture: one of `codec.autoencoders.networks.ARCHITECTURES`.
+        architecture: one of `codec.autoencoders.architectures.ARCHITECTURES`.
         config: shape of the networks, as JSON has it.
         mean, scale: by channel; empty unless the networks are an autoencoder's. A latent z is coded as
             (z - mean) * scale, in which equal error should cost about equal distortion.
@@ -66,6 +74,11 @@ class Model:
         return component(self.tensors, name)
 
     @cached_property
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The tensors as NumPy has them, those of bfloat16 in float32: without torch, if they were read from a file."""
+        return arrays_of(self.tensors)
+
+    @cached_property
     def identity(self) -> bytes:
         """SHA-256 of the description and of the weights' values.
 
@@ -74,11 +87,10 @@ class Model:
         of floating point and integers of 16 bits, as little-endian int64 other integers.
         """
         total = sha256(_json(self.description))
-        for name, tensor in sorted(self.tensors.items()):
-            total.update(name.encode() + b"\0" + _json(list(tensor.shape)) + b"\0")
-            as_float = tensor.is_floating_point() or tensor.dtype == torch.int16
-            values = tensor.to(torch.float32 if as_float else torch.int64).contiguous().numpy()
-            total.update(values.astype("<f4" if as_float else "<i8", copy=False).data)
+        for name, array in sorted(self.arrays.items()):
+            total.update(name.encode() + b"\0" + _json(list(array.shape)) + b"\0")
+            as_float = array.dtype.kind == "f" or array.dtype == np.int16
+            total.update(np.ascontiguousarray(array, "<f4" if as_float else "<i8").data)
         return total.digest()
 
     @property
@@ -99,14 +111,27 @@ def read(path: Path) -> Model:
         ImportError: the architecture needs an extra that is not installed.
     """
     with opened(path) as file:
-        model = _described(path, file.metadata, file.header)
-        _outline(model, str(path))
+        model = _described(path, file.metadata, {})
+        _outline(model, file.header, str(path))
         model = replace(model, tensors=file.read())
     _check_values(model, str(path))
     return model
 
 
-def _described(path: Path, metadata: dict[str, str], tensors: dict[str, Tensor]) -> Model:
+def read_known(path: Path, prefix: str) -> Model:
+    """Read a model of which a part of the hash is known: it is the one that was checked when it was written.
+
+    Raises:
+        ModelFileError: the file is no model, or another one.
+    """
+    with opened(path) as file:
+        model = _described(path, file.metadata, file.read())
+    if model.prefix.hex() != prefix:
+        raise ModelFileError(f"{path} is damaged: it is not the model that it was; remove it and add it again")
+    return model
+
+
+def _described(path: Path, metadata: dict[str, str], tensors: Mapping[str, Tensor]) -> Model:
     """The model with this description and these tensors."""
     if METADATA not in metadata:
         raise ModelFileError(f"{path} is no model of this package: add it with `clric-convert models add {path}` first")
@@ -132,63 +157,103 @@ def check(model: Model, source: str) -> None:
         ModelFileError: says what is wrong with `source`.
         ImportError: the architecture needs an extra that is not installed.
     """
-    _outline(model, source)
+    _outline(model, model.tensors, source)
     _check_values(model, source)
+    architecture = _architecture(model, source)
+    if architecture.integers:
+        loaded(architecture.integers(model.config), model)
 
 
-def _outline(model: Model, source: str) -> nn.Module:
-    """The networks of a model without memory; names, shapes and types of its tensors are theirs. Raises as `check`."""
+def _architecture(model: Model, source: str) -> Architecture:
+    from codec.autoencoders.architectures import ARCHITECTURES
+
     if model.architecture not in ARCHITECTURES:
         raise ModelFileError(f"{source} is of kind {model.architecture!r}: update pillow-clric to use it")
-    architecture = ARCHITECTURES[model.architecture]
+    return ARCHITECTURES[model.architecture]
+
+
+def _outline(model: Model, tensors: Mapping[str, Typed], source: str) -> nn.Module:
+    """The networks of a model without memory, which say names, shapes and types of its tensors. Raises as `check`."""
+    import torch
+
+    from codec.autoencoders.networks.base import Networks
+    from codec.device import computing
+
+    architecture = _architecture(model, source)
     try:
         with computing(torch.device("cpu")), torch.device("meta"):  # of float32, whatever the caller's default is
             networks = architecture.build(model.config)
+        whole = architecture.integers(model.config).outline() if architecture.integers else {}
     except (KeyError, TypeError, ValueError) as error:
         raise ModelFileError(f"{source} has a configuration that makes no sense: {error}") from error
     channels = networks.channels if isinstance(networks, Networks) else 0
     if not len(model.mean) == len(model.scale) == channels:
         raise ModelFileError(f"{source} needs mean and scale of {channels} channels")
-    expected = networks.state_dict()
-    for name, tensors in architecture.optional.items():
-        told, found = model.description.get(name), model.component(name)
+    expected: dict[str, Typed] = {**networks.state_dict()} | {n: Told(shape, "int64") for n, shape in whole.items()}
+    for name, optional in architecture.optional.items():
+        told, found = model.description.get(name), component(tensors, name)
         try:
-            own = {} if told is None else tensors(told, channels, found)
+            own = {} if told is None else optional(told, channels, found)
         except (FormatError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise ModelFileError(f"{source} is damaged: its {name} makes no sense ({error}): get it again") from error
         expected |= {f"{name}.{rest}": tensor for rest, tensor in own.items()}
-    check_shapes(model.tensors, expected, source)
-    check_types(model.tensors, expected, source)
+    check_shapes(tensors, expected, source)
+    check_types(tensors, expected, source)
     return networks
 
 
 def _check_values(model: Model, source: str) -> None:
-    mean, scale = (torch.tensor(v, dtype=torch.float64, device="cpu").float() for v in (model.mean, model.scale))
-    if not (mean.isfinite().all() and (scale > 0).all() and (scale.isfinite() & (1 / scale).isfinite()).all()):
+    with np.errstate(all="ignore"):  # what float32 cannot hold is infinite
+        mean, scale = (np.array(v, np.float64).astype(np.float32) for v in (model.mean, model.scale))
+        finite = np.isfinite(mean) & np.isfinite(scale) & np.isfinite(1 / scale)
+    if not (finite & (scale > 0)).all():
         raise ModelFileError(f"{source} is damaged: mean and scale of its latent are no finite numbers")
-    for name, tensor in model.tensors.items():
-        if not tensor.isfinite().all():
+    for name, array in model.arrays.items():
+        if not np.isfinite(array).all():
             raise ModelFileError(f"{source} is damaged: its weights {name} hold values that are no finite numbers")
 
 
 def build(model: Model) -> nn.Module:
-    """The networks of a model on the CPU, with its weights: in float32, or integers as they are.
+    """The networks of a model on the CPU, with its weights in float32, but for what it computes in integers.
 
     Raises:
         ModelFileError: the architecture is not known, or configuration and weights do not fit it.
         ImportError: the architecture needs an extra that is not installed.
     """
-    networks = _outline(model, f"model {model.name}")
+    networks = _outline(model, model.tensors, f"model {model.name}")
     weights = {name: model.tensors[name] for name in networks.state_dict()}
     weights = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+    networks.load_state_dict(weights, assign=True)
+    return networks.requires_grad_(False).eval()
+
+
+def shaped(make: Callable[[Mapping[str, Any]], Made], model: Model) -> Made:
+    """Make something of a model's configuration.
+
+    Raises:
+        ModelFileError: the configuration makes no sense, or the weights are not those that it asks for.
+    """
     try:
-        networks.load_state_dict(weights, assign=True)
+        return make(model.config)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelFileError(f"model {model.name} has a configuration that makes no sense: {error}") from error
+
+
+def loaded(part: AnyProven, model: Model, prefix: str = "") -> AnyProven:
+    """What a model computes in integers, or a part of it whose integers' names begin with a prefix, with its integers.
+
+    Raises:
+        ModelFileError: they do not fit it, or results would not be exact.
+    """
+    try:
+        return part.load(model.arrays, prefix)
     except ValueError as error:
         raise ModelFileError(f"model {model.name} has integers that make no sense: {error}") from error
-    return networks.requires_grad_(False).eval()
 
 
 def write(model: Model, path: Path) -> None:
     """Write a model to a file, for `read`."""
+    from safetensors.torch import save
+
     metadata = {METADATA: _json({"name": model.name, **model.description}).decode()}
     path.write_bytes(save({name: tensor.contiguous() for name, tensor in model.tensors.items()}, metadata))

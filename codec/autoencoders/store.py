@@ -67,10 +67,7 @@ def _read(entry: Entry, modified: int, size: int) -> Model:
     """An entry's model, read again when its file has changed."""
     from codec.autoencoders import model as files
 
-    model = files.read(entry.path)
-    if model.prefix.hex() != entry.prefix:
-        raise ModelFileError(f"{entry.path} is damaged: it is not the model that it was; remove it and add it again")
-    return replace(model, name=entry.name)
+    return replace(files.read_known(entry.path, entry.prefix), name=entry.name)
 
 
 def folder() -> Path:

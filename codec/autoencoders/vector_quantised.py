@@ -14,9 +14,10 @@ from torch import Tensor
 from codec.autoencoders import model as files
 from codec.autoencoders.errors import ModelFileError
 from codec.autoencoders.model import Model
-from codec.autoencoders.networks.index_prior import EquallyLikely
+from codec.autoencoders.networks import vq
+from codec.autoencoders.networks.index_prior import AnyPrior, EquallyLikely
 from codec.autoencoders.networks.index_transformer import Indices
-from codec.autoencoders.networks.vq import Codebooks, squared_distances
+from codec.autoencoders.networks.vq import Codebooks, Vq, squared_distances
 from codec.autoencoders.tiles import tiled
 from codec.blocks import shrunk, to_multiple
 from codec.device import computing, reduced_precision, to_device
@@ -45,7 +46,7 @@ class VectorQuantised:
             )
         self._networks = to_device(networks, device)
         self.model, self.device, self.downscale = model, device, networks.downscale
-        self.sizes, self.prior = networks.sizes, networks.prior
+        self.sizes, self.prior = networks.sizes, _prior(model, networks)
         self._entries = networks.entries.split(networks.sizes)
 
     def size(self, height: int, width: int) -> tuple[int, int]:
@@ -112,6 +113,13 @@ class VectorQuantised:
     def mend(self, indices: Indices, book: int) -> Indices:
         """Indices (h, w) with likely ones in place of those that are not known, which are -1."""
         return self._networks.mend(indices, book)
+
+
+def _prior(model: Model, networks: Codebooks) -> AnyPrior:
+    """The model's own, or that of models without one."""
+    if isinstance(networks, Vq):
+        return files.loaded(vq.parts(model.config), model).prior
+    return EquallyLikely(networks.sizes)
 
 
 @lru_cache(maxsize=2)

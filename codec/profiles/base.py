@@ -149,8 +149,11 @@ class Profile(ABC, Generic[Chosen]):
         """Encoder for these options, with what it needs loaded."""
 
     @abstractmethod
-    def decoder(self, header: Header, device: torch.device) -> Decoder:
+    def decoder(self, header: Header, device: str) -> Decoder:
         """Decoder of files with such a header.
+
+        Args:
+            device: name, as `codec.runtime.resolved` gives it: not all decoders need torch.
 
         Raises:
             ModelError: the model that it names is not there.

@@ -16,10 +16,10 @@ import codec
 from codec.autoencoders import store
 from codec.autoencoders.errors import ModelError
 from codec.autoencoders.networks import residual
+from codec.autoencoders.networks.coding_order import PRESETS
 from codec.autoencoders.networks.enhancement import Config as EnhancementConfig
-from codec.autoencoders.networks.progressive_prior import PRESETS
-from codec.autoencoders.networks.transform import Config
-from codec.device import resolve
+from codec.autoencoders.networks.transform_config import Config
+from codec.runtime import resolve
 from codec.training import plots
 from codec.training.autoencoder import AutoencoderTask
 from codec.training.bases import FitTask, GuessTask

@@ -16,9 +16,12 @@ from torch import Tensor
 from codec.autoencoders.learned_transform import on_device
 from codec.autoencoders.model import Model, check, read, write
 from codec.autoencoders.networks.enhancement import PRESET, Config, basis
-from codec.autoencoders.networks.integer_prior import LOG, quantised
+from codec.autoencoders.networks.integer_prior import LOG
 from codec.autoencoders.networks.progressive_prior import Distributions, ProgressivePrior, laplace_bits
-from codec.autoencoders.networks.transform import PATCH, PIXELS, knot_weights
+from codec.autoencoders.networks.quantisation import quantised, whole
+from codec.autoencoders.networks.transform import knot_weights
+from codec.autoencoders.networks.transform_config import PATCH, PIXELS
+from codec.autoencoders.tensor_file import Arrays
 from codec.device import reduced_precision
 from codec.entropy.layers import narrowed
 from codec.files import replacing
@@ -88,11 +91,12 @@ class EnhancementTask(Task):
     @torch.no_grad()
     def _differences(self, pictures: Tensor) -> Tensor:
         """What the first layer leaves of pictures (batch, 3, h, w): (batch, PIXELS, h / PATCH, w / PATCH)."""
-        transform = on_device(self.base, pictures.device)
-        position = transform.position(math.log(self.layer.lambdas[1]))
-        symbols = transform.encode(pictures, position).round()
-        left = pictures - transform.decode(symbols, position, *pictures.shape[2:])
-        return F.conv2d(F.pixel_unshuffle(left, PATCH), basis().to(pictures.device)[:, :, None, None])
+        device = pictures.device
+        transform = on_device(self.base, str(device))
+        position, networks = transform.position(math.log(self.layer.lambdas[1])), transform.networks
+        symbols = networks.encode(pictures, position).round()
+        left = pictures - networks.decode(symbols, position, *pictures.shape[2:])
+        return F.conv2d(F.pixel_unshuffle(left, PATCH), torch.from_numpy(basis()).to(device)[:, :, None, None])
 
     def export(self, path: Path) -> None:
         """Write the model with the layer."""
@@ -100,9 +104,10 @@ class EnhancementTask(Task):
             write(self._model(), temporary)
 
     def _model(self) -> Model:
-        layer = {"gains.log": self.log_gain} | {f"prior.{n}": numbers for n, numbers in quantised(self.model).items()}
+        layer = {"gains.log": whole(self.log_gain)}
+        layer |= {f"prior.{name}": numbers for name, numbers in quantised(self.model).items()}
         tensors = {name: tensor for name, tensor in self.base.tensors.items() if not name.startswith("enhancement.")}
-        tensors |= {f"enhancement.{name}": numbers for name, numbers in narrowed(layer).items()}
+        tensors |= Arrays({f"enhancement.{name}": numbers for name, numbers in narrowed(layer).items()})
         told = asdict(self.layer) | {"lambdas": list(self.layer.lambdas)}
         made = replace(self.base, config={**self.base.config, "enhancement": told}, tensors=tensors)
         check(made, "the trained model")

@@ -12,11 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from codec.autoencoders.model import Model, build, check, read, write
-from codec.autoencoders.networks.integer_prior import LOG, IntegerPrior, dequantised, quantised
-from codec.autoencoders.networks.msp import Msp
-from codec.autoencoders.networks.progressive_prior import HIDDEN, PRESETS, ProgressivePrior, laplace_bits
-from codec.autoencoders.networks.transform import Config
+from codec.autoencoders.model import Model, check, loaded, read, write
+from codec.autoencoders.networks import msp
+from codec.autoencoders.networks.coding_order import PRESETS
+from codec.autoencoders.networks.integer_prior import LOG
+from codec.autoencoders.networks.progressive_prior import HIDDEN, ProgressivePrior, laplace_bits
+from codec.autoencoders.networks.quantisation import State, dequantised, quantised, whole
+from codec.autoencoders.networks.transform_config import Config
+from codec.autoencoders.tensor_file import Arrays
 from codec.device import reduced_precision
 from codec.entropy.layers import narrowed
 from codec.files import replacing
@@ -115,19 +118,19 @@ class PriorTask(Task):
     def _model(self) -> Model:
         networks = {"encoder": self.transform.encoder, "decoder": self.transform.decoder}
         tensors = {f"{part}.{n}": w.half().cpu() for part, own in networks.items() for n, w in own.state_dict().items()}
-        whole = {"gains.log": (self.transform.log_gain * LOG).round().long().cpu()}
+        integers: State = {"gains.log": whole(self.transform.log_gain * LOG)}
         for name, prior in self.model.priors.items():
             assert isinstance(prior, ProgressivePrior)
-            whole |= {f"prior.{name}.{key}": numbers for key, numbers in quantised(prior).items()}
+            integers |= {f"prior.{name}.{key}": numbers for key, numbers in quantised(prior).items()}
         config = {"transform": asdict(self.settings.network), "presets": self.presets, "hidden": HIDDEN}
-        model = Model(NAME, "msp", json.loads(json.dumps(config)), (), (), {**tensors, **narrowed(whole)})
+        model = Model(NAME, "msp", json.loads(json.dumps(config)), (), (), {**tensors, **Arrays(narrowed(integers))})
         check(model, "the trained model")
         return model
 
 
 def _trained(path: Path) -> dict[str, ProgressivePrior]:
     """Return the priors of a model for profile `msp`, in floating point, by their presets."""
-    networks = build(read(path))
-    if not isinstance(networks, Msp):
+    model = read(path)
+    if model.architecture != "msp":
         raise ValueError(f"{path} is no model for profile msp, and has no priors to start from")
-    return {name: dequantised(prior) for name, prior in networks.prior.items() if isinstance(prior, IntegerPrior)}
+    return {name: dequantised(prior) for name, prior in loaded(msp.parts(model.config), model).prior.items()}

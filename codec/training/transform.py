@@ -11,11 +11,14 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from codec.autoencoders.model import build, read
-from codec.autoencoders.networks.integer_prior import LOG, IntegerPrior, dequantised
-from codec.autoencoders.networks.msp import Msp
-from codec.autoencoders.networks.progressive_prior import PRESETS, Distributions, ProgressivePrior, laplace_bits
-from codec.autoencoders.networks.transform import Block, Config, Transform, describe
+from codec.autoencoders.model import build, loaded, read
+from codec.autoencoders.networks import msp
+from codec.autoencoders.networks.coding_order import PRESETS
+from codec.autoencoders.networks.integer_prior import LOG
+from codec.autoencoders.networks.progressive_prior import Distributions, ProgressivePrior, laplace_bits
+from codec.autoencoders.networks.quantisation import dequantised
+from codec.autoencoders.networks.transform import Block, Transform, describe
+from codec.autoencoders.networks.transform_config import Config
 from codec.autoencoders.tensor_file import check_shapes, opened, read_safetensors
 from codec.device import reduced_precision
 from codec.distortion.pixels import squared_error, structural_error
@@ -209,13 +212,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         found = {name: tensor.float() for name, tensor in read_safetensors(path)[1].items()}
         return {name if name.startswith("prior.") else f"transform.{name}": tensor for name, tensor in found.items()}
     model = read(path)
-    networks = build(model)
-    assert isinstance(networks, Msp)
-    prior = networks.prior[USUAL]
-    assert isinstance(prior, IntegerPrior)
-    floats = {
-        name: tensor for name, tensor in networks.state_dict().items() if name.startswith(("encoder.", "decoder."))
-    }
-    floats["log_gain"] = networks.gains.log / LOG
-    found = {f"transform.{name}": tensor for name, tensor in floats.items()}
-    return found | {f"prior.{name}": tensor for name, tensor in dequantised(prior).state_dict().items()}
+    integers = loaded(msp.parts(model.config), model)
+    found = {f"transform.{name}": tensor for name, tensor in build(model).state_dict().items()}
+    found["transform.log_gain"] = torch.from_numpy(integers.gains.log) / LOG
+    prior = dequantised(integers.prior[USUAL])
+    return found | {f"prior.{name}": tensor for name, tensor in prior.state_dict().items()}

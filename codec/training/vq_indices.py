@@ -21,6 +21,7 @@ from codec.autoencoders.model import check, write
 from codec.autoencoders.networks.index_prior import CODE, IndexPrior, quantised
 from codec.autoencoders.networks.index_transformer import UNKNOWN, WINDOW, IndexTransformer
 from codec.autoencoders.networks.vq import Config, IndexConfig
+from codec.autoencoders.tensor_file import Arrays
 from codec.device import reduced_precision
 from codec.entropy.layers import narrowed
 from codec.files import replacing
@@ -135,7 +136,7 @@ class IndexTask(Task):
         whole = {f"prior.{name}": numbers for name, numbers in quantised(self.model.prior).items()}
         tensors = {name: weight.detach().half().cpu() for name, weight in floats.items()}
         config = {"autoencoder": asdict(autoencoder.config), "indices": asdict(self.indices)}
-        model = ModelFile(NAME, "vq", json.loads(json.dumps(config)), (), (), {**tensors, **narrowed(whole)})
+        model = ModelFile(NAME, "vq", json.loads(json.dumps(config)), (), (), {**tensors, **Arrays(narrowed(whole))})
         check(model, "the trained model")
         return model
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import codecs
 import itertools
+import os
+import sys
 import threading
 import time
 import warnings
@@ -26,6 +28,7 @@ from PIL.PngImagePlugin import MAX_TEXT_CHUNK, PngInfo
 import codec
 from codec.container import MAGIC, read_header
 from codec.profiles import by_id, by_name
+from codec.runtime import resolved
 from codec.workers import COPIES, PRICE, Helper, KilledError, cores, possible
 from pillow_clric import BatchError, LossWarning, _colour, _importance, _modes, decode, encode, encode_batch
 from pillow_clric._importance import as_stored
@@ -134,10 +137,8 @@ def on_gpu(device: str) -> bool:
     if device == "cpu":
         return False
 
-    from codec.device import resolve
-
     try:
-        return resolve(device).type != "cpu"
+        return resolved(device) != "cpu"
     except (RuntimeError, ValueError):
         return False  # coding the first photo says what is wrong
 
@@ -320,19 +321,18 @@ def _side_by_side(jobs: list[Job], settings: Settings, processes: int) -> Genera
 
 def _load(jobs: list[Job], settings: Settings) -> None:
     """Load what the jobs need, so that copies of this process need not."""
-    import torch
-
-    device = torch.device("cpu")
     decoding = next((job for job in jobs if not job.encoding), None)
     with suppress(Exception):  # which each job tells itself
         if decoding:
             with decoding.open() as file:
                 header = read_header(cast(BinaryIO, file))
-            by_id(header.profile).decoder(header, device)
+            by_id(header.profile).decoder(header, "cpu")
     with suppress(Exception):
         if any(job.encoding for job in jobs):
+            import torch
+
             coder = by_name(settings.profile)
-            coder.encoder(coder.parse(settings.options), device)
+            coder.encoder(coder.parse(settings.options), torch.device("cpu"))
 
 
 def _shared(jobs: list[Job], settings: Settings, processes: int, killed: list[Job]) -> Generator[Result]:
@@ -365,9 +365,9 @@ def _shared(jobs: list[Job], settings: Settings, processes: int, killed: list[Jo
 
 def _convert_alone(job: Job, settings: Settings) -> Result:
     """Convert one file with one thread, whatever the environment says."""
-    import torch
-
-    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # for torch, when it is imported
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
     warnings.simplefilter("ignore", LossWarning)
     ignore_warnings_of_pillow()
     return convert(job, settings)

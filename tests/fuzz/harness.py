@@ -80,7 +80,7 @@ def latent(data: bytes) -> None:
     """The latent of a file of profile msp, without the network that runs in floats; its model is taken to be `tiny`."""
     with suppress(FormatError):
         unpacked = unpack(data, allow_truncated=True)
-        header, transform = unpacked.header, on_device(store.load("tiny"), torch.device("cpu"))
+        header, transform = unpacked.header, on_device(store.load("tiny"), "cpu")
         head, stream = latent_bitstream.read_head(unpacked.sections.get(Section.GRIDS, b""))
         if max(header.width, header.height) > SIDE or head.position > transform.positions:
             return
@@ -112,7 +112,7 @@ def latent_packets(data: bytes) -> None:
     """The packets of a file of profile msp, likewise, and what is expected in place of those that are lost."""
     with suppress(FormatError):
         unpacked = unpack(data, allow_truncated=True)
-        header, transform = unpacked.header, on_device(store.load("tiny"), torch.device("cpu"))
+        header, transform = unpacked.header, on_device(store.load("tiny"), "cpu")
         if Section.PACKETS not in unpacked.sections or max(header.width, header.height) > SIDE:
             return
         found = latent_bitstream.PACKETS.of(unpacked)

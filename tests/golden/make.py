@@ -25,16 +25,19 @@ from codec import Header, Section, pack, unpack
 from codec.autoencoders import model as files
 from codec.autoencoders import store
 from codec.autoencoders.model import Model
+from codec.autoencoders.networks.coding_order import PRESETS
 from codec.autoencoders.networks.enhancement import PRESET
 from codec.autoencoders.networks.index_prior import IndexPrior
 from codec.autoencoders.networks.index_prior import quantised as quantised_indices
 from codec.autoencoders.networks.index_transformer import IndexTransformer
-from codec.autoencoders.networks.integer_prior import LOG, quantised
-from codec.autoencoders.networks.progressive_prior import PRESETS
-from codec.autoencoders.networks.transform import PIXELS, Transform
-from codec.autoencoders.networks.transform import Config as TransformConfig
+from codec.autoencoders.networks.integer_prior import LOG
+from codec.autoencoders.networks.quantisation import quantised, whole
+from codec.autoencoders.networks.transform import Transform
+from codec.autoencoders.networks.transform_config import PIXELS
+from codec.autoencoders.networks.transform_config import Config as TransformConfig
 from codec.autoencoders.networks.vq import Config as VqConfig
 from codec.autoencoders.networks.vq import Quantised
+from codec.autoencoders.tensor_file import Arrays
 from codec.entropy.layers import narrowed
 from codec.overfit import bitstream
 from codec.overfit.bitstream import Origin, QuantisedWeight, QuantisedWeights
@@ -133,12 +136,12 @@ def tiny_model() -> Model:
     photos = [crop(name, (96, 96, 352, 352), "RGB") for name in ("coffee.png", "astronaut.png")]
     variances = transform.start_as_klt(to_tensor(photos, torch.device("cpu")))
     floats = {name: tensor.detach().half() for name, tensor in transform.state_dict().items() if name != "log_gain"}
-    integers = {"gains.log": (transform.log_gain.detach() * LOG).round().long()}
+    integers = {"gains.log": whole(transform.log_gain * LOG)}
     for name, preset in PRESETS.items():
         prior = random_prior(preset, variances, transform.config.knots)
         integers |= {f"prior.{name}.{key}": numbers for key, numbers in quantised(prior).items()}
     told = {"transform": config, "presets": list(PRESETS), "hidden": HIDDEN}
-    return Model("tiny", "msp", told, (), (), floats | narrowed(integers))
+    return Model("tiny", "msp", told, (), (), {**floats, **Arrays(narrowed(integers))})
 
 
 def tiny_enhanced_model() -> Model:
@@ -147,9 +150,9 @@ def tiny_enhanced_model() -> Model:
     tiny = files.read(TINY)
     config = {"hidden": HIDDEN, "knots": 2, "lambdas": [1e-5, 1e-3]}
     prior = random_prior(PRESET, torch.linspace(0.04, 0.01, PIXELS).square(), 2)
-    layer = {"gains.log": torch.tensor([4000, 1900])[:, None].repeat(1, PIXELS)}
+    layer = {"gains.log": np.array([4000, 1900])[:, None].repeat(PIXELS, 1)}
     layer |= {f"prior.{key}": numbers for key, numbers in quantised(prior).items()}
-    tensors = {f"enhancement.{key}": numbers for key, numbers in narrowed(layer).items()}
+    tensors = Arrays({f"enhancement.{key}": numbers for key, numbers in narrowed(layer).items()})
     config = {**tiny.config, "enhancement": config}
     return replace(tiny, name="tinyenhanced", config=config, tensors={**tiny.tensors, **tensors})
 
@@ -176,7 +179,9 @@ def tiny_vq_model() -> Model:
     floats = made.state_dict() | {f"transformer.{name}": weight for name, weight in transformer.state_dict().items()}
     integers = {f"prior.{name}": numbers for name, numbers in quantised_indices(prior).items()}
     halves = {name: tensor.detach().half() for name, tensor in floats.items()}
-    return Model("tinyvq", "vq", {"autoencoder": config, "indices": indices}, (), (), halves | narrowed(integers))
+    return Model(
+        "tinyvq", "vq", {"autoencoder": config, "indices": indices}, (), (), {**halves, **Arrays(narrowed(integers))}
+    )
 
 
 def msp_alpha() -> bytes:

@@ -12,14 +12,15 @@ import math
 from dataclasses import dataclass
 from itertools import product
 
-import torch
-from torch import Tensor, nn
+import numpy as np
+from numpy.typing import NDArray
 
+from codec.autoencoders.networks.coding_order import PRESETS
 from codec.autoencoders.networks.gains import Gains
 from codec.autoencoders.networks.integer_prior import IntegerPrior
 from codec.autoencoders.networks.limits import MAX_WIDTH, whole
-from codec.autoencoders.networks.progressive_prior import PRESETS
-from codec.autoencoders.networks.transform import PATCH, PIXELS, check_lambdas
+from codec.autoencoders.networks.transform_config import PATCH, PIXELS, check_lambdas
+from codec.entropy.layers import Proven
 
 PRESET = PRESETS["normal"]  # order of coding
 COLOURS = ((1, 1, 1), (1, 0, -1), (1, -2, 1))  # axes, not yet of length 1
@@ -46,7 +47,7 @@ class Config:
         object.__setattr__(self, "lambdas", check_lambdas(self.lambdas))
 
 
-class Enhancement(nn.Module):
+class Enhancement(Proven):
     """Gains and prior of a layer, made without numbers."""
 
     def __init__(self, config: Config) -> None:
@@ -56,18 +57,17 @@ class Enhancement(nn.Module):
         self.prior = IntegerPrior(PRESET, PIXELS, config.knots, config.hidden)
 
 
-def basis() -> Tensor:
+def basis() -> NDArray[np.float32]:
     """Orthonormal functions of a patch, (PIXELS, PIXELS), in float32: each row is one, by `pixel_unshuffle`'s channels.
 
     By rising frequency, the sum of those along both axes, and of the same sum by that along the rows' axis; for each
     frequency the axes of colour in their order.
     """
-    place = torch.arange(PATCH, dtype=torch.float64)
-    cosines = torch.cos(math.pi / PATCH * (place + 0.5) * place[:, None])  # (frequency, place)
+    place = np.arange(PATCH)
+    cosines = np.cos(math.pi / PATCH * (place + 0.5) * place[:, None])  # (frequency, place)
     cosines *= math.sqrt(2 / PATCH)
     cosines[0] /= math.sqrt(2)
-    colours = torch.tensor(COLOURS, dtype=torch.float64)
-    colours /= colours.norm(dim=1, keepdim=True)
+    colours = COLOURS / np.linalg.norm(COLOURS, axis=1, keepdims=True)
     frequencies = sorted(product(range(PATCH), repeat=2), key=lambda f: (sum(f), f))
-    rows = [torch.einsum("c,y,x->cyx", colour, cosines[v], cosines[u]) for v, u in frequencies for colour in colours]
-    return torch.stack(rows).flatten(1).float()
+    rows = [np.einsum("c,y,x->cyx", colour, cosines[v], cosines[u]) for v, u in frequencies for colour in colours]
+    return np.stack(rows).reshape(PIXELS, PIXELS).astype(np.float32)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from codec.autoencoders.networks.integer_prior import LOG_LIMIT, check_bound, undefined
-from codec.entropy.layers import Proven
+from codec.autoencoders.networks.integer_prior import LOG_LIMIT, check_bound
+from codec.entropy.layers import Integers, Proven
 
 
 class Gains(Proven):
     """Logarithms of the gains, by knot and channel, (knots, channels), in 1 / `integer_prior.LOG`."""
 
-    log: Tensor
+    log: Integers
 
     def __init__(self, knots: int, channels: int) -> None:
-        super().__init__({"log": undefined(knots, channels)})
+        super().__init__(log=(knots, channels))
 
     def prove(self) -> None:
         check_bound("logarithms of gains", self.log, LOG_LIMIT)

@@ -18,25 +18,18 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from codec.autoencoders.networks.integer_prior import (
-    OUTPUT_LIMIT,
-    IntegerBlock,
-    check_bound,
-    layer_state,
-    linear,
-    undefined,
-)
-from codec.autoencoders.networks.progressive_prior import LIMIT, OFFSETS, SCALE, Block, bounded
+from codec.autoencoders.networks import integer_prior
+from codec.autoencoders.networks.coding_order import BLOCKS, LIMIT, OFFSETS, SCALE
+from codec.autoencoders.networks.integer_prior import OUTPUT_LIMIT, IntegerBlock, check_bound
+from codec.autoencoders.networks.progressive_prior import Block, bounded
+from codec.autoencoders.networks.quantisation import State, layer_state, whole
 from codec.autoencoders.networks.transform import Pointwise, initialise
 from codec.blocks import to_multiple
-from codec.entropy.layers import Proven
+from codec.entropy.layers import Integers, Linear, Proven, Whole
 from codec.entropy.tables import LOGIT_FRACTIONS
 
 HALVINGS = 4
 CODE = 32  # dimensions of what the networks know of an entry
-BLOCKS = 2
-
-Integers = NDArray[np.int64]
 
 
 class IndexStep(nn.Module):
@@ -117,42 +110,40 @@ def of_others(starts: tuple[int, ...], books: Tensor) -> Tensor:
     return (place < bounds[books, None]) | (place >= bounds[books + 1, None])
 
 
-class IntegerIndexStep(nn.Module):
+class IntegerIndexStep(Proven):
     """An `IndexStep`; activations are integers, held in floating point, channels last."""
 
     def __init__(self, known: int, hidden: int) -> None:
         super().__init__()
-        self.embed = linear(hidden, known * CODE)
-        self.context = nn.ModuleList(IntegerBlock(hidden) for _ in range(BLOCKS))
-        self.mix = linear(hidden, hidden)
+        self.embed = Linear(hidden, known * CODE)
+        self.context = [IntegerBlock(hidden) for _ in range(BLOCKS)]
+        self.mix = Linear(hidden, hidden)
 
-    def forward(self, known: Tensor, condition: Tensor) -> Tensor:
+    def features(self, known: Whole, condition: Integers) -> Whole:
         """(h, w, known * CODE), (hidden,) to (h, w, hidden)."""
-        x = (self.embed(known) + condition).clamp(-LIMIT, LIMIT)
+        x = integer_prior.bounded(self.embed(known) + condition.astype(np.float32))
         for block in self.context:
             x = block(x)
-        features: Tensor = (x + self.mix(x).clamp(0, LIMIT)).clamp(-LIMIT, LIMIT)
-        return features
+        return integer_prior.bounded(x + self.mix(x).clip(0, LIMIT))
 
 
 class IntegerIndexPrior(Proven):
     """Distributions of indices in integers, made without numbers: complete once a state of `quantised` is loaded."""
 
-    code: Tensor
-    first: Tensor
-    bias: Tensor
-    condition: Tensor
+    code: Integers
+    first: Integers
+    bias: Integers
+    condition: Integers
 
     def __init__(self, starts: tuple[int, ...], hidden: int) -> None:
         total, offsets = starts[-1], len(OFFSETS)
-        shapes = {
-            "code": (total, CODE), "first": (total,), "bias": (HALVINGS, offsets, total),
-            "condition": (HALVINGS, offsets, len(starts) - 1, hidden),
-        }  # fmt: skip
-        super().__init__({name: undefined(*shape) for name, shape in shapes.items()})
+        super().__init__(
+            code=(total, CODE), first=(total,), bias=(HALVINGS, offsets, total),
+            condition=(HALVINGS, offsets, len(starts) - 1, hidden),
+        )  # fmt: skip
         self.books = [slice(a, b) for a, b in pairwise(starts)]
-        self.steps = nn.ModuleList(IntegerIndexStep(1 + offset, hidden) for offset in range(offsets))
-        self.output = nn.ModuleList(linear(b - a, hidden) for a, b in pairwise(starts))
+        self.steps = [IntegerIndexStep(1 + offset, hidden) for offset in range(offsets)]
+        self.output = [Linear(b - a, hidden) for a, b in pairwise(starts)]
 
     def prove(self) -> None:
         check_bound("code", self.code, LIMIT)
@@ -161,29 +152,24 @@ class IntegerIndexPrior(Proven):
 
     def codes(self, book: int) -> NDArray[np.int16]:
         """Activations of each entry of a codebook, (size, CODE)."""
-        return self.code[self.books[book]].cpu().numpy().astype(np.int16)
+        return self.code[self.books[book]].astype(np.int16)
 
     def of_first(self, book: int) -> Integers:
         """Logits of the positions that are left after all halvings, (size,), in 1 / LOGIT_FRACTIONS as all of them."""
-        return self.first[self.books[book]].cpu().numpy().astype(np.int64)
+        return self.first[self.books[book]]
 
-    @torch.no_grad()
-    def features(self, book: int, halving: int, offset: int, known: NDArray[np.float32]) -> Tensor:
+    def features(self, book: int, halving: int, offset: int, known: NDArray[np.float32]) -> Whole:
         """What logits of the positions at an offset depend on: (h, w, known * CODE), whole, to (h, w, hidden).
 
         Args:
             halving: 0 for the finest; beyond the coarsest that there is it is as that.
         """
-        condition = self.condition[min(halving, HALVINGS - 1), offset, book]
-        found: Tensor = self.steps[offset](torch.from_numpy(known).to(self.code.device), condition)
-        return found
+        return self.steps[offset].features(known, self.condition[min(halving, HALVINGS - 1), offset, book])
 
-    @torch.no_grad()
-    def logits(self, book: int, halving: int, offset: int, features: Tensor) -> Integers:
+    def logits(self, book: int, halving: int, offset: int, features: Whole) -> Integers:
         """Logits (n, size) of features (n, hidden)."""
         bias = self.bias[min(halving, HALVINGS - 1), offset, self.books[book]]
-        logits: Tensor = self.output[book](features)
-        found: Integers = logits.cpu().numpy().astype(np.int64) + bias.cpu().numpy()
+        found: Integers = self.output[book](features).astype(np.int64) + bias
         return found
 
 
@@ -204,11 +190,11 @@ class EquallyLikely:
     def of_first(self, book: int) -> Integers:
         return np.zeros(self._sizes[book], np.int64)
 
-    def features(self, book: int, halving: int, offset: int, known: NDArray[np.float32]) -> Tensor:
+    def features(self, book: int, halving: int, offset: int, known: NDArray[np.float32]) -> Whole:
         """(h, w, 0) to the same."""
-        return torch.from_numpy(known)
+        return known
 
-    def logits(self, book: int, halving: int, offset: int, features: Tensor) -> Integers:
+    def logits(self, book: int, halving: int, offset: int, features: Whole) -> Integers:
         """Zeros (n, size), which take no memory."""
         return np.broadcast_to(np.int64(0), (len(features), self._sizes[book]))
 
@@ -216,19 +202,18 @@ class EquallyLikely:
 AnyPrior = IntegerIndexPrior | EquallyLikely
 
 
-def quantised(prior: IndexPrior) -> dict[str, Tensor]:
+def quantised(prior: IndexPrior) -> State:
     """State of an `IntegerIndexPrior` made from a trained one.
 
     Raises:
         ValueError: its weights are too great for sums to be exact.
     """
-    made: dict[str, Tensor] = {
-        "code": (prior.code * SCALE).round().clamp(-LIMIT, LIMIT),
-        "first": (prior.first * LOGIT_FRACTIONS).round(),
-        "bias": (prior.bias * LOGIT_FRACTIONS).round(),
-        "condition": (prior.condition * SCALE).round(),
+    made = {
+        "code": whole(prior.code * SCALE).clip(-LIMIT, LIMIT),
+        "first": whole(prior.first * LOGIT_FRACTIONS),
+        "bias": whole(prior.bias * LOGIT_FRACTIONS),
+        "condition": whole(prior.condition * SCALE),
     }
-    made = {name: numbers.detach().cpu().to(torch.int64) for name, numbers in made.items()}
     for name, layer in prior.steps.named_modules():
         if isinstance(layer, (nn.Linear, nn.Conv2d)):
             # What follows a rectifier is not negative.

@@ -1,8 +1,8 @@
 """The progressive prior in integers: distributions of symbols that are the same on any machine.
 
-`ProgressivePrior` (`codec/autoencoders/networks`) is what it was made from, by `quantised`. Activations are integers of
-9 bits, in units of 1 / SCALE; sums are exact by proof (`codec/entropy/layers.py`). Quality is a position among the
-knots, in 1 / STEPS of the distance between two of them. All logarithms are natural ones in 1 / LOG.
+It is made from a `ProgressivePrior` (`quantisation.py`). Activations are integers of 9 bits, in units of 1 / SCALE;
+sums are exact by proof (`codec/entropy/layers.py`). Quality is a position among the knots, in 1 / STEPS of the distance
+between two of them. All logarithms are natural ones in 1 / LOG.
 """
 
 from __future__ import annotations
@@ -11,23 +11,12 @@ from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
-from codec.autoencoders.networks.progressive_prior import (
-    BLOCKS,
-    LIMIT,
-    OFFSETS,
-    SCALE,
-    Preset,
-    ProgressivePrior,
-)
+from codec.autoencoders.networks.coding_order import BLOCKS, LIMIT, OFFSETS, SCALE, Preset
 from codec.entropy.coder import LIMIT as SYMBOL_LIMIT
-from codec.entropy.layers import Convolution, Definition, Layer, Linear, Proven, quantise
+from codec.entropy.layers import Convolution, Integers, Linear, Proven, Whole
 from codec.entropy.tables import FRACTIONS, LOG_SCALE_FRACTIONS, LOG_SCALE_MIN_EIGHTHS, SCALES, exp_fixed
-
-Integers = NDArray[np.int64]
 
 STEPS = 256
 LOG = 1024
@@ -74,26 +63,26 @@ class Units:
         return index.clip(0, SCALES - 1)
 
 
-class IntegerStep(nn.Module):
+class IntegerStep(Proven):
     """Networks of one offset; activations are integers, held in floating point, channels last."""
 
     def __init__(self, bounds: list[int], inputs: int, hidden: int) -> None:
         super().__init__()
         pairs = list(pairwise(bounds))
-        self.embed = linear(hidden, inputs)
-        self.context = nn.ModuleList(IntegerBlock(hidden) for _ in range(BLOCKS))
-        self.earlier = nn.ModuleList(linear(hidden, start) for start, _ in pairs[1:])
-        self.mix = nn.ModuleList(linear(hidden, hidden) for _ in pairs)
-        self.output = nn.ModuleList(linear(2 * (end - start), hidden) for start, end in pairs)
+        self.embed = Linear(hidden, inputs)
+        self.context = [IntegerBlock(hidden) for _ in range(BLOCKS)]
+        self.earlier = [Linear(hidden, start) for start, _ in pairs[1:]]
+        self.mix = [Linear(hidden, hidden) for _ in pairs]
+        self.output = [Linear(2 * (end - start), hidden) for start, end in pairs]
 
-    def embedded(self, known: Tensor, condition: Tensor) -> Tensor:
+    def embedded(self, known: Whole, condition: Integers) -> Whole:
         """Context of a group of channels: (h, w, inputs), (hidden,) to (h, w, hidden)."""
-        x = _bounded(self.embed(known) + condition)
+        x = bounded(self.embed(known) + condition.astype(np.float32))
         for block in self.context:
             x = block(x)
         return x
 
-    def outputs(self, group: int, context: Tensor, earlier: Tensor) -> Tensor:
+    def outputs(self, group: int, context: Whole, earlier: Whole) -> Whole:
         """Means, then logarithms of scales, of a group of channels at some positions.
 
         Args:
@@ -106,36 +95,30 @@ class IntegerStep(nn.Module):
         x = self.mix[group](context)
         if group:
             x = x + self.earlier[group - 1](earlier)
-        outputs: Tensor = self.output[group](context + x.clamp(0, LIMIT))
-        return outputs
+        return self.output[group](context + x.clip(0, LIMIT))
 
 
-class IntegerBlock(nn.Module):
+class IntegerBlock(Proven):
     """A `Block` of the trained prior."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.mix_in, self.mix_out = linear(channels, channels), linear(channels, channels)
-        self.mix = Convolution(_layer(channels, 1, 3, 3), padding=1, depthwise=True)
-        self.hidden, self.output = linear(channels, channels), linear(channels, channels)
+        self.mix_in, self.mix_out = Linear(channels, channels), Linear(channels, channels)
+        self.mix = Convolution(channels, 1, 3, 3, padding=1, depthwise=True)
+        self.hidden, self.output = Linear(channels, channels), Linear(channels, channels)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Whole) -> Whole:
         """(h, w, channels) to the same."""
-        mixed = self.mix(self.mix_in(x).clamp(0, LIMIT).permute(2, 0, 1)[None])[0].permute(1, 2, 0)
-        x = _bounded(x + self.mix_out(_bounded(mixed)))
-        return _bounded(x + self.output(self.hidden(x).clamp(0, LIMIT)))
+        x = bounded(x + self.mix_out(bounded(self.mix(self.mix_in(x).clip(0, LIMIT)))))
+        return bounded(x + self.output(self.hidden(x).clip(0, LIMIT)))
 
 
-def _bounded(x: Tensor) -> Tensor:
-    return x.clamp(-LIMIT, LIMIT)
+def bounded(x: Whole) -> Whole:
+    """Activations within -LIMIT..LIMIT."""
+    return x.clip(-LIMIT, LIMIT)
 
 
-def undefined(*shape: int) -> Tensor:
-    """Integers without numbers, which a state is loaded into."""
-    return torch.empty(shape, dtype=torch.int64, device="meta")
-
-
-def check_bound(name: str, numbers: Tensor, limit: int) -> None:
+def check_bound(name: str, numbers: Integers, limit: int) -> None:
     """Refuse numbers with which results could be beyond 64 bits.
 
     Raises:
@@ -143,15 +126,6 @@ def check_bound(name: str, numbers: Tensor, limit: int) -> None:
     """
     if max(-int(numbers.min()), int(numbers.max())) > limit:
         raise ValueError(f"{name} must be within -{limit}..{limit}, that all results are exact")
-
-
-def _layer(*shape: int) -> Definition:
-    return Definition(undefined(*shape), undefined(shape[0]), undefined(shape[0]), undefined(2))
-
-
-def linear(outputs: int, inputs: int) -> Linear:
-    """A layer without numbers, which a state is loaded into."""
-    return Linear(_layer(outputs, inputs))
 
 
 class IntegerPrior(Proven):
@@ -163,29 +137,28 @@ class IntegerPrior(Proven):
         hidden: channels of the networks.
     """
 
-    log_unit: Tensor
-    condition: Tensor
-    log_scale: Tensor
-    mean: Tensor
+    log_unit: Integers
+    condition: Integers
+    log_scale: Integers
+    mean: Integers
 
     def __init__(self, preset: Preset, channels: int, knots: int, hidden: int) -> None:
         halvings, offsets = preset.halvings, len(OFFSETS)
-        shapes = {
-            "log_unit": (channels,), "mean": (channels,), "condition": (halvings, offsets, knots, hidden),
-            "log_scale": (1 + halvings, offsets, knots, channels),
-        }  # fmt: skip
-        super().__init__({name: undefined(*shape) for name, shape in shapes.items()})
+        super().__init__(
+            log_unit=(channels,), mean=(channels,), condition=(halvings, offsets, knots, hidden),
+            log_scale=(1 + halvings, offsets, knots, channels),
+        )  # fmt: skip
         self.preset, self.channels = preset, channels
         bounds = preset.bounds(channels)
         self.groups = [slice(a, b) for a, b in pairwise(bounds)]
-        self.steps = nn.ModuleList(IntegerStep(bounds, inputs, hidden) for inputs in preset.inputs(channels))
+        self.steps = [IntegerStep(bounds, inputs, hidden) for inputs in preset.inputs(channels)]
 
     def prove(self) -> None:
         check_bound("log_unit", self.log_unit, LOG_LIMIT)
         for name in ("condition", "log_scale", "mean"):
             check_bound(name, getattr(self, name), OUTPUT_LIMIT)
 
-    def at(self, position: int, log_gain: Tensor) -> Conditioned:
+    def at(self, position: int, log_gain: Integers) -> Conditioned:
         """The prior for a position among the knots, 0..STEPS * (knots - 1).
 
         Args:
@@ -194,21 +167,20 @@ class IntegerPrior(Proven):
         return Conditioned(self, position, log_gain)
 
 
-def between(knots: Tensor, position: int) -> Integers:
+def between(knots: Integers, position: int) -> Integers:
     """What lies between two knots of (..., knots, n) at a position, rounded: (..., n)."""
     knot = min(position // STEPS, knots.shape[-2] - 2)
     part = position - STEPS * knot
-    low, high = (knots[..., k, :].cpu().numpy().astype(np.int64) for k in (knot, knot + 1))
-    mixed: Integers = low * (STEPS - part) + high * part
+    mixed: Integers = knots[..., knot, :] * (STEPS - part) + knots[..., knot + 1, :] * part
     return (mixed + STEPS // 2) // STEPS
 
 
 class Conditioned:
     """A prior for one position among the knots."""
 
-    def __init__(self, prior: IntegerPrior, position: int, log_gain: Tensor) -> None:
+    def __init__(self, prior: IntegerPrior, position: int, log_gain: Integers) -> None:
         self.prior, self.position = prior, position
-        self.units = Units(between(log_gain, position) + _numbers(prior.log_unit))
+        self.units = Units(between(log_gain, position) + prior.log_unit)
 
     @cached_property
     def _log_scale(self) -> Integers:
@@ -218,26 +190,15 @@ class Conditioned:
         """Means and indices of scales (channels,) of what is left after all halvings."""
         everything = slice(None)
         scales = self.units.scales(self._log_scale[self.prior.preset.halvings, 0], everything)
-        return self.units.means(_numbers(self.prior.mean), everything), scales
+        return self.units.means(self.prior.mean, everything), scales
 
-    @torch.no_grad()
-    def context(self, halving: int, offset: int, known: Tensor) -> Tensor:
+    def context(self, halving: int, offset: int, known: Whole) -> Whole:
         """What the distributions at an offset depend on, but for the same position: see `IntegerStep.embedded`."""
-        condition = torch.from_numpy(between(self.prior.condition[halving, offset], self.position))
-        return self._step(offset).embedded(known.to(self._device), condition.to(self._device))
+        condition = between(self.prior.condition[halving, offset], self.position)
+        return self.prior.steps[offset].embedded(known, condition)
 
-    @property
-    def _device(self) -> torch.device:
-        return self.prior.mean.device
-
-    def _step(self, offset: int) -> IntegerStep:
-        step = self.prior.steps[offset]
-        assert isinstance(step, IntegerStep)
-        return step
-
-    @torch.no_grad()
     def distributions(
-        self, halving: int, offset: int, group: int, context: Tensor, earlier: NDArray[np.float32]
+        self, halving: int, offset: int, group: int, context: Whole, earlier: NDArray[np.float32]
     ) -> tuple[Integers, Integers]:
         """Means of symbols in 1 / FRACTIONS, and indices of their scales, (n, channels of the group) both.
 
@@ -245,84 +206,8 @@ class Conditioned:
             context: (n, hidden)
             earlier: (n, channels before the group), activations, as whole numbers in floating point.
         """
-        before = torch.from_numpy(earlier).to(self._device)
-        outputs = self._step(offset).outputs(group, context, before).clamp(-OUTPUT_LIMIT, OUTPUT_LIMIT)
+        outputs = self.prior.steps[offset].outputs(group, context, earlier).clip(-OUTPUT_LIMIT, OUTPUT_LIMIT)
         channels = self.prior.groups[group]
-        means, logarithms = np.split(_numbers(outputs), 2, 1)
+        means, logarithms = np.split(outputs.astype(np.int64), 2, 1)
         logarithms = LOG // OUTPUT * logarithms + self._log_scale[halving, offset, channels]
         return self.units.means(means, channels), self.units.scales(logarithms, channels)
-
-
-def _numbers(buffer: Tensor) -> Integers:
-    return buffer.cpu().numpy().astype(np.int64)
-
-
-def quantised(prior: ProgressivePrior) -> dict[str, Tensor]:
-    """State of an `IntegerPrior` made from a trained one.
-
-    Raises:
-        ValueError: its weights are too great for sums to be exact.
-    """
-    made: dict[str, Tensor] = {
-        "log_unit": (prior.unit.log() * LOG).round(),
-        "condition": (prior.condition * SCALE).round(),
-        "log_scale": (prior.log_scale * LOG).round(),
-        "mean": (prior.mean * MEAN).round(),
-    }
-    made = {name: numbers.detach().cpu().to(torch.int64) for name, numbers in made.items()}
-    for name, layer in prior.steps.named_modules():
-        if not isinstance(layer, (nn.Linear, nn.Conv2d)):
-            continue
-        weight, bias, scale = layer.weight, layer.bias, SCALE
-        assert bias is not None
-        if _gives_distributions(name):
-            weight, bias, scale = _in_output_units(weight), _in_output_units(bias), OUTPUT
-        low = 0 if name.endswith(("mix", "output")) and "context" in name else -LIMIT
-        made |= layer_state(f"steps.{name}", weight, bias, low, scale)
-    return made
-
-
-def layer_state(name: str, weight: Tensor, bias: Tensor, low: int, scale: int) -> dict[str, Tensor]:
-    """State of a trained layer in integers, whose inputs are `low`..LIMIT in units of 1 / SCALE.
-
-    Args:
-        scale: what stands for 1.0 in outputs.
-
-    Raises:
-        ValueError: sums would not be exact.
-    """
-    found, _ = quantise(weight, bias, (low, LIMIT), SCALE, scale)
-    return {f"{name}.{field}": numbers for field, numbers in found._asdict().items()}
-
-
-def _in_output_units(rows: Tensor) -> Tensor:
-    """Rows of an output layer, those of means as great as MEAN and OUTPUT, the one scale of all, want it."""
-    means, logarithms = rows.detach().chunk(2)
-    return torch.cat([means * (MEAN / OUTPUT), logarithms])
-
-
-def dequantised(prior: IntegerPrior) -> ProgressivePrior:
-    """The prior in floating point, differentiable, that integers stand for."""
-    knots, hidden = prior.condition.shape[2:]
-    with torch.device("meta"):  # without random numbers
-        made = ProgressivePrior(prior.preset, prior.channels, knots, hidden)
-    state = {
-        "unit": (prior.log_unit / LOG).exp(), "condition": prior.condition / SCALE,
-        "log_scale": prior.log_scale / LOG, "mean": prior.mean / MEAN,
-    }  # fmt: skip
-    for name, layer in prior.steps.named_modules():
-        if not isinstance(layer, Layer):
-            continue
-        factor = torch.exp2(-layer.shift.double()) / SCALE
-        if _gives_distributions(name):
-            means, logarithms = (factor * SCALE).chunk(2)
-            factor = torch.cat([means / MEAN, logarithms / OUTPUT])
-        rows = layer.weight.flatten(1) * factor[:, None] * SCALE
-        state |= {f"steps.{name}.weight": rows.reshape(layer.weight.shape), f"steps.{name}.bias": layer.bias * factor}
-    made.load_state_dict({name: numbers.float() for name, numbers in state.items()}, assign=True)
-    return made.requires_grad_(False)
-
-
-def _gives_distributions(name: str) -> bool:
-    """Whether a layer of this name is one whose outputs are means and logarithms of scales."""
-    return ".output." in name and ".context." not in name

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
-
 from codec.autoencoders.networks import enhancement
+from codec.autoencoders.networks.coding_order import PRESETS
 from codec.autoencoders.networks.gains import Gains
 from codec.autoencoders.networks.integer_prior import IntegerPrior
 from codec.autoencoders.networks.limits import MAX_WIDTH, whole
-from codec.autoencoders.networks.progressive_prior import PRESETS
-from codec.autoencoders.networks.transform import Config, Decoder, Encoder
+from codec.autoencoders.networks.transform_config import Config
+from codec.entropy.layers import Proven
 
 
-class Msp(nn.Module):
-    """Encoder and decoder in floating point; gains and a prior for each preset in integers; and a layer beyond these.
+class Parts(Proven):
+    """What of a model is in integers: gains, and a prior for each preset; and a layer beyond these.
 
     Args:
         config: of the transform.
@@ -30,16 +29,13 @@ class Msp(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
-        self.encoder, self.decoder = Encoder(config), Decoder(config)
         self.gains = Gains(config.knots, config.latent)
-        self.prior = nn.ModuleDict(
-            {name: IntegerPrior(PRESETS[name], config.latent, config.knots, hidden) for name in presets}
-        )
+        self.prior = {name: IntegerPrior(PRESETS[name], config.latent, config.knots, hidden) for name in presets}
         self.enhancement = None if layer is None else enhancement.Enhancement(layer)
 
 
-def build(config: Mapping[str, Any]) -> Msp:
-    """The networks of a model's configuration, without numbers.
+def parts(config: Mapping[str, Any]) -> Parts:
+    """The integers of a model's configuration, not loaded.
 
     Raises:
         KeyError, TypeError, ValueError: it makes no sense.
@@ -49,4 +45,4 @@ def build(config: Mapping[str, Any]) -> Msp:
     if unknown or not presets:
         raise ValueError(f"its presets must be of {', '.join(PRESETS)}, not {presets}")
     layer = enhancement.Config(**config["enhancement"]) if "enhancement" in config else None
-    return Msp(Config(**config["transform"]), presets, whole("hidden", config["hidden"], 1, MAX_WIDTH), layer)
+    return Parts(Config(**config["transform"]), presets, whole("hidden", config["hidden"], 1, MAX_WIDTH), layer)

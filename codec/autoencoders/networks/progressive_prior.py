@@ -12,9 +12,6 @@ evaluate the same networks in integers, where results are the same on any machin
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
-from fractions import Fraction
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -22,57 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from codec.autoencoders.networks.coding_order import BLOCKS, LIMIT, OFFSETS, SCALE, Preset, phase_masks
 from codec.autoencoders.networks.transform import Pointwise, Spatial, initialise
 from codec.blocks import to_multiple
 
-OFFSETS = ((1, 1), (0, 1), (1, 0))  # of the positions that are missing in cells of 2 x 2, in their order
-SCALE = 32  # of activations: the integer that stands for 1.0
-LIMIT = 256  # of those integers' absolute values
 HIDDEN = 192
-PARTS = 192
-BLOCKS = 2
 SPREAD = 1.5  # deviations of a channel that stand for 1.0 are this less
-
-
-@dataclass(frozen=True)
-class Preset:
-    """Order in which a latent is coded.
-
-    Attributes:
-        halvings: of the grid, until the positions that are left have distributions of their own.
-        groups: where all groups of channels but the first begin, in 1 / PARTS of them.
-        phases: parts that the cells of a halving are coded in, finest halving first, for each offset.
-    """
-
-    halvings: int
-    groups: tuple[int, ...]
-    phases: tuple[int, ...]
-
-    def bounds(self, channels: int) -> list[int]:
-        """First channel of each group, and the end of the last one; of few channels, there are fewer groups."""
-        return sorted({0, *(round(Fraction(part * channels, PARTS)) for part in self.groups), channels})
-
-    def inputs(self, channels: int) -> list[int]:
-        """Channels that a step of each offset knows: of the offsets before; with phases, of its own, and where."""
-        own = channels + 1 if self.phased else 0
-        return [(1 + offset) * channels + own for offset in range(len(OFFSETS))]
-
-    @property
-    def phased(self) -> bool:
-        """Whether networks are told which cells of the same offset are known."""
-        return max(self.phases) > 1
-
-    @property
-    def steps(self) -> int:
-        """Steps of the order, one for what is left at last."""
-        return 1 + len(OFFSETS) * sum(self.phases) * (1 + len(self.groups))
-
-
-PRESETS = {
-    "baseline": Preset(3, (), (1, 1, 1)),
-    "normal": Preset(3, (16, 80), (1, 1, 1)),
-    "extra": Preset(3, (3, 12, 36, 96), (4, 2, 2)),
-}
 
 
 class Bounded(torch.autograd.Function):
@@ -244,19 +196,12 @@ class ProgressivePrior(nn.Module):
             return Distributions(*step(known, current, condition))
         height, width = current.shape[2:]
         before, mean, log_scale = torch.zeros_like(current[:, :1]), torch.zeros_like(current), torch.zeros_like(current)
-        for mask in phase_masks(phases, height, width, current.device):
+        for cells in phase_masks(phases, height, width):
+            mask = torch.from_numpy(cells).to(current)
             found = step(torch.cat([known, current * before, before], 1), current, condition)
             mean, log_scale = mean + found[0] * mask, log_scale + found[1] * mask
             before = before + mask
         return Distributions(mean, log_scale)
-
-
-def phase_masks(phases: int, height: int, width: int, device: torch.device) -> Iterator[Tensor]:
-    """Cells (height, width) of each phase, 0.0 or 1.0: all, those of a checkerboard, or those of a quarter."""
-    row, column = torch.arange(height, device=device)[:, None] % 2, torch.arange(width, device=device) % 2
-    order = {1: torch.zeros(1, 1, device=device), 2: (row + column) % 2, 4: 2 * (row ^ column) + row}[phases]
-    for phase in range(phases):
-        yield (order == phase).float().expand(height, width)
 
 
 def _spread(values: Tensor) -> Tensor:

@@ -18,12 +18,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from codec.autoencoders.networks import transform
-from codec.autoencoders.networks.index_prior import AnyPrior, IntegerIndexPrior, of_others
+from codec.autoencoders.networks import transform_config
+from codec.autoencoders.networks.index_prior import IntegerIndexPrior, of_others
 from codec.autoencoders.networks.index_transformer import UNKNOWN, IndexTransformer, Indices
 from codec.autoencoders.networks.limits import MAX_BLOCKS, MAX_WIDTH, whole
-from codec.autoencoders.networks.transform import DOWNSCALE, Decoder, Encoder
+from codec.autoencoders.networks.transform import Decoder, Encoder
+from codec.autoencoders.networks.transform_config import DOWNSCALE
 from codec.blocks import to_multiple
+from codec.entropy.layers import Proven
 
 MAX_SIZE = 1 << 14  # of a codebook
 
@@ -36,14 +38,12 @@ class Codebooks(nn.Module, ABC):
         tile: side in pixels of the tiles in which large pictures are coded, a multiple of `downscale`.
         sizes: entries of each codebook, rising.
         entries: of all codebooks, those of smaller ones first, (sum of sizes, dimensions).
-        prior: distributions of indices, in integers.
     """
 
     downscale: int
     tile: int
     sizes: tuple[int, ...]
     entries: Tensor
-    prior: AnyPrior
 
     @abstractmethod
     def encode_tile(self, pictures: Tensor, book: int) -> Tensor:
@@ -89,7 +89,7 @@ class Config:
     Attributes:
         sizes: entries of each codebook, rising.
         dimensions: of an entry.
-        fine, coarse, encoder, decoder, expansion: as in `transform.Config`.
+        fine, coarse, encoder, decoder, expansion: as in `transform_config.Config`.
     """
 
     sizes: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 512, 1024)
@@ -107,9 +107,9 @@ class Config:
             object.__setattr__(self, name, getattr(self.transform, name))
 
     @property
-    def transform(self) -> transform.Config:
+    def transform(self) -> transform_config.Config:
         """Shape of encoder and decoder."""
-        return transform.Config(
+        return transform_config.Config(
             self.dimensions, self.fine, self.coarse, self.encoder, self.decoder, self.expansion, len(self.sizes)
         )
 
@@ -182,15 +182,13 @@ class IndexConfig:
 
 
 class Vq(Quantised, Codebooks):
-    """An autoencoder with codebooks, the prior of its indices in integers, and the transformer that fills them in."""
+    """An autoencoder with codebooks, and the transformer that fills in indices."""
 
     downscale, tile = DOWNSCALE, 1024
-    prior: IntegerIndexPrior
 
     def __init__(self, config: Config, indices: IndexConfig) -> None:
         super().__init__(config)
         self.sizes = config.sizes
-        self.prior = IntegerIndexPrior(config.starts, indices.hidden)
         self.transformer = IndexTransformer(config.starts, indices.width, indices.layers, indices.heads)
 
     def encode_tile(self, pictures: Tensor, book: int) -> Tensor:
@@ -213,6 +211,19 @@ class Vq(Quantised, Codebooks):
 
     def _knots(self, book: int) -> Tensor:
         return self._chosen(torch.tensor([book], device=self.entries.device))
+
+
+class Parts(Proven):
+    """What of a model is in integers: the prior of its indices."""
+
+    def __init__(self, config: Config, indices: IndexConfig) -> None:
+        super().__init__()
+        self.prior = IntegerIndexPrior(config.starts, indices.hidden)
+
+
+def parts(config: Mapping[str, Any]) -> Parts:
+    """The integers of a model's configuration, not loaded; raises as `build`."""
+    return Parts(Config(**config["autoencoder"]), IndexConfig(**config["indices"]))
 
 
 def build(config: Mapping[str, Any]) -> Vq:

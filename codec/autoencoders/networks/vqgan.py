@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from codec.autoencoders.networks import kl
-from codec.autoencoders.networks.index_prior import EquallyLikely
 from codec.autoencoders.networks.index_transformer import UNKNOWN, Indices
 from codec.autoencoders.networks.limits import MAX_WIDTH, whole
 from codec.autoencoders.networks.vq import Codebooks, check_sizes
@@ -65,7 +64,7 @@ class VqGan(Codebooks):
         both = kl.diffusers().VQModel(num_vq_embeddings=1, **config)
         self.encoder, self.decoder = both.encoder, both.decoder
         self.quant_conv, self.post_quant_conv = both.quant_conv, both.post_quant_conv
-        self.sizes, self.prior = sizes, EquallyLikely(sizes)
+        self.sizes = sizes
         self.downscale = 2 ** (len(config["block_out_channels"]) - 1)
         self.register_buffer("entries", torch.zeros(sum(sizes), self.quant_conv.out_channels))
         self._spatial = config["norm_type"] == "spatial"

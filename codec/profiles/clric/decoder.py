@@ -20,8 +20,8 @@ from codec.tensors import from_rgb
 class ClricDecoder(Decoder):
     """Decoder with the model of this identity."""
 
-    def __init__(self, model: bytes, device: torch.device) -> None:
-        self.autoencoder = on_device(store.find(model), device)
+    def __init__(self, model: bytes, device: str) -> None:
+        self.autoencoder = on_device(store.find(model), torch.device(device))
 
     def decode(self, container: Container, scale: int = 1) -> NDArray[np.uint8]:
         autoencoder, device, header = self.autoencoder, self.autoencoder.device, container.header
@@ -33,4 +33,4 @@ class ClricDecoder(Decoder):
             )  # fmt: skip
             latents = output * step_of(weights.origin, device)
             picture = preview.decode(autoencoder, latents, header.height, header.width, scale)[0]
-        return from_rgb(picture, header.channels)
+        return from_rgb(picture.cpu().numpy(), header.channels)

@@ -39,7 +39,7 @@ class Clric(Profile[Options]):
 
         return ClricEncoder(options, device)
 
-    def decoder(self, header: Header, device: torch.device) -> Decoder:
+    def decoder(self, header: Header, device: str) -> Decoder:
         check_model(header)
         from codec.profiles.clric.decoder import ClricDecoder
 

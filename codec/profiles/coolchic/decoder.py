@@ -17,8 +17,8 @@ from codec.tensors import to_pixels
 class CoolChicDecoder(Decoder):
     """Decoder on a device."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, device: str) -> None:
+        self.device = torch.device(device)
 
     def decode(self, container: Container, scale: int = 1) -> NDArray[np.uint8]:
         sections, shape = function_sections(container), container.header.shape

@@ -29,7 +29,7 @@ class CoolChic(Profile[Options]):
 
         return CoolChicEncoder(options, device)
 
-    def decoder(self, header: Header, device: torch.device) -> Decoder:
+    def decoder(self, header: Header, device: str) -> Decoder:
         from codec.profiles.coolchic.decoder import CoolChicDecoder
 
         return CoolChicDecoder(device)

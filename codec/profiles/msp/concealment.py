@@ -9,11 +9,10 @@ from __future__ import annotations
 from itertools import product
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from codec.autoencoders.networks.coding_order import BLOCKS, OFFSETS
 from codec.autoencoders.networks.integer_prior import Conditioned
-from codec.autoencoders.networks.progressive_prior import BLOCKS, OFFSETS
 from codec.blocks import BAND, bands, slices
 from codec.entropy.tables import FRACTIONS
 
@@ -96,8 +95,7 @@ def _expected(prior: Conditioned, known: list[NDArray[np.int16]], band: slice, c
     if prior.prior.preset.phased:
         unknown = (*inputs.shape[:2], prior.prior.channels + 1)  # other last positions, and where they are known
         inputs = np.concatenate([inputs, np.zeros(unknown, np.float32)], -1)
-    context = prior.context(0, LAST, torch.from_numpy(inputs))[band.start - halo.start :]
-    context = context[torch.from_numpy(cells[0]), torch.from_numpy(cells[1])]
+    context = prior.context(0, LAST, inputs)[band.start - halo.start :][cells]
     means = np.zeros((len(context), prior.prior.channels), np.int32)
     earlier = np.zeros(means.shape, np.float32)
     for group, channels in enumerate(prior.prior.groups):

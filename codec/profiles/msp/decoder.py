@@ -5,22 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from codec.autoencoders import store
-from codec.autoencoders.learned_transform import EnhancementLayer, as_latent, on_device
+from codec.autoencoders.learned_transform import EnhancementLayer, on_device
 from codec.autoencoders.networks.integer_prior import Conditioned
-from codec.autoencoders.networks.transform import DOWNSCALE
+from codec.autoencoders.networks.patches import Floats
+from codec.autoencoders.networks.transform_config import DOWNSCALE
 from codec.container import Container, CorruptError, Header, Section, TruncatedError
-from codec.device import computing
 from codec.entropy.tables import FRACTIONS
 from codec.profiles.base import Decoder, Quality, Sections
 from codec.profiles.msp import bitstream, latent_coding
 from codec.profiles.msp.bitstream import PACKETS, Head
+from codec.profiles.msp.coded import Coded
 from codec.profiles.msp.concealment import Means, conceal
-from codec.profiles.msp.encoder import Coded
 from codec.profiles.msp.profile import LOG_LAMBDA
 from codec.profiles.packets import Packets
 from codec.tensors import from_rgb
@@ -29,36 +27,35 @@ from codec.tensors import from_rgb
 class MspDecoder(Decoder):
     """Decoder with the model of this identity."""
 
-    def __init__(self, model: bytes, device: torch.device) -> None:
+    def __init__(self, model: bytes, device: str) -> None:
         self.transform = on_device(store.find(model), device)
 
     def decode(self, container: Container, scale: int = 1) -> NDArray[np.uint8]:
         transform, header = self.transform, container.header
-        with computing(transform.device), torch.no_grad():
-            if Section.PACKETS in container.sections:
-                found = PACKETS.of(container)
-                found.warn()
-                head, means = self._mended(header, found)
-                symbols, more = means.astype(np.float32) / FRACTIONS, None
-            else:
-                head, prior, stream = self._coded(container)
-                size = transform.size(header.height, header.width)
-                symbols = latent_coding.decode(prior, stream, *size, truncated=container.truncated).astype(np.float32)
-                more = self._enhancement(container, scale)
-            picture = transform.decode(as_latent(symbols), head.position, header.height, header.width, scale)
-            picture = picture if more is None else picture.add_(more)
-        return from_rgb(picture[0], header.channels)
+        if Section.PACKETS in container.sections:
+            found = PACKETS.of(container)
+            found.warn()
+            head, means = self._mended(header, found)
+            symbols, more = means.astype(np.float32) / np.float32(FRACTIONS), None
+        else:
+            head, prior, stream = self._coded(container)
+            size = transform.size(header.height, header.width)
+            symbols = latent_coding.decode(prior, stream, *size, truncated=container.truncated).astype(np.float32)
+            more = self._enhancement(container, scale)
+        picture = transform.decode(symbols, head.position, header.height, header.width, scale)
+        if more is not None:
+            picture += more
+        return from_rgb(picture, header.channels)
 
     def repair(self, container: Container) -> Sections:
         """Sections of a file with the likely contents of its lost packets, rounded."""
         if Section.PACKETS not in container.sections:
             return super().repair(container)
         found = PACKETS.of(container)
-        with computing(self.transform.device):
-            head, means = self._mended(container.header, found)
-            symbols = (means + FRACTIONS // 2) // FRACTIONS
-            prior, resilience = self.transform.prior(head.preset, head.position), max(1, found.head.resilience)
-            return Coded.of(prior, head, resilience, symbols.astype(np.float32)).sections()
+        head, means = self._mended(container.header, found)
+        symbols = (means + FRACTIONS // 2) // FRACTIONS
+        prior, resilience = self.transform.prior(head.preset, head.position), max(1, found.head.resilience)
+        return Coded.of(prior, head, resilience, symbols.astype(np.float32)).sections()
 
     def describe(self, container: Container) -> dict[str, Any]:
         transform, header = self.transform, container.header
@@ -66,8 +63,7 @@ class MspDecoder(Decoder):
             found = PACKETS.of(container)
             return self._facts(self._head(found)) | found.facts()
         head, prior, stream = self._coded(container)
-        with computing(transform.device):
-            sizes = latent_coding.bytes_by_scale(prior, stream, *transform.size(header.height, header.width))
+        sizes = latent_coding.bytes_by_scale(prior, stream, *transform.size(header.height, header.width))
         facts, scales = self._facts(head), {f"1/{DOWNSCALE * stride}": size for stride, size in sizes.items()}
         if Section.ENHANCEMENT in container.sections:
             layer, position, stream = self._layer(container)
@@ -95,7 +91,7 @@ class MspDecoder(Decoder):
             )
         return layer, position, stream
 
-    def _enhancement(self, container: Container, scale: int) -> Tensor | None:
+    def _enhancement(self, container: Container, scale: int) -> Floats | None:
         """What the enhancement layer adds to a picture; None if there is none, or the file ends before it begins."""
         header, truncated = container.header, container.truncated
         if Section.ENHANCEMENT not in container.sections:
@@ -108,7 +104,7 @@ class MspDecoder(Decoder):
             raise
         size = layer.size(header.height, header.width)
         symbols = latent_coding.decode(layer.prior(position), stream, *size, truncated=truncated)
-        return layer.decode(as_latent(symbols), position, header.height, header.width, scale)
+        return layer.decode(symbols.astype(np.float32), position, header.height, header.width, scale)
 
     def _check(self, head: Head) -> None:
         """Refuse a head that the model cannot have."""

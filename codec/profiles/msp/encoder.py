@@ -5,8 +5,8 @@ At good qualities what the latent leaves of the picture is coded after it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -16,19 +16,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from codec.autoencoders import store
-from codec.autoencoders.learned_transform import LearnedTransform, as_latent, on_device, to_symbols
-from codec.autoencoders.networks.integer_prior import Conditioned
-from codec.autoencoders.networks.transform import DOWNSCALE, PATCH
+from codec.autoencoders.learned_transform import LearnedTransform, on_device
+from codec.autoencoders.networks.transform_config import DOWNSCALE, PATCH
+from codec.autoencoders.transform_networks import as_latent, to_symbols
 from codec.blocks import to_multiple
 from codec.container import Section
 from codec.device import computing
 from codec.distortion.pixels import STABILISER, STRUCTURE
 from codec.importance import Importance, log_weights, of_cells
-from codec.profiles import packets
 from codec.profiles.base import Budget, Encoder, Goal, Progress, Sections, counting
-from codec.profiles.msp import bitstream, latent_coding
+from codec.profiles.msp import latent_coding
 from codec.profiles.msp.bitstream import Head
-from codec.profiles.msp.latent_coding import Symbols, Trade
+from codec.profiles.msp.coded import Coded, Enhanced
+from codec.profiles.msp.latent_coding import Trade
 from codec.profiles.msp.overfitting import FITTED, WORTH, overfit
 from codec.profiles.msp.profile import LOG_LAMBDA, Options
 from codec.profiles.options import PAPER
@@ -53,21 +53,21 @@ class MspEncoder(Encoder):
     def __init__(self, options: Options, device: torch.device) -> None:
         self.options = options
         self.sections = (Section.PACKETS,) if options.resilience else (Section.GRIDS, Section.ENHANCEMENT)
-        self.transform = on_device(store.load(options.model), device)
-        self.model = self.transform.model.prefix
+        self.transform = on_device(store.load(options.model), str(device))
+        self.model, self.device = self.transform.model.prefix, device
 
     def encode(
         self, pictures: Sequence[NDArray[np.uint8]], importance: Sequence[Importance | None], goal: Goal,
         progress: Progress | None = None,
     ) -> list[Sections]:  # fmt: skip
-        with computing(self.transform.device):
+        with computing(self.device):
             return [self._encoded(*each, goal, progress) for each in zip(pictures, importance, strict=True)]
 
     def _encoded(
         self, pixels: NDArray[np.uint8], importance: Importance | None, goal: Goal, progress: Progress | None
     ) -> Sections:
-        picture = to_tensor([pixels], self.transform.device).expand(-1, 3, -1, -1)
-        logs = log_weights([importance], [pixels.shape], self.transform.device)
+        picture = to_tensor([pixels], self.device).expand(-1, 3, -1, -1)
+        logs = log_weights([importance], [pixels.shape], self.device)
         iterations = ITERATIONS[self.options.effort]
         preset = PRESETS.get(self.options.effort, USUAL)
         if preset not in self.transform.presets:
@@ -78,60 +78,6 @@ class MspEncoder(Encoder):
         if isinstance(goal, Budget):
             return of_size(coder, goal.sizes).sections()
         return coder.at(goal.log_lambda(LOG_LAMBDA)).sections()
-
-
-@dataclass(frozen=True)
-class Enhanced:
-    """The coded enhancement layer of a picture."""
-
-    position: int
-    stream: bytes
-    symbols: Symbols
-    prior: Conditioned
-
-    def section(self) -> bytes:
-        return bitstream.write_enhancement(self.position, self.stream)
-
-
-@dataclass(frozen=True)
-class Coded:
-    """A coded picture."""
-
-    head: Head
-    resilience: int
-    streams: Mapping[int, bytes]  # of packets, by number
-    symbols: Symbols
-    prior: Conditioned
-    enhanced: Enhanced | None = None
-
-    @classmethod
-    def of(
-        cls, prior: Conditioned, head: Head, resilience: int, latent: NDArray[np.float32], trade: Trade | None = None
-    ) -> Coded:
-        """Code a latent (height, width, channels), in symbols that need not be rounded, and may be traded for bits."""
-        streams, symbols = dict[int, bytes](), np.empty(latent.shape, np.int32)
-        for number, place in packets.places(resilience, *latent.shape[:2]).items():
-            own = None if trade is None else trade[place]
-            streams[number], symbols[place] = latent_coding.encode(prior, latent[place], 1 + resilience, own)
-        return cls(head, resilience, streams, symbols, prior)
-
-    def sections(self) -> Sections:
-        """Sections of the file, which were read back."""
-        for number, place in packets.places(self.resilience, *self.symbols.shape[:2]).items():
-            latent_coding.check(self.prior, self.streams[number], self.symbols[place], 1 + self.resilience)
-        if self.enhanced is not None:
-            latent_coding.check(self.enhanced.prior, self.enhanced.stream, self.enhanced.symbols)
-        return self._written()
-
-    def _written(self) -> Sections:
-        if self.resilience:
-            return {Section.PACKETS: packets.write(self.head.of_packets(self.resilience), self.streams)}
-        sections = {Section.GRIDS: bitstream.write(self.head, self.streams[0])}
-        return sections if self.enhanced is None else {**sections, Section.ENHANCEMENT: self.enhanced.section()}
-
-    def log_sizes(self) -> Tensor:
-        size = sum(map(len, self._written().values()))
-        return torch.tensor([size], dtype=torch.float64, device="cpu").log()
 
 
 class Place(NamedTuple):
@@ -220,13 +166,14 @@ class LatentCoder(Coder[Coded]):
     def _code(self, place: Place, iterations: int) -> Coded:
         """Code the first latent."""
         transform, position = self.transform, place.position
-        latents, prior = transform.encode(self.picture, position), transform.prior(self.preset, position)
+        latents, prior = transform.networks.encode(self.picture, position), transform.prior(self.preset, position)
         weights = self._weights(place, transform.log_lambda(position))
         trade = self._trade(weights)
         if iterations:
             if weights is not None:
                 _, symbols = latent_coding.encode(prior, to_symbols(latents), trade=trade)
-                latents, trade = torch.where(of_cells(weights, DOWNSCALE) >= FITTED, latents, as_latent(symbols)), None
+                traded = as_latent(symbols).to(latents)
+                latents, trade = torch.where(of_cells(weights, DOWNSCALE) >= FITTED, latents, traded), None
             latents = overfit(
                 transform, self.preset, self.picture, weights, latents, position, iterations, self.progress, self.seed,
             )  # fmt: skip
@@ -237,8 +184,9 @@ class LatentCoder(Coder[Coded]):
         layer, position = self._layer, place.enhanced
         assert layer is not None
         assert position is not None
-        shown = self.transform.decode(as_latent(coded.symbols), place.position, *self.picture.shape[2:])
-        symbols, prior = to_symbols(layer.encode(self.picture - shown, position)), layer.prior(position)
+        first = coded.symbols.astype(np.float32)
+        shown = self.transform.decode(first, place.position, *self.picture.shape[2:])
+        symbols, prior = layer.encode(self.picture[0].cpu().numpy() - shown, position), layer.prior(position)
         weights = self._weights(place, layer.log_lambda(position))
         counts = _structure(self.picture) * (1 if weights is None else _as_cells(weights, PATCH))
         trade = np.broadcast_to(WORTH / counts, symbols.shape)

@@ -12,15 +12,15 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from codec.autoencoders.networks.integer_prior import Conditioned, Integers
-from codec.autoencoders.networks.progressive_prior import BLOCKS, OFFSETS, SCALE, phase_masks
+from codec.autoencoders.networks.coding_order import BLOCKS, OFFSETS, SCALE, phase_masks
+from codec.autoencoders.networks.integer_prior import Conditioned
 from codec.blocks import bands
 from codec.container import CorruptError
 from codec.entropy import selftest, tables
 from codec.entropy.coder import LIMIT, Coder, Decoder, Encoder, code_laplace, continuations
+from codec.entropy.layers import Integers
 
 SURE = 0  # scale index up to which a symbol whose mean rounds to zero is zero
 
@@ -181,8 +181,7 @@ class LatentCoding:
         """Cells of each phase, and what networks are told of those before: their activations, and which they are."""
         preset, (rows, columns) = self._prior.prior.preset, current.shape[:2]
         own, before = np.zeros_like(first), np.zeros_like(first[:, :, :1])
-        for mask in phase_masks(preset.phases[halving], rows, columns, torch.device("cpu")):
-            phase = mask.numpy().astype(bool)
+        for phase in phase_masks(preset.phases[halving], rows, columns):
             yield phase, [own.copy(), SCALE * before] if preset.phased else []
             own[:rows, :columns][phase] = current[phase]
             before[:rows, :columns][phase] = 1
@@ -192,10 +191,10 @@ class LatentCoding:
         phase: NDArray[np.bool_],
     ) -> None:  # fmt: skip
         halo = slice(max(0, band.start - BLOCKS), band.stop + BLOCKS)
-        inputs = torch.from_numpy(np.concatenate([grid[halo] for grid in known], -1).astype(np.float32))
+        inputs = np.concatenate([grid[halo] for grid in known], -1).astype(np.float32)
         context = self._prior.context(halving, offset, inputs)[band.start - halo.start :]
         row, column = np.nonzero(phase[band])
-        context = context[torch.from_numpy(row), torch.from_numpy(column)]
+        context = context[row, column]
         cells = row + band.start, column
         for group, channels in enumerate(self._prior.prior.groups):
             earlier = self._activations[place][row + band.start, column, : channels.start].astype(np.float32)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from codec.autoencoders.learned_transform import LearnedTransform
 from codec.autoencoders.networks.progressive_prior import laplace_bits
-from codec.autoencoders.networks.transform import DOWNSCALE
+from codec.autoencoders.networks.transform_config import DOWNSCALE
 from codec.device import reduced_precision
 from codec.distortion.pixels import picture_error
 from codec.importance import of_cells
@@ -47,18 +47,19 @@ def overfit(
     trade = math.exp(transform.log_lambda(position)) / (height * width)
     # The cost is about a sum of squares, so its gradient is about a step to its least, but for a factor.
     rate = RATE / math.sqrt(iterations) * WORTH / 2 / trade
+    networks, prior = transform.networks, transform.integer_prior(preset)
     best, least = latents.round(), math.inf
     generator = torch.Generator(latents.device).manual_seed(seed)
     with torch.no_grad():
-        free = transform.distributions(preset, best, position).log_scale > NARROW
+        free = networks.distributions(prior, best, position).log_scale > NARROW
         free = free if weights is None else free & (of_cells(weights, DOWNSCALE) >= FITTED)
     with torch.enable_grad():
         fitted = latents.clone().requires_grad_()
         for iteration in range(1 + iterations):
             rounded = fitted + (fitted.round() - fitted).detach()
-            error = picture_error(transform.decode(rounded, position, height, width).clamp(0, 1), picture, weights)
-            with reduced_precision(transform.device):
-                found = transform.distributions(preset, rounded, position)
+            error = picture_error(networks.decode(rounded, position, height, width).clamp(0, 1), picture, weights)
+            with reduced_precision(networks.device):
+                found = networks.distributions(prior, rounded, position)
             cost = error.item() + trade * laplace_bits(rounded.detach(), *found).sum().item()
             if cost < least:
                 best, least = rounded.detach().clone(), cost

@@ -46,7 +46,7 @@ class Msp(Profile[Options]):
 
         return MspEncoder(options, device)
 
-    def decoder(self, header: Header, device: torch.device) -> Decoder:
+    def decoder(self, header: Header, device: str) -> Decoder:
         check_model(header)
         from codec.profiles.msp.decoder import MspDecoder
 

@@ -24,8 +24,8 @@ from codec.tensors import from_rgb
 class VqDecoder(Decoder):
     """Decoder with the model of this identity."""
 
-    def __init__(self, model: bytes, device: torch.device) -> None:
-        self.autoencoder = on_device(store.find(model), device)
+    def __init__(self, model: bytes, device: str) -> None:
+        self.autoencoder = on_device(store.find(model), torch.device(device))
 
     def decode(self, container: Container, scale: int = 1) -> NDArray[np.uint8]:
         header = container.header
@@ -33,7 +33,7 @@ class VqDecoder(Decoder):
         found.warn()
         with computing(self.autoencoder.device):
             picture = self.autoencoder.decode(indices, found.head.coding, header.height, header.width, scale)[0]
-        return from_rgb(picture, header.channels)
+        return from_rgb(picture.cpu().numpy(), header.channels)
 
     def repair(self, container: Container) -> Sections:
         """Sections of a file with the likely contents of its lost packets."""

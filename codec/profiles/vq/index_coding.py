@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from codec.autoencoders.networks.index_prior import BLOCKS, HALVINGS, AnyPrior
+from codec.autoencoders.networks.coding_order import BLOCKS, OFFSETS
+from codec.autoencoders.networks.index_prior import HALVINGS, AnyPrior
 from codec.autoencoders.networks.index_transformer import UNKNOWN, Indices
-from codec.autoencoders.networks.progressive_prior import OFFSETS
 from codec.blocks import bands
 from codec.container import CorruptError
 from codec.entropy import selftest
@@ -121,7 +121,7 @@ class IndexCoding:
         cells = np.zeros(self._indices[place].shape, bool)
         cells[band] = True
         rows, columns = cells[band].shape
-        found = features[:rows, :columns].flatten(0, 1)
+        found = features[:rows, :columns].reshape(cells[band].size, features.shape[-1])
         self._code(place, cells, self._prior.logits(self._book, level, offset, found))
 
     def _code(self, place: Place, cells: NDArray[np.bool_], logits: NDArray[np.int64]) -> None:

@@ -43,7 +43,7 @@ class Vq(Profile[Options]):
 
         return VqEncoder(options, device)
 
-    def decoder(self, header: Header, device: torch.device) -> Decoder:
+    def decoder(self, header: Header, device: str) -> Decoder:
         check_model(header)
         from codec.profiles.vq.decoder import VqDecoder
 

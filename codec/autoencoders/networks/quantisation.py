@@ -1,0 +1,97 @@
+"""Trained priors made of integers, and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from codec.autoencoders.networks.coding_order import LIMIT, SCALE
+from codec.autoencoders.networks.integer_prior import LOG, MEAN, OUTPUT, IntegerPrior
+from codec.autoencoders.networks.progressive_prior import ProgressivePrior
+from codec.entropy.layers import Integers, quantise
+
+State = dict[str, Integers]
+
+
+def quantised(prior: ProgressivePrior) -> State:
+    """State of an `IntegerPrior` made from a trained one.
+
+    Raises:
+        ValueError: its weights are too great for sums to be exact.
+    """
+    made = {
+        "log_unit": whole(prior.unit.log() * LOG),
+        "condition": whole(prior.condition * SCALE),
+        "log_scale": whole(prior.log_scale * LOG),
+        "mean": whole(prior.mean * MEAN),
+    }
+    for name, layer in prior.steps.named_modules():
+        if not isinstance(layer, (nn.Linear, nn.Conv2d)):
+            continue
+        weight, bias, scale = layer.weight, layer.bias, SCALE
+        assert bias is not None
+        if _gives_distributions(name):
+            weight, bias, scale = _in_output_units(weight), _in_output_units(bias), OUTPUT
+        low = 0 if name.endswith(("mix", "output")) and "context" in name else -LIMIT
+        made |= layer_state(f"steps.{name}", weight, bias, low, scale)
+    return made
+
+
+def whole(numbers: Tensor) -> Integers:
+    """The nearest integers."""
+    found: Integers = numbers.detach().cpu().round().to(torch.int64).numpy()
+    return found
+
+
+def layer_state(name: str, weight: Tensor, bias: Tensor, low: int, scale: int) -> State:
+    """State of a trained layer in integers, whose inputs are `low`..LIMIT in units of 1 / SCALE.
+
+    Args:
+        scale: what stands for 1.0 in outputs.
+
+    Raises:
+        ValueError: sums would not be exact.
+    """
+    found, _ = quantise(_numbers(weight), _numbers(bias), (low, LIMIT), SCALE, scale)
+    return {f"{name}.{field}": numbers for field, numbers in found._asdict().items()}
+
+
+def _numbers(weights: Tensor) -> NDArray[np.float64]:
+    found: NDArray[np.float64] = weights.detach().to("cpu", torch.float64).numpy()
+    return found
+
+
+def _in_output_units(rows: Tensor) -> Tensor:
+    """Rows of an output layer, those of means as great as MEAN and OUTPUT, the one scale of all, want it."""
+    means, logarithms = rows.detach().chunk(2)
+    return torch.cat([means * (MEAN / OUTPUT), logarithms])
+
+
+def dequantised(prior: IntegerPrior) -> ProgressivePrior:
+    """The prior in floating point, differentiable, that integers stand for."""
+    knots, hidden = prior.condition.shape[2:]
+    with torch.device("meta"):  # without random numbers
+        made = ProgressivePrior(prior.preset, prior.channels, knots, hidden)
+    state: dict[str, NDArray[Any]] = {
+        "unit": np.exp(prior.log_unit / LOG), "condition": prior.condition / SCALE,
+        "log_scale": prior.log_scale / LOG, "mean": prior.mean / MEAN,
+    }  # fmt: skip
+    for name, layer in prior.layers():
+        factor = 2.0**-layer.shift / SCALE
+        if _gives_distributions(name):
+            means, logarithms = np.split(factor * SCALE, 2)
+            factor = np.concatenate([means / MEAN, logarithms / OUTPUT])
+        rows = layer.weight.reshape(len(factor), -1) * factor[:, None] * SCALE
+        state |= {f"{name}.weight": rows.reshape(layer.weight.shape), f"{name}.bias": layer.bias * factor}
+    tensors = {name: torch.from_numpy(np.float32(numbers)) for name, numbers in state.items()}
+    made.load_state_dict(tensors, assign=True)
+    return made.requires_grad_(False)
+
+
+def _gives_distributions(name: str) -> bool:
+    """Whether a layer of this name is one whose outputs are means and logarithms of scales."""
+    return ".output." in name and ".context." not in name
