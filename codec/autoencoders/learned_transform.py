@@ -1,4 +1,7 @@
-"""A learned transform at work: latents of pictures of any size, at any quality, and pictures of latents."""
+"""A learned transform at work: latents of pictures of any size, at any quality, and pictures of latents.
+
+What reads small pictures on the CPU needs no torch, which takes longer to be imported than these to be decoded.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,11 @@ import numpy as np
 
 from codec.autoencoders.errors import ModelFileError
 from codec.autoencoders.model import Model, loaded, shaped
-from codec.autoencoders.networks import msp
+from codec.autoencoders.networks import msp, transform_numpy
 from codec.autoencoders.networks.enhancement import Enhancement, basis
 from codec.autoencoders.networks.integer_prior import LOG, STEPS, Conditioned, IntegerPrior, between
 from codec.autoencoders.networks.patches import Floats, means, of_patches, to_patches
-from codec.autoencoders.networks.transform_config import DOWNSCALE, PATCH
+from codec.autoencoders.networks.transform_config import DOWNSCALE, PATCH, TILE
 from codec.blocks import bands
 from codec.entropy.layers import Integers
 
@@ -153,14 +156,24 @@ class LearnedTransform(Layer):
 
         return TransformNetworks(self.model, self._log_gain, torch.device(self._device))
 
+    @cached_property
+    def _decoder(self) -> transform_numpy.Decoder:
+        return shaped(lambda _: transform_numpy.Decoder(self.model.arrays, self._config), self.model)
+
     def decode(self, symbols: Floats, position: int, height: int, width: int, scale: int = 1) -> Floats:
         """Picture (3, height / scale, width / scale), sides rounded up, not clamped.
+
+        On the CPU NumPy makes what is not larger than a tile, in float32. All else is made by `networks`.
 
         Args:
             symbols: (*size(height, width), channels)
             scale: 1, 2, 4 or 8, by how much the picture is made smaller.
         """
-        return self.networks.picture(symbols, position, height, width, scale)
+        if self._device != "cpu" or max(symbols.shape[:2]) > TILE:
+            return self.networks.picture(symbols, position, height, width, scale)
+        knots = np.maximum(0, 1 - np.abs(position / STEPS - np.arange(self._knots))).astype(np.float32)
+        made = self._decoder(symbols / self._gains(position), knots, scale)
+        return made[:, : -(-height // scale), : -(-width // scale)] * np.float32(0.5) + np.float32(0.5)
 
 
 @lru_cache(maxsize=2)
