@@ -129,8 +129,8 @@ def test_readers_that_know_no_packets_say_so() -> None:
     head = data[: unpack(data).header.size - 4]
     place = 3 + 1 + 1 + 2 + 2 + 8
     assert head[place] == 0x40 | Section.PACKETS
-    unknown = head[:place] + bytes([0x40 | 9]) + head[place + 1 :]
-    with pytest.raises(UnsupportedError, match="needs a section of type 9, not known to this version: update"):
+    unknown = head[:place] + bytes([0x40 | 63]) + head[place + 1 :]
+    with pytest.raises(UnsupportedError, match="needs a section of type 63, not known to this version: update"):
         codec.read_header(BytesIO(unknown + crc32(unknown).to_bytes(4, "little")))
 
 
