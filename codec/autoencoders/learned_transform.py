@@ -15,7 +15,8 @@ from codec.autoencoders.errors import ModelFileError
 from codec.autoencoders.model import Model, loaded, shaped
 from codec.autoencoders.networks import msp, transform_numpy
 from codec.autoencoders.networks.enhancement import Enhancement, basis
-from codec.autoencoders.networks.integer_prior import LOG, STEPS, Conditioned, IntegerPrior, between
+from codec.autoencoders.networks.gains import gains_at
+from codec.autoencoders.networks.integer_prior import STEPS, Conditioned, IntegerPrior
 from codec.autoencoders.networks.patches import Floats, means, of_patches, to_patches
 from codec.autoencoders.networks.transform_config import DOWNSCALE, PATCH, TILE
 from codec.blocks import bands
@@ -57,7 +58,7 @@ class Layer:
 
     def _gains(self, position: int) -> Floats:
         """Of each channel, (channels,)."""
-        return np.exp(between(self._log_gain, position) / LOG).astype(np.float32)
+        return gains_at(self._log_gain, position)
 
 
 class EnhancementLayer(Layer):
@@ -77,9 +78,9 @@ class EnhancementLayer(Layer):
 
     def encode(self, differences: Floats, position: int) -> Floats:
         """Symbols, not yet rounded, (*size(height, width), channels) of differences (3, height, width)."""
-        patches = to_patches(differences)
+        patches, gains = to_patches(differences), self._gains(position)
         for band in bands(*patches.shape[:2]):
-            patches[band] = patches[band] @ self._basis.T * self._gains(position)
+            patches[band] = patches[band] @ self._basis.T * gains
         return patches
 
     def decode(self, symbols: Floats, position: int, height: int, width: int, scale: int = 1) -> Floats:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from codec.autoencoders import model as files
 from codec.autoencoders.model import Model
-from codec.autoencoders.networks.integer_prior import LOG, STEPS, IntegerPrior, between
+from codec.autoencoders.networks.gains import gains_at
+from codec.autoencoders.networks.integer_prior import STEPS, IntegerPrior
 from codec.autoencoders.networks.progressive_prior import Distributions, ProgressivePrior
 from codec.autoencoders.networks.quantisation import dequantised
 from codec.autoencoders.networks.transform import Coders, weights_at
@@ -85,8 +86,7 @@ class TransformNetworks:
         return found.scaled(gains)
 
     def _gains(self, position: int) -> Tensor:
-        gains = np.exp(between(self._log_gain, position) / LOG)
-        return torch.from_numpy(gains).to(self.device, torch.float32)[:, None, None]
+        return torch.from_numpy(gains_at(self._log_gain, position)).to(self.device)[:, None, None]
 
     def _knot_weights(self, position: int, count: int) -> Tensor:
         place = torch.tensor([position / STEPS], device=self.device)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from codec.autoencoders.networks.integer_prior import LOG_LIMIT, check_bound
+import numpy as np
+from numpy.typing import NDArray
+
+from codec.autoencoders.networks.integer_prior import LOG, LOG_LIMIT, between, check_bound
 from codec.entropy.layers import Integers, Proven
 
 
@@ -16,3 +19,8 @@ class Gains(Proven):
 
     def prove(self) -> None:
         check_bound("logarithms of gains", self.log, LOG_LIMIT)
+
+
+def gains_at(log_gain: Integers, position: int) -> NDArray[np.float32]:
+    """Gain of each channel, (channels,), at a position among the knots of logarithms (knots, channels)."""
+    return np.exp(between(log_gain, position) / LOG).astype(np.float32)

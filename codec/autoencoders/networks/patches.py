@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from codec.autoencoders.networks.transform_config import PATCH, PIXELS
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Floats = NDArray[np.float32]
+Rows = TypeVar("Rows", Floats, "Tensor")
 
 
-def means(rows: Floats, scale: int) -> Floats:
-    """Means of the rows (PIXELS, n) that belong to areas of scale x scale pixels: (PIXELS / scale**2, n)."""
+def means(rows: Rows, scale: int) -> Rows:
+    """Means of the rows (PIXELS, n) that belong to areas of scale x scale pixels: (PIXELS / scale**2, n).
+
+    Args:
+        rows: an array or a tensor.
+    """
     side = PATCH // scale
-    found: Floats = rows.reshape(3, side, scale, side, scale, -1).mean((2, 4)).reshape(3 * side**2, -1)
+    found: Rows = rows.reshape(3, side, scale, side, scale, -1).mean((2, 4)).reshape(3 * side**2, -1)
     return found
 
 

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codec.autoencoders.errors import ModelFileError
+from codec.autoencoders.networks.patches import means
 from codec.autoencoders.networks.transform_config import AT_ONCE, DOWNSCALE, MAX_GATE, MAX_RMS, PATCH, PIXELS, Config
 from codec.autoencoders.tensor_file import METADATA, check_shapes, read_safetensors
 from codec.blocks import to_multiple
@@ -160,13 +161,6 @@ class Decoder(nn.Module):
         kernel = rows[:, :-1].reshape(-1, *self.unembed.weight.shape[1:])
         x = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), kernel, rows[:, -1])
         return F.pixel_shuffle(x, PATCH // scale)
-
-
-def means(rows: Tensor, scale: int) -> Tensor:
-    """Means of the rows (PIXELS, n) that belong to areas of scale x scale pixels: (PIXELS / scale**2, n)."""
-    side = PATCH // scale
-    found: Tensor = rows.unflatten(0, (3, side, scale, side, scale)).mean((2, 4)).flatten(0, 2)
-    return found
 
 
 class Coders(nn.Module):

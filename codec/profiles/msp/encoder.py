@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from codec.autoencoders import store
 from codec.autoencoders.learned_transform import LearnedTransform, on_device
+from codec.autoencoders.networks.patches import Floats
 from codec.autoencoders.networks.transform_config import DOWNSCALE, PATCH
 from codec.autoencoders.transform_networks import as_latent, to_symbols
 from codec.blocks import to_multiple
@@ -125,6 +127,7 @@ class LatentCoder(Coder[Coded]):
         # Packets are for what may be lost: a layer that is nothing without all of them has no place there.
         self._layer = None if resilience else transform.enhancement
         self._known: dict[tuple[Place, int], Coded] = {}
+        self._left: tuple[Coded, Floats] | None = None  # the last first latent, and what it leaves of the picture
 
     def estimate(self, logs: Tensor) -> Tensor:
         """Bits of a file without overfitting, which costs as much as to code it."""
@@ -184,14 +187,20 @@ class LatentCoder(Coder[Coded]):
         layer, position = self._layer, place.enhanced
         assert layer is not None
         assert position is not None
-        first = coded.symbols.astype(np.float32)
-        shown = self.transform.decode(first, place.position, *self.picture.shape[2:])
-        symbols, prior = layer.encode(self.picture[0].cpu().numpy() - shown, position), layer.prior(position)
+        if self._left is None or self._left[0] is not coded:  # searches for a size ask for many layers upon one latent
+            first = coded.symbols.astype(np.float32)
+            shown = self.transform.decode(first, place.position, *self.picture.shape[2:])
+            self._left = coded, self.picture[0].cpu().numpy() - shown
+        symbols, prior = layer.encode(self._left[1], position), layer.prior(position)
         weights = self._weights(place, layer.log_lambda(position))
-        counts = _structure(self.picture) * (1 if weights is None else _as_cells(weights, PATCH))
+        counts = self._structure * (1 if weights is None else _as_cells(weights, PATCH))
         trade = np.broadcast_to(WORTH / counts, symbols.shape)
         stream, coded_symbols = latent_coding.encode(prior, symbols, trade=trade)
         return Enhanced(position, stream, coded_symbols, prior)
+
+    @cached_property
+    def _structure(self) -> NDArray[np.float32]:
+        return structure_cost(self.picture)
 
     def _weights(self, place: Place, log_lambda: float) -> Tensor | None:
         """Weights of the distortion of each pixel in what is coded by this lambda, 0..1; None if all are 1.
@@ -213,7 +222,7 @@ class LatentCoder(Coder[Coded]):
         return trade
 
 
-def _structure(picture: Tensor) -> NDArray[np.float32]:
+def structure_cost(picture: Tensor) -> NDArray[np.float32]:
     """What a squared error in each patch costs, (rows, columns, 1), about 1 on average.
 
     That is 1, and by how much it adds to `structural_error`: the more, the fewer contrasts there are that hide it. Of
