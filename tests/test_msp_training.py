@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from test_transform_training import SCHEDULE, TINY, assert_same, data, photos, state
+from test_transform_training import SCHEDULE, TINY, assert_same, data, photos, state, weights
 
 import codec
 from codec import Section, unpack
@@ -22,19 +22,11 @@ from codec.training.data import Photos
 from codec.training.enhancement import EnhancementTask
 from codec.training.loop import Budget, Loop, Task
 from codec.training.msp_prior import PriorTask
-from codec.training.transform import Model, export
 
-__all__ = ["data", "photos"]  # fixtures
+__all__ = ["data", "photos", "weights"]  # fixtures
 
 LAYER = enhancement.Config(hidden=16, knots=3, lambdas=(1e-5, 1e-3))
 SIDE, COUNT = 64, 2
-
-
-@pytest.fixture
-def weights(tmp_path: Path) -> Path:
-    torch.manual_seed(0)
-    export(TINY.network, Model(TINY.network).state_dict(), tmp_path / "weights.safetensors")
-    return tmp_path / "weights.safetensors"
 
 
 @pytest.fixture

@@ -51,6 +51,14 @@ def photos(data: Path, tmp_path: Path) -> Photos:
     return Photos.load(find_photos(data)[0], tmp_path / "cache", 64)
 
 
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """An export of a transform that has learned nothing."""
+    torch.manual_seed(0)
+    export(TINY.network, Model(TINY.network).state_dict(), tmp_path / "weights.safetensors")
+    return tmp_path / "weights.safetensors"
+
+
 def state(loop: Loop) -> dict[str, Any]:
     return {
         "model": loop.task.model.state_dict(), "average": loop.average, "optimizer": loop.optimizer.state(),

@@ -9,8 +9,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from safetensors.torch import save_file
-from test_transform_training import SCHEDULE, assert_same, data, photos, state
-from test_transform_training import TINY as TRANSFORM
+from test_transform_training import SCHEDULE, assert_same, data, photos, state, weights
 from torch import Tensor
 
 import codec
@@ -23,13 +22,11 @@ from codec.training import __main__ as command
 from codec.training import vq
 from codec.training.data import Photos
 from codec.training.loop import Budget, Loop
-from codec.training.transform import Model as TransformModel
-from codec.training.transform import export
 from codec.training.vgg import BLOCKS, Vgg
 from codec.training.vq import Settings, VqTask, codebooks
 from codec.training.vq_indices import IndexTask, lost_indices
 
-__all__ = ["data", "photos"]  # fixtures
+__all__ = ["data", "photos", "weights"]  # fixtures
 
 TINY = Settings(Config((2, 4, 9), 6, 64, 64, (1, 1), (1, 1), 1), 64, 3)
 INDICES = IndexConfig(hidden=64, width=64, layers=1, heads=2)
@@ -49,16 +46,9 @@ def vgg(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def transform(tmp_path: Path) -> Path:
-    torch.manual_seed(0)
-    export(TRANSFORM.network, TransformModel(TRANSFORM.network).state_dict(), tmp_path / "transform.safetensors")
-    return tmp_path / "transform.safetensors"
-
-
-@pytest.fixture
-def task(photos: Photos, vgg: Path, transform: Path) -> VqTask:
+def task(photos: Photos, vgg: Path, weights: Path) -> VqTask:
     held_out = torch.rand(2, 3, 64, 64)
-    return VqTask(TINY, photos, held_out, Vgg(vgg), transform)
+    return VqTask(TINY, photos, held_out, Vgg(vgg), weights)
 
 
 @pytest.fixture
@@ -147,10 +137,10 @@ def test_each_codebook_is_searched_alone() -> None:
 
 
 def test_a_resumed_training_is_that_which_was_not_stopped(
-    photos: Photos, vgg: Path, transform: Path, tmp_path: Path
+    photos: Photos, vgg: Path, weights: Path, tmp_path: Path
 ) -> None:
     def loop(name: str) -> Loop:
-        return Loop(VqTask(TINY, photos, torch.rand(2, 3, 64, 64), Vgg(vgg), transform), tmp_path / name, SCHEDULE)
+        return Loop(VqTask(TINY, photos, torch.rand(2, 3, 64, 64), Vgg(vgg), weights), tmp_path / name, SCHEDULE)
 
     whole = loop("whole")
     whole.run(Budget(iterations=4))
@@ -224,7 +214,7 @@ def test_what_is_filled_in_is_what_is_likely() -> None:
         assert np.array_equal(transformer.mend(holes, 0), plain)
 
 
-def test_commands(data: Path, vgg: Path, transform: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands(data: Path, vgg: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "VqSettings", lambda **given: Settings(TINY.network, **given))
     monkeypatch.setattr(vq, "STARTED", 4)
 
@@ -234,6 +224,6 @@ def test_commands(data: Path, vgg: Path, transform: Path, tmp_path: Path, monkey
         assert done.exit_code == 0, done.output
 
     exported = tmp_path / "autoencoder.safetensors"
-    run("vq", "--checkpoint", tmp_path / "a", "--vgg", vgg, "--start", transform, "--decay", 1, "--export", exported)
+    run("vq", "--checkpoint", tmp_path / "a", "--vgg", vgg, "--start", weights, "--decay", 1, "--export", exported)
     run("vq-indices", "--checkpoint", tmp_path / "b", "--weights", exported, "--export", tmp_path / "model.safetensors")
     assert store.load(tmp_path / "model.safetensors").architecture == "vq"
