@@ -19,7 +19,7 @@ from torch import Tensor
 from codec.autoencoders.errors import ModelFileError
 from codec.autoencoders.networks import transform as networks
 from codec.autoencoders.networks.transform_config import Config
-from codec.distortion.pixels import squared_error, structural_error
+from codec.distortion.pixels import coarse_error, picture_error, squared_error, structural_error
 from codec.training import __main__ as command
 from codec.training import plots, synthetic, validation
 from codec.training.data import HELD_OUT, Photos, crop, find_benchmark, find_photos
@@ -279,13 +279,24 @@ def test_losses_grow_with_differences() -> None:
             torch.from_numpy(np.array(image.convert("RGB").crop((100, 100, 228, 228)))).permute(2, 0, 1)[None] / 255
         )
     noise = torch.randn(picture.shape, generator=torch.Generator().manual_seed(0))
-    for loss in (squared_error, structural_error):
+    for loss in (squared_error, coarse_error, structural_error, picture_error):
         values = [loss(picture + strength * noise, picture).item() for strength in (0, 0.05, 0.1)]
         assert values[0] == pytest.approx(0, abs=1e-6)
         assert values[0] < values[1] < values[2]
     # Which a change of brightness is, too, but not of structure.
     assert squared_error(picture + 0.1, picture).item() == pytest.approx(0.01, rel=1e-4)
     assert structural_error(picture + 0.1, picture).item() == pytest.approx(0, abs=1e-4)
+
+
+def test_coarse_errors_count_once_for_each_side_that_they_reach() -> None:
+    black = torch.zeros(1, 3, 64, 64)
+    for side, reached in ((1, 0), (2, 0), (4, 1), (8, 2), (16, 3), (32, 4), (64, 4)):
+        squares = (torch.arange(64)[:, None] // side + torch.arange(64) // side) % 2
+        checker = (0.2 * squares - 0.1).expand(1, 3, -1, -1)
+        assert coarse_error(checker, black).item() == pytest.approx(0.01 * reached, rel=1e-4, abs=1e-7)
+    left = (torch.arange(64) < 32).float().expand(1, 1, 64, -1)
+    assert coarse_error(black + 0.1, black, left).item() == pytest.approx(0.02, rel=1e-4)
+    assert coarse_error(black[..., :5, :7] + 0.1, black[..., :5, :7]).item() == pytest.approx(0.04, rel=1e-4)
 
 
 def test_rates_are_of_rounded_latents_and_gradients_reach_all() -> None:

@@ -9,6 +9,7 @@ WINDOW, STRIDE, SCALES = 8, 4, 4
 LEAST = WINDOW << (SCALES - 1)  # side of pictures that have a structural error
 STABILISER = 0.03**2
 STRUCTURE = 0.01  # weight of the structural error beside the squared one
+COARSE, SIDES = 0.5, (4, 8, 16, 32)  # weight of the coarse error, and the sides of its squares
 
 
 def squared_error(a: Tensor, b: Tensor) -> Tensor:
@@ -37,18 +38,43 @@ def structural_error(a: Tensor, b: Tensor, weights: Tensor | None = None) -> Ten
     return total
 
 
-def picture_error(made: Tensor, picture: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Mean squared error of pictures (batch, 3, h, w) and, if they are large enough for one, structural error.
+def coarse_error(a: Tensor, b: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Squared errors of means over squares of some sides, summed, of pictures (batch, 3, h, w): (batch,).
+
+    The finer a pattern, the less of an error in it is seen; and a shift of a whole region, which the structural error
+    does not know, is seen before any grain of the same energy.
 
     Args:
         weights: of each pixel's error, (batch, 1, h, w); all 1 by default.
     """
+    difference, total = a - b, a.new_zeros(len(a))
+    for side in SIDES:
+        squares = _means(difference, side).square()
+        total = total + (squares if weights is None else squares * _means(weights, side)).mean((1, 2, 3))
+    return total
+
+
+def picture_error(made: Tensor, picture: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Distortion of pictures (batch, 3, h, w): squared, coarse and, if they are large enough for one, structural error.
+
+    Args:
+        weights: of each pixel's error, (batch, 1, h, w); all 1 by default.
+
+    Returns:
+        (batch,)
+    """
     squares = (made - picture).square()
-    error = (squares if weights is None else squares * weights).mean()
-    return (
-        error + STRUCTURE * structural_error(made, picture, weights).mean() if min(made.shape[2:]) >= LEAST else error
-    )
+    error = (squares if weights is None else squares * weights).mean((1, 2, 3))
+    error = error + COARSE * coarse_error(made, picture, weights)
+    if min(made.shape[2:]) < LEAST:
+        return error
+    return error + STRUCTURE * structural_error(made, picture, weights)
 
 
 def _pooled(x: Tensor) -> Tensor:
     return F.avg_pool2d(x, WINDOW, STRIDE)
+
+
+def _means(x: Tensor, side: int) -> Tensor:
+    """Means over squares (batch, c, ceil(h / side), ceil(w / side)); those at the edges may be smaller."""
+    return F.avg_pool2d(x, side, ceil_mode=True, count_include_pad=False)

@@ -23,6 +23,7 @@ from codec.autoencoders.networks.transform import knot_weights
 from codec.autoencoders.networks.transform_config import PATCH, PIXELS
 from codec.autoencoders.tensor_file import Arrays
 from codec.device import reduced_precision
+from codec.distortion.pixels import SIDES, coarse_error, squared_error
 from codec.entropy.layers import narrowed
 from codec.files import replacing
 from codec.profiles.msp.overfitting import WORTH
@@ -33,6 +34,7 @@ from codec.training.transform import SPEED, WIDE
 
 STARTED = 32  # pictures whose differences say how wide distributions are at first
 DRAWN = 2  # lambdas for each picture: to code it in the first layer takes longer than all the rest
+COARSE = 1.0  # weight of the coarse error: more than where rates are low, and PSNR is not what pictures lack
 STEP = 5.1  # of the best quantiser at high rates by the root of lambda, 18 / ln 2 to the power of 1 / 2
 
 
@@ -58,7 +60,7 @@ class EnhancementTask(Task):
         self.base = read(weights)
         low, high = map(math.log, config.lambdas)
         steps = STEP * torch.linspace(low, high, config.knots).div(2).exp()
-        self.log_gain = (-LOG * steps.log()).round().long()[:, None].expand(-1, PIXELS).contiguous()
+        self.log_gain = (LOG * (costs().log() / 2 - steps.log()[:, None])).round().long()
         torch.manual_seed(0)
         self.model = ProgressivePrior(PRESET, PIXELS, config.knots, config.hidden)
         differences = self._differences(as_pictures(crops(photos, side, STARTED, 0)))
@@ -112,6 +114,13 @@ class EnhancementTask(Task):
         made = replace(self.base, config={**self.base.config, "enhancement": told}, tensors=tensors)
         check(made, "the trained model")
         return made
+
+
+def costs() -> Tensor:
+    """Cost of an error along each function of the basis (PIXELS,), where one that is as fine as can be costs 1."""
+    functions = F.pixel_shuffle(torch.from_numpy(basis())[:, :, None, None], PATCH)
+    alone = F.pad(functions, (0, max(SIDES) - PATCH) * 2)
+    return 1 + COARSE * coarse_error(alone, torch.zeros_like(alone)) / squared_error(alone, torch.zeros_like(alone))
 
 
 def traded(exact: Tensor, found: Distributions) -> Tensor:

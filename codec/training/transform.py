@@ -21,7 +21,7 @@ from codec.autoencoders.networks.transform import Block, Transform, describe
 from codec.autoencoders.networks.transform_config import Config
 from codec.autoencoders.tensor_file import check_shapes, opened, read_safetensors
 from codec.device import reduced_precision
-from codec.distortion.pixels import squared_error, structural_error
+from codec.distortion.pixels import picture_error, squared_error
 from codec.files import write
 from codec.training.data import Photos, as_pictures, crops
 from codec.training.loop import Progress, Task
@@ -33,7 +33,7 @@ USUAL = "normal"  # preset of the prior
 WIDE = 64  # rows and columns from which on a kernel is left to Muon
 SPEED = 5.0  # of gains and scales, in the other parameters'
 ROUNDED = 0.7  # part of the pictures whose decoder gets rounded latents; the others' gets latents with uniform noise
-USUALLY = 0.75  # part of the pictures whose lambda is one that most files have
+USUALLY = 0.85  # part of the pictures whose lambda is one that most files have
 EASY = 0.1  # cost below which that of a picture hardly counts; the usual one is about 0.5
 LARGE, OFTEN = 1.5, 8  # every so many batches, crops have sides so much longer
 
@@ -47,15 +47,13 @@ class Settings:
         side: of the crops, a multiple of 16.
         batch: crops of that side at once.
         usual: least and greatest lambda that most files have, of all that the network is for.
-        structure: weight of the structural error beside the squared one.
         muon: whether matrices are left to Muon; otherwise Adam does it all.
     """
 
     network: Config = field(default_factory=Config)
     side: int = 256
     batch: int = 8
-    usual: tuple[float, float] = (6e-4, 5e-2)
-    structure: float = 0.01
+    usual: tuple[float, float] = (4e-4, 5e-2)
     muon: bool = True
 
 
@@ -147,15 +145,12 @@ class TransformTask(Task):
         lambdas = draw_mixed(len(pictures), batch.device, self.settings)
         with reduced_precision(batch.device):
             made, bits = self.model(pictures, lambdas)
-        error = squared_error(made, pictures)
-        distortion = error
-        if self.settings.structure:
-            distortion = error + self.settings.structure * structural_error(made, pictures)
+        distortion = picture_error(made, pictures)
         # By the root of lambda, as distortion and rate of a good codec grow with it: all rates count alike. And by the
         # logarithm, as rates at equal quality are compared in per cent: all pictures count alike.
         cost = 10 * (distortion + lambdas * bits) / lambdas.sqrt()
         loss = (cost + EASY).log().mean()
-        return loss, {"squared_error": error.detach().mean(), "bpp": bits.detach().mean()}
+        return loss, {"squared_error": squared_error(made, pictures).detach().mean(), "bpp": bits.detach().mean()}
 
     def validate(self, model: nn.Module, progress: Progress, folder: Path) -> dict[str, Any]:
         if self.validation is None:

@@ -57,7 +57,8 @@ def overfit(
         fitted = latents.clone().requires_grad_()
         for iteration in range(1 + iterations):
             rounded = fitted + (fitted.round() - fitted).detach()
-            error = picture_error(networks.decode(rounded, position, height, width).clamp(0, 1), picture, weights)
+            made = networks.decode(rounded, position, height, width).clamp(0, 1)
+            error = picture_error(made, picture, weights).sum()
             with reduced_precision(networks.device):
                 found = networks.distributions(prior, rounded, position)
             cost = error.item() + trade * laplace_bits(rounded.detach(), *found).sum().item()
