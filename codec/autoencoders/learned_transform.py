@@ -15,7 +15,7 @@ from codec.autoencoders.errors import ModelFileError
 from codec.autoencoders.model import Model, loaded, shaped
 from codec.autoencoders.networks import msp, transform_numpy
 from codec.autoencoders.networks.enhancement import Enhancement, basis
-from codec.autoencoders.networks.gains import gains_at
+from codec.autoencoders.networks.gains import gains_at, knots_at
 from codec.autoencoders.networks.integer_prior import STEPS, Conditioned, IntegerPrior
 from codec.autoencoders.networks.patches import Floats, means, of_patches, to_patches
 from codec.autoencoders.networks.transform_config import DOWNSCALE, PATCH, TILE
@@ -172,8 +172,7 @@ class LearnedTransform(Layer):
         """
         if self._device != "cpu" or max(symbols.shape[:2]) > TILE:
             return self.networks.picture(symbols, position, height, width, scale)
-        knots = np.maximum(0, 1 - np.abs(position / STEPS - np.arange(self._knots))).astype(np.float32)
-        made = self._decoder(symbols / self._gains(position), knots, scale)
+        made = self._decoder(symbols / self._gains(position), knots_at(position, self._knots), scale)
         return made[:, : -(-height // scale), : -(-width // scale)] * np.float32(0.5) + np.float32(0.5)
 
 

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from codec.autoencoders import model as files
 from codec.autoencoders.model import Model
-from codec.autoencoders.networks.gains import gains_at
-from codec.autoencoders.networks.integer_prior import STEPS, IntegerPrior
+from codec.autoencoders.networks.gains import gains_at, knots_at
+from codec.autoencoders.networks.integer_prior import IntegerPrior
 from codec.autoencoders.networks.progressive_prior import Distributions, ProgressivePrior
 from codec.autoencoders.networks.quantisation import dequantised
-from codec.autoencoders.networks.transform import Coders, weights_at
+from codec.autoencoders.networks.transform import Coders
 from codec.autoencoders.networks.transform_config import DOWNSCALE, OVERLAP, TILE
 from codec.autoencoders.tiles import tiled
 from codec.blocks import to_multiple
@@ -89,8 +89,7 @@ class TransformNetworks:
         return torch.from_numpy(gains_at(self._log_gain, position)).to(self.device)[:, None, None]
 
     def _knot_weights(self, position: int, count: int) -> Tensor:
-        place = torch.tensor([position / STEPS], device=self.device)
-        return weights_at(place, self._knots).expand(count, -1)
+        return torch.from_numpy(knots_at(position, self._knots)).to(self.device).expand(count, -1)
 
 
 def _tiled(function: Callable[[Tensor], Tensor], source: Tensor, channels: int, scales: tuple[int, int]) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.autoencoders.networks.integer_prior import LOG, LOG_LIMIT, between, check_bound
+from codec.autoencoders.networks.integer_prior import LOG, LOG_LIMIT, STEPS, between, check_bound
 from codec.entropy.layers import Integers, Proven
 
 
@@ -24,3 +24,8 @@ class Gains(Proven):
 def gains_at(log_gain: Integers, position: int) -> NDArray[np.float32]:
     """Gain of each channel, (channels,), at a position among the knots of logarithms (knots, channels)."""
     return np.exp(between(log_gain, position) / LOG).astype(np.float32)
+
+
+def knots_at(position: int, knots: int) -> NDArray[np.float32]:
+    """Weight of each of some knots, (knots,), at a position among them, for what is linear between two."""
+    return np.maximum(0, 1 - np.abs(position / STEPS - np.arange(knots))).astype(np.float32)

@@ -254,11 +254,6 @@ def knot_weights(lambdas: Tensor, bounds: tuple[float, float], knots: int) -> Te
     """
     low, high = (math.log(bound) for bound in bounds)
     position = ((lambdas.log() - low) / (high - low)).clamp(0, 1) * (knots - 1)
-    return weights_at(position, knots)
-
-
-def weights_at(position: Tensor, knots: int) -> Tensor:
-    """Weight (batch, knots) of each of some knots at positions (batch,), 0..knots - 1."""
     return F.relu(1 - (position[:, None] - torch.arange(knots, device=position.device)).abs())
 
 
