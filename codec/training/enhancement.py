@@ -29,8 +29,8 @@ from codec.files import replacing
 from codec.profiles.msp.overfitting import WORTH
 from codec.training.data import Photos, as_pictures, crops
 from codec.training.loop import Task
-from codec.training.optimizers import MuonAndAdam, Schedule
-from codec.training.transform import SPEED, WIDE
+from codec.training.optimizers import MuonAndAdam, Schedule, wide
+from codec.training.transform import SPEED
 
 STARTED = 32  # pictures whose differences say how wide distributions are at first
 DRAWN = 2  # lambdas for each picture: to code it in the first layer takes longer than all the rest
@@ -67,10 +67,8 @@ class EnhancementTask(Task):
         self.model.start(differences.square().mean((0, 2, 3)))
 
     def optimizer(self) -> MuonAndAdam:
-        parameters = list(self.model.parameters())
         fast = [self.model.log_scale, self.model.mean]
-        kernels = [p for p in parameters if p.dim() in (2, 4) and min(p.shape[:2]) >= WIDE]
-        return MuonAndAdam(kernels, parameters, fast=fast, speed=SPEED)
+        return MuonAndAdam(wide(self.model, but=fast), self.model.parameters(), fast=fast, speed=SPEED)
 
     def batch(self, seed: int, iteration: int) -> Tensor:
         """(batch, side, side, 3) in 0..255"""

@@ -25,8 +25,8 @@ from codec.entropy.layers import narrowed
 from codec.files import replacing
 from codec.training.data import Photos, as_pictures, crops
 from codec.training.loop import Task
-from codec.training.optimizers import MuonAndAdam, Schedule
-from codec.training.transform import SPEED, USUAL, WIDE, Settings, draw_mixed, read_weights
+from codec.training.optimizers import MuonAndAdam, Schedule, wide
+from codec.training.transform import SPEED, USUAL, Settings, draw_mixed, read_weights
 from codec.training.transform import Model as TransformModel
 
 NAME = "transform"
@@ -84,10 +84,8 @@ class PriorTask(Task):
                 numbers.copy_(known[key])
 
     def optimizer(self) -> MuonAndAdam:
-        parameters = list(self.model.parameters())
-        kernels = [p for p in parameters if p.dim() in (2, 4) and min(p.shape[:2]) >= WIDE]
         fast = [p for name, p in self.model.named_parameters() if name.endswith((".log_scale", ".mean"))]
-        return MuonAndAdam([p for p in kernels if all(p is not f for f in fast)], parameters, fast=fast, speed=SPEED)
+        return MuonAndAdam(wide(self.model, but=fast), self.model.parameters(), fast=fast, speed=SPEED)
 
     def batch(self, seed: int, iteration: int) -> Tensor:
         """(batch, side, side, 3) in 0..255"""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+WIDE = 64  # rows and columns from which on a kernel is left to Muon
 MOMENTUM = 0.95
 RMS = 0.2  # of a step's elements, in the learning rate: about that of Adam's
 NEWTON_SCHULZ, ITERATIONS = (3.4445, -4.775, 2.0315), 5  # of x -> a x + b x^3 + c x^5, which takes 0.01..1 near to 1
@@ -117,6 +118,16 @@ class MuonAndAdam:
     def load(self, states: list[dict[str, Any]]) -> None:
         for optimizer, state in zip(self.optimizers, states, strict=True):
             optimizer.load_state_dict(state)
+
+
+def wide(model: nn.Module, but: Collection[nn.Parameter] = ()) -> list[nn.Parameter]:
+    """Kernels of a model that Muon is for.
+
+    Args:
+        but: parameters of such a shape that are none.
+    """
+    others = {id(p) for p in but}
+    return [p for p in model.parameters() if p.dim() in (2, 4) and min(p.shape[:2]) >= WIDE and id(p) not in others]
 
 
 def _as_matrix(kernel: nn.Parameter) -> Tensor:

@@ -25,12 +25,11 @@ from codec.distortion.pixels import picture_error, squared_error
 from codec.files import write
 from codec.training.data import Photos, as_pictures, crops
 from codec.training.loop import Progress, Task
-from codec.training.optimizers import MuonAndAdam, Schedule
+from codec.training.optimizers import MuonAndAdam, Schedule, wide
 from codec.training.prior import draw_lambdas
 from codec.training.validation import Validation
 
 USUAL = "normal"  # preset of the prior
-WIDE = 64  # rows and columns from which on a kernel is left to Muon
 SPEED = 5.0  # of gains and scales, in the other parameters'
 ROUNDED = 0.7  # part of the pictures whose decoder gets rounded latents; the others' gets latents with uniform noise
 USUALLY = 0.85  # part of the pictures whose lambda is one that most files have
@@ -128,9 +127,8 @@ class TransformTask(Task):
 
     def optimizer(self) -> MuonAndAdam:
         model = self.model
-        kernels = [p for p in model.parameters() if p.dim() in (2, 4) and min(p.shape[:2]) >= WIDE]
-        kernels = [p for p in kernels if self.settings.muon and p is not model.prior.log_scale]
         fast = [model.transform.log_gain, model.prior.log_scale, model.prior.mean]
+        kernels = wide(model, but=fast) if self.settings.muon else []
         return MuonAndAdam(kernels, model.parameters(), fast=fast, speed=SPEED)
 
     def batch(self, seed: int, iteration: int) -> Tensor:

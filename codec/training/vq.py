@@ -27,8 +27,8 @@ from codec.distortion.wasserstein import wasserstein
 from codec.files import write
 from codec.training.data import Photos, as_pictures, crops
 from codec.training.loop import Progress, Task
-from codec.training.optimizers import MuonAndAdam, Schedule
-from codec.training.transform import WIDE, compile_blocks, read_weights
+from codec.training.optimizers import MuonAndAdam, Schedule, wide
+from codec.training.transform import compile_blocks, read_weights
 from codec.training.vgg import Vgg
 
 DECAY = 0.95  # of what entries have been means of, in each iteration
@@ -126,8 +126,7 @@ class VqTask(Task):
             compile_blocks(self.model)
 
     def optimizer(self) -> MuonAndAdam:
-        parameters = list(self.model.parameters())
-        return MuonAndAdam([p for p in parameters if p.dim() in (2, 4) and min(p.shape[:2]) >= WIDE], parameters)
+        return MuonAndAdam(wide(self.model), self.model.parameters())
 
     def batch(self, seed: int, iteration: int) -> Tensor:
         """(batch, side, side, 3) in 0..255"""

@@ -27,8 +27,8 @@ from codec.entropy.layers import narrowed
 from codec.files import replacing
 from codec.training.data import Photos, as_pictures, crops
 from codec.training.loop import Task
-from codec.training.optimizers import MuonAndAdam, Schedule
-from codec.training.transform import SPEED, WIDE
+from codec.training.optimizers import MuonAndAdam, Schedule, wide
+from codec.training.transform import SPEED
 from codec.training.vq import Model, read_export
 
 NAME = "vq"
@@ -88,11 +88,10 @@ class IndexTask(Task):
             bias.copy_(frequency)
 
     def optimizer(self) -> MuonAndAdam:
-        parameters, prior = list(self.model.parameters()), self.model.prior
+        prior = self.model.prior
         tables = [prior.code, prior.first, prior.bias, prior.condition, self.model.transformer.entries]
-        kernels = [p for p in parameters if p.dim() in (2, 4) and min(p.shape[:2]) >= WIDE]
-        kernels = [p for p in kernels if all(p is not table for table in tables)]
-        return MuonAndAdam(kernels, parameters, fast=[prior.first, prior.bias], speed=SPEED)
+        fast = [prior.first, prior.bias]
+        return MuonAndAdam(wide(self.model, but=tables), self.model.parameters(), fast=fast, speed=SPEED)
 
     def batch(self, seed: int, iteration: int) -> Tensor:
         """(count, side, side, 3) in 0..255"""
