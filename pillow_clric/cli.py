@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from functools import partial
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
@@ -295,19 +295,24 @@ for _command in (compare, info, models, thumbnail, verify):
 
 def run() -> None:
     """Run the command as a program, and end at once: to take torch apart, piece by piece, takes half a second."""
+    status: int | None = None
+
+    def end() -> None:
+        """End this process, if it ends as it should, without giving memory back."""
+        if status is None:
+            return
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(status)
+
+    # What is registered first is done last: after what torch and multiprocessing, which are imported later, have to do.
+    atexit.register(end)
     try:
         main()
-    except SystemExit as end:
-        _end_at_once(int(end.code or 0))
-
-
-def _end_at_once(status: int) -> NoReturn:
-    """End this process after all that is to be done at its end, but for what only gives memory back."""
-    atexit._run_exitfuncs()  # that of multiprocessing waits for its processes
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):
-            stream.flush()
-    os._exit(status)
+    except SystemExit as ended:
+        status = int(ended.code or 0)
+        raise
 
 
 if __name__ == "__main__":
