@@ -426,10 +426,15 @@ def _header_bytes(header: Header) -> bytes:
     last = len(header.directory) - 1
     for index, entry in enumerate(header.directory):
         flags = (_REQUIRED if entry.required else 0) | (_MORE if index < last else 0)
-        head += bytes([entry.section | flags]) + varint(entry.length)
+        head += bytes([entry.section | flags]) + varint(entry.length)  # `entry_size` bytes
     if _has_body_crc(header.profile, header.directory):
         head += header.body_crc.to_bytes(4, "little")
     return head + crc32(head).to_bytes(4, "little")
+
+
+def entry_size(length: int) -> int:
+    """Bytes of the directory's entry for a section of so many."""
+    return 1 + len(varint(length))
 
 
 def varint(value: int) -> bytes:

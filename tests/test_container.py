@@ -32,6 +32,7 @@ from codec.container import (
     Section,
     TruncatedError,
     UnsupportedError,
+    entry_size,
     pack,
     read_header,
     unpack,
@@ -131,6 +132,12 @@ def test_order_and_flags() -> None:
 def test_bytes_are_those_of_the_specification() -> None:
     assert pack(Header(768, 512, "RGB", 0), {Section.GRIDS: b"grids"}) == build()
     assert VERSION == (1, 0)
+
+
+@pytest.mark.parametrize("length", [0, 1, 127, 128, 2**14 - 1, 2**14])
+def test_entry_of_a_section(length: int) -> None:
+    one, two = ({Section.GRIDS: b"grids", **more} for more in ({}, {Section.XMP: bytes(length)}))
+    assert len(pack(HEADER, two)) - len(pack(HEADER, one)) == length + entry_size(length)
 
 
 def test_overhead() -> None:

@@ -96,6 +96,12 @@ def test_size_that_is_asked_for() -> None:
         assert Section.ENHANCEMENT in unpack(data).sections
 
 
+def test_files_without_it_have_the_bytes_that_its_entry_would_take() -> None:
+    picture = photo(60, 75)
+    sizes = [len(encode(picture, quality=quality)) for quality in (10, 20, 60, 65)]
+    assert any(len(encode(picture, target_size=size)) == size for size in sizes)
+
+
 def test_important_part_is_nearer() -> None:
     picture, importance = photo(64, 64), np.zeros((64, 64), np.uint8)
     importance[:, :32] = 255

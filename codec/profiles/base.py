@@ -60,7 +60,7 @@ class Encoder(ABC):
 
     Attributes:
         model: identity of the model that files need, as `codec.container.Header` holds it; b"" if they need none.
-        sections: that its files have.
+        sections: that all its files have. What others take, entries in the directory included, counts as what is coded.
         batchable: whether several pictures can be coded at once.
         bytes_per_pixel: memory that this takes.
     """

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec.autoencoders.networks.integer_prior import Conditioned
-from codec.container import Section
+from codec.container import Section, entry_size
 from codec.profiles import packets
 from codec.profiles.base import Sections
 from codec.profiles.msp import bitstream, latent_coding
@@ -74,5 +74,8 @@ class Coded:
         """As `codec.rate_control.Coded` has them."""
         import torch
 
-        size = sum(map(len, self._written().values()))
+        sections = self._written()
+        size = sum(map(len, sections.values()))
+        if self.enhanced is not None:  # not all files have it: see `codec.profiles.base.Encoder.sections`
+            size += entry_size(len(sections[Section.ENHANCEMENT]))
         return torch.tensor([size], dtype=torch.float64, device="cpu").log()

@@ -54,7 +54,7 @@ class MspEncoder(Encoder):
 
     def __init__(self, options: Options, device: torch.device) -> None:
         self.options = options
-        self.sections = (Section.PACKETS,) if options.resilience else (Section.GRIDS, Section.ENHANCEMENT)
+        self.sections = (Section.PACKETS if options.resilience else Section.GRIDS,)
         self.transform = on_device(store.load(options.model), str(device))
         self.model, self.device = self.transform.model.prefix, device
 
