@@ -7,9 +7,11 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from codec import runtime
@@ -41,6 +43,17 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 Network = TypeVar("Network", bound=nn.Module)
+
+
+def of_package(make: Callable[[], Network], file: Path) -> Network:
+    """A network with weights that come with the package, in float32 on the CPU; it is not trained.
+
+    Whatever the caller's default device is, and without a draw from the caller's random numbers.
+    """
+    with torch.device("meta"):
+        network = make()
+    network.load_state_dict({name: tensor.float() for name, tensor in load_file(file).items()}, assign=True)
+    return network.requires_grad_(False)
 
 
 def to_device(network: Network, device: torch.device) -> Network:

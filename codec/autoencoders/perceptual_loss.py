@@ -13,11 +13,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from codec.blocks import positions_a_block
-from codec.device import to_device
+from codec.device import of_package, to_device
 
 FILE = Path(__file__).with_name("perceptual_loss.safetensors")
 TAPS = (1, 4, 7, 9, 10)  # layers whose outputs are compared
@@ -61,8 +60,8 @@ class Perception(nn.Module):
             Fire(256, 162, 192), Fire(384, 162, 192),
         )  # fmt: skip
         self.importance = nn.ParameterList(torch.full((n, 1, 1), 1 / n) for n in CHANNELS)
-        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("deviation", torch.tensor(DEVIATION).view(1, 3, 1, 1), persistent=False)
+        for name, values in (("mean", MEAN), ("deviation", DEVIATION)):  # no weights: they are there from the start
+            self.register_buffer(name, torch.tensor(values, device="cpu").view(1, 3, 1, 1), persistent=False)
 
     def normalise(self, pictures: Tensor) -> Tensor:
         """Input of the first layer, from pictures (batch, 3, height, width) in 0..1."""
@@ -153,6 +152,4 @@ def direction(x: Tensor) -> Tensor:
 @cache
 def perception(device: torch.device) -> Perception:
     """The network that comes with the package."""
-    network = Perception()
-    network.load_state_dict({name: tensor.float() for name, tensor in load_file(FILE).items()})
-    return to_device(network, device).requires_grad_(False)
+    return to_device(of_package(Perception, FILE), device)

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
+from codec.device import of_package
 from codec.overfit import reference_weights
 from codec.overfit.analysis import Analysis
 from codec.overfit.bitstream import Origin
@@ -90,6 +90,4 @@ def functions(spec: Spec, which: Tensor) -> Weights:
 
 @cache
 def _analysis(device: torch.device) -> Analysis:
-    analysis = Analysis(OUTPUTS, len(LAMBDAS)).to(device).requires_grad_(False)
-    analysis.load_state_dict({name: tensor.float() for name, tensor in load_file(FILE).items()})
-    return analysis
+    return of_package(lambda: Analysis(OUTPUTS, len(LAMBDAS)), FILE).to(device)
