@@ -127,10 +127,10 @@ def test_each_of_a_batch_has_its_own() -> None:
 @pytest.mark.parametrize("profile", ["clric", "coolchic"])
 def test_pictures_of_a_batch_that_is_fitted_together(profile: str) -> None:
     """Of two sizes, one with importance: that is better where it counts."""
-    pictures, importance = [photo(64), photo(72)], [mask(64), None]
+    pictures, importance = [photo(40), photo(44)], [mask(40), None]
     options: dict[str, Any] = {"profile": profile, "effort": 1, "quality": 50, "device": "cpu"}
     plain, made = (codec.encode_batch(pictures, importance=given, **options) for given in (None, importance))
-    inside = mask(64) / 255
+    inside = mask(40) / 255
     found = [psnr(codec.decode(files[0]), pictures[0], inside) for files in (plain, made)]
     assert found[1] > found[0] + 0.3
 

@@ -190,15 +190,15 @@ def test_other_errors_are_errors(what: str, fast_profile: FastProfile, monkeypat
 
 @pytest.mark.parametrize(("profile", "effort"), PROFILES)
 def test_target_size(profile: str, effort: int) -> None:
-    """Never over, hardly under, and as good as what has that size anyway."""
+    """Never over, hardly under, and as good as what has that size, or hardly more, anyway."""
     picture = photo(96, 128)
-    for quality in (15, 50) if profile == "coolchic" else (30, 60):
+    low, high = (15, 50) if profile == "coolchic" else (30, 60)
+    for quality, part, worse in ((low, 1.0, 1.0), (high, 0.8, 2.5)):
         plain = codec.encode(picture, profile=profile, quality=quality, effort=effort, device="cpu")
-        for target in (len(plain), int(0.8 * len(plain))):
-            data = codec.encode(picture, profile=profile, target_size=target, effort=effort, device="cpu")
-            assert 0.97 * target <= len(data) <= target
-            if target == len(plain):
-                assert psnr(data, picture) > psnr(plain, picture) - 1
+        target = int(part * len(plain))
+        data = codec.encode(picture, profile=profile, target_size=target, effort=effort, device="cpu")
+        assert 0.97 * target <= len(data) <= target
+        assert psnr(data, picture) > psnr(plain, picture) - worse
 
 
 class Sizes(SimpleNamespace):

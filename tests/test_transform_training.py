@@ -83,16 +83,16 @@ def assert_same(a: Any, b: Any) -> None:
 
 class TestLoop:
     def test_learns_and_logs(self, photos: Photos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("codec.training.loop.LOGGED", 20)
+        monkeypatch.setattr("codec.training.loop.LOGGED", 10)
 
         class Always(TransformTask):
             def batch(self, seed: int, iteration: int) -> Tensor:
                 return super().batch(seed, 0)
 
         loop = Loop(Always(TINY, photos), tmp_path / "run", Schedule(2e-3, 5))
-        loop.run(Budget(iterations=60))
+        loop.run(Budget(iterations=30))
         lines = read_log(tmp_path / "run")
-        assert [line["iteration"] for line in lines] == [20, 40, 60]
+        assert [line["iteration"] for line in lines] == [10, 20, 30]
         assert lines[-1]["loss"] < 0.8 * lines[0]["loss"]
         assert 0 < lines[0]["core_hours"] < lines[-1]["core_hours"]
         plots.draw(tmp_path / "run", tmp_path / "curves.png")
@@ -132,7 +132,7 @@ class TestLoop:
     def test_average_follows_the_parameters(self, photos: Photos, tmp_path: Path) -> None:
         loop = Loop(TransformTask(TINY, photos), tmp_path / "run", SCHEDULE)
         first = {name: tensor.clone() for name, tensor in loop.average.items()}
-        loop.run(Budget(iterations=30))
+        loop.run(Budget(iterations=10))
         name = "transform.encoder.embed.weight"
         now = loop.task.model.state_dict()[name]
         between = (loop.average[name] - first[name]).norm() / (now - first[name]).norm()
