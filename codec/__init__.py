@@ -159,8 +159,8 @@ def decode(data: bytes, *, device: str = "auto", allow_truncated: bool = False, 
     """Decode the bytes of a `.clric` file to a picture, shaped as `encode` took it.
 
     Args:
-        data: the complete file; with `allow_truncated`, its beginning is enough if it holds the function's
-            weights: grids that are missing are taken as zero, which leaves a coarser picture.
+        data: the complete file; with `allow_truncated`, its beginning is enough if it holds the function's weights, or
+            the latent's head: of what is missing, that is shown which is likely, which leaves a coarser picture.
         device: device on which the float part runs; the entropy decoding is the same everywhere.
         scale: 1, 2, 4 or 8: height and width are divided by it and rounded up. Of a large picture in profile `clric`
             that is an approximation, which takes about a tenth of the time; else samples are averaged.
@@ -226,7 +226,8 @@ def describe(data: bytes, *, device: str = "auto") -> dict[str, Any]:
 
     Of profile `vq`: "codebook", its size; "packets", and "lost", how many of them are damaged, if any. Of profile
     `msp`: "preset"; "quality", as it may be given to `encode`; and "packets" and "lost" likewise, or "scales", the
-    bytes of each scale of the latent, by its part of the picture's resolution. Of other profiles it is empty.
+    bytes of each scale of the latent, by its part of the picture's resolution, and of the "enhancement" layer. Of other
+    profiles it is empty.
 
     Raises:
         FormatError, RuntimeError: as `decode`.

@@ -87,8 +87,8 @@ def encode_batch(
     """Code images of any sizes, as many in one fit as there is memory for: on GPUs much faster than one by one.
 
     The arguments are those of `encode`, each for all images, but for `importance`, which is a list of one for each
-    image, or None for it; of several, `progress` is told in images. A file may
-    differ from that which `encode` gives the same image, as random numbers and roundings do; not in quality.
+    image, or None for it; of several, `progress` is told in images. A file may differ from that which `encode` gives
+    the same image, as random numbers and roundings do; not in quality.
 
     Returns:
         The files, in the order of the images.
@@ -143,7 +143,7 @@ class FileInfo:
         width, height: in pixels.
         mode: Pillow's name for it, as `Image.open` would give.
         profile: name of the coding profile.
-        model: hash of the autoencoder that reads the file, in hex, as `clric-convert models list` shows it; "" if it
+        model: hash of the model that reads the file, in hex, as `clric-convert models list` shows it; "" if it
             takes none.
         version: of the format, (major, minor).
         sections: bytes of each part of the file, by name: "header", "weights", "grids", "colour", "exif", "xmp" ...

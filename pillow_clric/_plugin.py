@@ -37,7 +37,7 @@ class ClricImageFile(ImageFile.ImageFile):
     """
 
     format = "CLRIC"
-    format_description = "clric overfitted function"
+    format_description = "clric learned compression"
     n_frames = 1
     is_animated = False
 
@@ -86,7 +86,8 @@ class ClricImageFile(ImageFile.ImageFile):
     ) -> tuple[str, tuple[int, int, float, float]] | None:  # fmt: skip
         """Make the image 2, 4 or 8 times smaller, but no smaller than `size`, before it is loaded; keep its mode.
 
-        Large ones are decoded much faster so, with a little less precision. `Image.thumbnail` makes use of it.
+        Large ones of profile `clric` are decoded much faster so, with a little less precision. `Image.thumbnail` makes
+        use of it.
 
         Returns:
             Mode, and the part of the smaller image that the full-size one takes; None if nothing was changed.

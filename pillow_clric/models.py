@@ -1,4 +1,4 @@
-"""The command `clric-convert models`: which autoencoders are there, and getting others."""
+"""The command `clric-convert models`: which models are there, and getting others."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["models"]
 
 @click.group(
     help="""
-    List, add, fetch and remove models: the autoencoders that files are coded with.
+    List, add, fetch and remove models: the trained networks that files are coded with.
 
-    A .clric file names its model by a hash of the weights, and can be read where that model is. The model `base` comes
-    with the package. Others are kept in a folder of yours, or in the one that CLRIC_MODELS names.
+    A .clric file names its model by a hash of the weights, and can be read where that model is. Those that profiles use
+    by default come with the package. Others are kept in a folder of yours, or in the one that CLRIC_MODELS names.
     """
 )
 def models() -> None:

@@ -1,7 +1,6 @@
-"""Store of models: the one that ships with the package, and a folder of the user's.
+"""Store of models: those that ship with the package, and a folder of the user's.
 
-Each model is one file in that folder, named after the model and its hash. Torch is imported when a model is read, so
-that listing them is quick.
+Each model is one file in that folder, named after the model and its hash, so that listing them reads none.
 """
 
 from __future__ import annotations
@@ -178,7 +177,7 @@ def remove(name: str) -> Entry:
 
     Raises:
         MissingModelError: there is none.
-        ModelError: it is the embedded one.
+        ModelError: it is part of the package.
     """
     entry = _named(name)
     if entry is None:

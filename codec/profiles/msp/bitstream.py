@@ -1,6 +1,7 @@
 """The sections of a file that hold latents: a head of 3 bytes, then one stream of the range coder; or packets.
 
-The enhancement layer has a section of its own: its position, then a stream."""
+The enhancement layer has a section of its own: its position, then a stream.
+"""
 
 from __future__ import annotations
 
