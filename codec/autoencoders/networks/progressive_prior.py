@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codec.autoencoders.networks.coding_order import BLOCKS, LIMIT, OFFSETS, SCALE, Preset, phase_masks
-from codec.autoencoders.networks.transform import Pointwise, Spatial, initialise
+from codec.autoencoders.networks.transform import Pointwise, Spatial, initialise, spread
 from codec.blocks import to_multiple
 
 HIDDEN = 192
@@ -168,7 +168,7 @@ class ProgressivePrior(nn.Module):
         unit = self.unit[:, None, None]
         grid = bounded(to_multiple(latents, self.cell) / unit)
         grids = [grid[:, :, :: 2**halving, :: 2**halving] for halving in range(1 + self.preset.halvings)]
-        log_scale = _spread(knots @ self.log_scale[-1, 0]).expand_as(grids[-1])
+        log_scale = spread(knots @ self.log_scale[-1, 0]).expand_as(grids[-1])
         found = Distributions(self.mean[:, None, None].expand_as(grids[-1]), log_scale)
         for halving in reversed(range(self.preset.halvings)):
             found = self._refine(halving, grids[halving], knots, found)
@@ -179,10 +179,10 @@ class ProgressivePrior(nn.Module):
         known = [grid[:, :, ::2, ::2]]
         cells = {(0, 0): coarse}
         for i, (step, (row, column)) in enumerate(zip(self.steps, OFFSETS, strict=True)):
-            condition = _spread(knots @ self.condition[halving, i])
+            condition = spread(knots @ self.condition[halving, i])
             current = grid[:, :, row::2, column::2]
             found = self._phased(step, torch.cat(known, 1), current, condition, self.preset.phases[halving])
-            bias = _spread(knots @ self.log_scale[halving, i])
+            bias = spread(knots @ self.log_scale[halving, i])
             cells[row, column] = Distributions(found.mean, found.log_scale + bias)
             known.append(current)
         order = [cells[row, column] for row in (0, 1) for column in (0, 1)]
@@ -202,11 +202,6 @@ class ProgressivePrior(nn.Module):
             mean, log_scale = mean + found[0] * mask, log_scale + found[1] * mask
             before = before + mask
         return Distributions(mean, log_scale)
-
-
-def _spread(values: Tensor) -> Tensor:
-    """(batch, channels) to (batch, channels, 1, 1)."""
-    return values[:, :, None, None]
 
 
 def laplace_bits(values: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:

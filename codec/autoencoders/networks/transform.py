@@ -126,7 +126,7 @@ class Encoder(nn.Module):
     def forward(self, pictures: Tensor, knots: Tensor) -> Tensor:
         """(batch, 3, 16 h, 16 w), weights of knots (batch, knots) to (batch, latent, h, w)."""
         x = self.fine(self.embed(F.pixel_unshuffle(pictures, PATCH)))
-        x = self.coarse(self.down(F.pixel_unshuffle(x, 2)) * (1 + _spread(knots @ self.modulation)))
+        x = self.coarse(self.down(F.pixel_unshuffle(x, 2)) * (1 + spread(knots @ self.modulation)))
         latents: Tensor = self.project(x)
         return latents
 
@@ -152,7 +152,7 @@ class Decoder(nn.Module):
         Args:
             scale: 1, 2, 4 or 8: the result is as if means were taken over so many rows and columns of the picture.
         """
-        x = self.coarse(self.expand(latents) * (1 + _spread(knots @ self.modulation)))
+        x = self.coarse(self.expand(latents) * (1 + spread(knots @ self.modulation)))
         x = self.fine(F.pixel_shuffle(self.up(x), 2))
         if scale == 1:
             return F.pixel_shuffle(self.unembed(x), PATCH)
@@ -188,7 +188,7 @@ class Transform(nn.Module):
 
     def gains(self, lambdas: Tensor) -> Tensor:
         """Gain of each channel: (batch,) to (batch, latent, 1, 1)."""
-        return _spread(self.knot_weights(lambdas) @ self.log_gain).exp()
+        return spread(self.knot_weights(lambdas) @ self.log_gain).exp()
 
     def encode(self, pictures: Tensor, lambdas: Tensor) -> Tensor:
         """Latents, not yet multiplied by gains.
@@ -257,7 +257,7 @@ def knot_weights(lambdas: Tensor, bounds: tuple[float, float], knots: int) -> Te
     return F.relu(1 - (position[:, None] - torch.arange(knots, device=position.device)).abs())
 
 
-def _spread(values: Tensor) -> Tensor:
+def spread(values: Tensor) -> Tensor:
     """(batch, channels) to (batch, channels, 1, 1)."""
     return values[:, :, None, None]
 
