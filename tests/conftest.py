@@ -136,6 +136,15 @@ def full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def few_iterations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fits of profile coolchic take as few as use all operations, where it does not matter how good they are."""
+    from codec.overfit.soap import EVERY
+    from codec.profiles.coolchic import encoder
+
+    monkeypatch.setitem(encoder.ITERATIONS, 1, (EVERY + 2, 2))
+
+
+@pytest.fixture
 def photo() -> Image.Image:
     """A smooth RGB picture of 48 x 32 with some noise."""
     y, x = np.mgrid[:32, :48]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -64,9 +65,9 @@ class Stream:
         quantile = self.offset // unit
         if quantile >= 1 << 24:
             raise DamagedError
-        ends = accumulate(frequencies)
-        symbol, end = next((s, end) for s, end in enumerate(ends) if quantile < end)
-        self.offset -= unit * (end - frequencies[symbol])
+        ends = [*accumulate(frequencies)]
+        symbol = bisect_right(ends, quantile)  # the first that ends beyond it
+        self.offset -= unit * (ends[symbol] - frequencies[symbol])
         self.range = unit * frequencies[symbol]
         if self.range < 1 << 32:
             self.range <<= 32

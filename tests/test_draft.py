@@ -113,6 +113,7 @@ def test_thumbnail_is_quick() -> None:
     assert 0 < of_small.get_total_flops() < 0.4 * of_whole.get_total_flops()
 
 
+@pytest.mark.usefixtures("few_iterations")
 @pytest.mark.parametrize("profile", ["clric", "coolchic"])
 def test_small_is_exact(profile: str) -> None:
     image = _noise("RGB", (75, 50)).resize((150, 101), Image.Resampling.BICUBIC)

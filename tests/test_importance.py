@@ -70,6 +70,7 @@ def test_what_is_important_is_better_at_equal_size(
     assert psnr(plain, picture, outside) > psnr(made, picture, outside) > 14
 
 
+@pytest.mark.usefixtures("few_iterations")
 @pytest.mark.parametrize(
     ("profile", "effort", "value"), [*((p, e, 0.4) for p, e, *_ in CASES), ("msp", 3, 0), ("msp", 3, 1.0)]
 )

@@ -264,7 +264,7 @@ def test_targets_of_a_batch(profile: str) -> None:
         assert 388 <= len(data) <= 400
 
 
-@pytest.mark.usefixtures("golden_models")
+@pytest.mark.usefixtures("golden_models", "few_iterations")
 @pytest.mark.parametrize(
     "chosen",
     [

@@ -25,8 +25,6 @@ from PIL import Image
 
 import codec
 from codec import DamageWarning, FormatError, Header, Section, TruncatedError, pack, unpack
-from codec.overfit.soap import EVERY
-from codec.profiles.coolchic import encoder as coolchic
 
 pytestmark = pytest.mark.usefixtures("golden_models")
 
@@ -258,12 +256,6 @@ def test_any_layout_of_memory() -> None:
 
 def test_same_bytes() -> None:
     assert encode(picture()) == coded()
-
-
-@pytest.fixture
-def few_iterations(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fits of samples take as few as use all operations."""
-    monkeypatch.setitem(coolchic.ITERATIONS, 1, (EVERY + 2, 2))
 
 
 @cache
