@@ -31,7 +31,6 @@ VARIANTS = {
     "blocks3": replace(BASELINE, network=Config(decoder=(3, 2))),
     "latent320": replace(BASELINE, network=Config(latent=320)),
     "expansion3": replace(BASELINE, network=Config(expansion=3)),
-    "no-structure": replace(BASELINE, structure=0.0),
     "adam": replace(BASELINE, muon=False),
     "batch16": replace(BASELINE, batch=16),
     "double-rate": BASELINE,

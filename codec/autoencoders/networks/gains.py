@@ -28,4 +28,5 @@ def gains_at(log_gain: Integers, position: int) -> NDArray[np.float32]:
 
 def knots_at(position: int, knots: int) -> NDArray[np.float32]:
     """Weight of each of some knots, (knots,), at a position among them, for what is linear between two."""
-    return np.maximum(0, 1 - np.abs(position / STEPS - np.arange(knots))).astype(np.float32)
+    weights: NDArray[np.float32] = np.maximum(0, 1 - np.abs(position / STEPS - np.arange(knots))).astype(np.float32)
+    return weights
