@@ -187,7 +187,7 @@ def _photo(source: bytes, settings: Settings) -> tuple[Image.Image, tuple[str, .
         image = Image.open(BytesIO(source))
     _modes.check(image)
     _colour.check(image)
-    lost = tuple(losses(image))
+    lost = tuple(losses(image, stripped=settings.strip))
     with _reading():
         image.load()
     return _stripped(image) if settings.strip else image, lost
