@@ -44,6 +44,8 @@ def encode(
 ) -> bytes:
     """Code an image as the bytes of a `.clric` file. `image.save(fp, "CLRIC", ...)` takes the same arguments.
 
+    `image.save` empties an existing file first, as Pillow does in all formats, so that an error leaves an empty one.
+
     Args:
         image: with at least one pixel; of an animation the first picture is coded, and a `LossWarning` says so. Modes
             L, LA, RGB and RGBA are kept; others are converted to one of them as Pillow does, with transparency of
