@@ -14,6 +14,7 @@ import struct
 import subprocess
 import sys
 import threading
+import unicodedata
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -539,6 +540,34 @@ def test_inputs_that_differ_in_the_ends_of_their_names(folder: Path, tmp_path: P
     assert names(tmp_path / "back") == {"a.jpg.png", "a.png.png", "a.jpg.png.png", "b.png"}
     run(out, "-o", tmp_path / "back", "--overwrite")
     assert len(names(tmp_path / "back")) == 4
+
+
+def test_names_that_are_one_on_some_disks(tmp_path: Path, photo: Image.Image, fast_profile: FastProfile) -> None:
+    """Where letters may be small or not, and accents are composed or not: the outputs can be copied to any disk."""
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    for name in ("A.jpg", "a.png", "é.jpg", "e\u0301.png", "I.png", "i.png", "i.png-2.bmp", "X/b.png", "x/b.jpg"):
+        (photos / name).parent.mkdir(parents=True, exist_ok=True)
+        photo.save(photos / name)
+    result = run(photos, "-r", "-o", out)
+    assert result.exit_code == 0
+    found = [path.relative_to(out).as_posix() for path in out.rglob("*.clric")]
+    assert len({unicodedata.normalize("NFC", path.casefold()) for path in found}) == 9
+    assert {"A.jpg.clric", "a.png.clric", "I.png.clric", "i.png-2.clric", "i.png-2.bmp.clric"} < {*found}
+    assert {"X/b.png.clric", "x/b.jpg.clric"} < {*found}
+    assert f"9 outputs are named like {out / 'A.jpg.clric'}: " in result.stderr
+    assert "9 skipped" in run(photos, "-r", "-o", out).stderr
+
+
+def test_inputs_that_are_targets_on_some_disks(tmp_path: Path, photo: Image.Image, fast_profile: FastProfile) -> None:
+    photo.save(tmp_path / "a.png")
+    photo.rotate(180).save(tmp_path / "A.clric")
+    before = (tmp_path / "A.clric").read_bytes()
+    assert run(tmp_path / "a.png", tmp_path / "A.clric", "-n", "--overwrite").exit_code == 0
+    (tmp_path / "a.clric").hardlink_to(tmp_path / "A.clric")  # as if there were one name for both
+    result = run(tmp_path / "a.png", tmp_path / "A.clric", "--overwrite")
+    assert result.exit_code == 2
+    assert "written over the input" in result.stderr
+    assert (tmp_path / "a.clric").read_bytes() == before
 
 
 def test_inputs_are_not_written_over(folder: Path, photo: Image.Image) -> None:

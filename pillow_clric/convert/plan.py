@@ -6,7 +6,7 @@ import errno
 import os
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -18,7 +18,7 @@ from PIL import Image
 
 from codec.container import MAGIC
 from pillow_clric.convert.outputs import is_stream, obstacle
-from pillow_clric.convert.places import Place, Url, identity, is_folder, is_url, place
+from pillow_clric.convert.places import Place, Url, folded, identity, is_folder, is_same, is_url, place
 
 __all__ = ["STREAM", "Job", "Plan", "coded_files", "contents", "make_plan", "opened", "photo_suffixes", "readable"]
 
@@ -83,7 +83,8 @@ class Plan:
         jobs: those to be done.
         skipped: those that are not done, as their targets exist.
         failures: files and folders that cannot be converted, and why.
-        renamed: targets that are named with the ends of their sources' names, as these differ in nothing else.
+        renamed: targets that are named with the ends of their sources' names, as these differ in nothing else that
+            counts on every disk.
         alike: photos for which a folder of importance has nothing.
     """
 
@@ -238,17 +239,40 @@ def _existing(jobs: Sequence[Job]) -> tuple[set[Place], dict[Place, str]]:
 
 
 def _told_apart(jobs: list[Job], renamed: list[Place]) -> list[Job]:
-    """The jobs; targets that would be the same keep the ends of their sources' names: a.jpg.clric, a.png.clric."""
-    count = Counter(identity(job.target) for job in jobs if job.target)
-    same = [
-        job for job in jobs if job.target and count[identity(job.target)] > 1 and job.target.stem != job.source.name
-    ]
-    if not same:
-        return jobs
-    longer = {job: job.target.with_name(job.source.name + job.suffix) for job in same if job.target}
+    """The jobs; targets that would be the same keep the ends of their sources' names: a.jpg.clric, a.png.clric.
+
+    Names are the same if they are on any disk, wherever they are written. Those that still are, as of A.jpg and a.jpg,
+    get a number, but for the first: A.jpg.clric, a.jpg-2.clric. What is the same on every disk is left to be refused.
+    """
+    targets, changes = {job: identity(job.target) for job in jobs if job.target}, Counter[Job]()
+
+    def again(same: list[Job]) -> list[Job]:
+        first, *others = same
+        unchanged = [job for job in same if not changes[job]] if others else []
+        return unchanged or [job for job in others if targets[job] != targets[first]]
+
+    while found := [job for same in _alike(targets) for job in again(same)]:
+        changes.update(found)
+        for job in found:
+            name = job.source.stem if job.is_shard else job.source.name
+            number = f"-{changes[job]}" if changes[job] > 1 else ""
+            targets[job] = targets[job].with_name(f"{name}{number}{job.suffix}")
+
+    longer = {
+        job: job.target.with_name(targets[job].name)
+        for job in jobs
+        if job.target and job.target.name != targets[job].name
+    }
     renamed += longer.values()
-    jobs = [replace(job, target=longer.get(job, job.target)) for job in jobs]
-    return _told_apart(jobs, renamed)  # others may be called so already
+    return [replace(job, target=longer.get(job, job.target)) for job in jobs]
+
+
+def _alike(targets: Mapping[Job, Place]) -> Iterable[list[Job]]:
+    """Jobs by targets that are the same on any disk."""
+    alike = defaultdict[str, list[Job]](list)
+    for job, target in targets.items():
+        alike[folded(target)].append(job)
+    return alike.values()
 
 
 def _single(given: str, output: str, *, repair: bool) -> Job:
@@ -303,9 +327,13 @@ def _check_targets(todo: Sequence[Job], jobs: Sequence[Job]) -> None:
     Raises:
         click.UsageError: says which files are in each other's way.
     """
-    inputs = {identity(job.source) for job in jobs if job.data is None}
+    inputs = defaultdict[str, list[Place]](list)
+    for job in jobs:
+        if job.data is None:
+            inputs[folded(identity(job.source))].append(job.source)
     for job in todo:
-        if job.target and identity(job.target) in inputs:
+        target = job.target
+        if target and any(is_same(target, source) for source in inputs.get(folded(identity(target)), ())):
             raise click.UsageError(f"{job.source} would be written over the input {job.target}: name another output")
     first: dict[Place, Job] = {}
     for job in jobs:
