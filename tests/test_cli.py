@@ -581,6 +581,12 @@ def test_inputs_are_not_written_over(folder: Path, photo: Image.Image) -> None:
     os.symlink(folder, folder / "link")
     result = run(folder / "a.clric", folder / "a.png", "-o", folder / "link", "--overwrite")
     assert result.exit_code == 2
+    photo.save(folder / "c.jpg")
+    result = run(folder / "a.clric", folder / "c.jpg", "--importance", folder / "a.png", "--overwrite")
+    assert result.exit_code == 2
+    assert "written over the input" in result.stderr
+    (folder / "c.jpg").unlink()
+    assert run("thumbnail", folder / "a.clric", folder / "link" / "a.clric").exit_code == 2
     assert {name: (folder / name).read_bytes() for name in names(folder)} == before
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import sys
 from collections import Counter, defaultdict
@@ -328,9 +329,9 @@ def _check_targets(todo: Sequence[Job], jobs: Sequence[Job]) -> None:
         click.UsageError: says which files are in each other's way.
     """
     inputs = defaultdict[str, list[Place]](list)
-    for job in jobs:
-        if job.data is None:
-            inputs[folded(identity(job.source))].append(job.source)
+    masks = {job.importance for job in jobs if job.importance}
+    for source in itertools.chain((job.source for job in jobs if job.data is None), masks):
+        inputs[folded(identity(source))].append(source)
     for job in todo:
         target = job.target
         if target and any(is_same(target, source) for source in inputs.get(folded(identity(target)), ())):
