@@ -26,6 +26,8 @@ _PROMISES = {
 }
 _AUXILIARY = {"tmap": "gain map", "urn:com:apple:photo:2020:aux:hdrgainmap": "gain map"}
 
+_LARGEST_XMP = 2**20  # bytes that are looked into: as a tree they may take a hundred times as many, and seconds
+
 _IPTC = 0x0404  # as Photoshop numbers what it puts into JPEG files
 _IPTC_TEXT = re.compile(rb"\x1c\x02[^\0]")  # where one of its texts begins
 
@@ -59,6 +61,8 @@ def _kept_and_promised(xmp: bytes) -> tuple[bytes, list[str]]:
     """XMP without promises, and what they are of."""
     if not any(promise.rpartition("/")[0].encode() in xmp for promise in _PROMISES):
         return xmp, []
+    if len(xmp) > _LARGEST_XMP:
+        return xmp, ["what is named by its XMP, which is too large to be looked into"]
     with suppress(Exception):  # bad XML is found in many ways
         document, found = minidom.parseString(xmp.rstrip(b"\0 ")), list[str]()
         for element in document.getElementsByTagName("*"):

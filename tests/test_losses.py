@@ -209,6 +209,14 @@ def test_deep_xmp() -> None:
         assert without_promises(xmp) == xmp
 
 
+def test_large_xmp(photo: Image.Image, fast_profile: FastProfile) -> None:
+    """It could take gigabytes to look into."""
+    xmp = GAIN_MAP.replace(b"<dc:title>", b"<a/>" * 2**18 + b"<dc:title>")
+    photo.info["xmp"] = xmp
+    with pytest.warns(LossWarning, match="too large to be looked into"):
+        assert saved(photo).info["xmp"] == xmp
+
+
 @pytest.mark.parametrize("together", [False, True])
 def test_what_the_tool_says(
     together: bool, photo: Image.Image, fast_profile: FastProfile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

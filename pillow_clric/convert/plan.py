@@ -203,10 +203,12 @@ def _with_importance(
         (_below(file.parent, given), file.stem): file
         for file in _named(_files(given, recursive, on_error), photo_suffixes())
     }
-    folders, found = [folder for folder in map(place, inputs) if is_folder(folder)], list[Job]()
+    named, found = [*map(place, inputs)], list[Job]()
+    folders = [folder for folder in named if is_folder(folder)]
+    above = {*folders} & {*given.parents}  # in a folder of photos, it is none of them
     for job in jobs:
         parents = [*job.source.parents]
-        if given in parents and given not in folders:  # in a folder of photos, it is none of them
+        if given in parents and above and not {given, job.source} & {*named}:
             continue
         top = next((folder for folder in folders if folder in parents), job.source.parent)
         name = _below(job.source.parent, top), job.source.stem

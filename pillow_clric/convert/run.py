@@ -36,7 +36,7 @@ from pillow_clric._losses import losses
 from pillow_clric._metadata import for_tiff, unwritable, upright
 from pillow_clric._terminal import ignore_warnings_of_pillow
 from pillow_clric.convert.plan import Job, contents
-from pillow_clric.convert.report import message
+from pillow_clric.convert.report import UNIDENTIFIED, message
 
 __all__ = ["Result", "Settings", "results_of", "to_format"]
 
@@ -199,7 +199,7 @@ def _reading() -> Iterator[None]:
     try:
         yield
     except UnidentifiedImageError as error:
-        raise ValueError("cannot identify its format: it is no image that Pillow can open, or damaged") from error
+        raise ValueError(UNIDENTIFIED) from error
     except (MemoryError, Image.DecompressionBombError):
         raise
     except Exception as error:
