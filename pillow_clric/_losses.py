@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import cast
 from xml.dom import minidom
 
-from PIL import Image, ImageFile, IptcImagePlugin
+from PIL import ExifTags, Image, ImageFile, IptcImagePlugin
 
 from pillow_clric import _modes
 
@@ -47,6 +47,8 @@ def losses(image: Image.Image, *, stripped: bool = False) -> Iterator[str]:
         yield "it has more than 8 bits a sample: coded as 8 bits"
     if (count := _frames(image)) > 1:
         yield f"only the first of {count} pictures is kept: a .clric file holds one"
+    if _is_reduced(image):
+        yield "only a small version of the picture is kept: Pillow does not read the picture itself in such a file"
     beside = [*_beside(image), *["IPTC"] * (not stripped and _has_iptc(image))]
     if beside:
         yield f"what its file has beside the picture is not kept: {', '.join(dict.fromkeys(beside))}"
@@ -101,6 +103,12 @@ def _has_iptc(image: Image.Image) -> bool:
         found = IptcImagePlugin.getiptcinfo(cast(ImageFile.ImageFile, image)) or {}
         return any(record == 2 and number for record, number in found)
     return False
+
+
+def _is_reduced(image: Image.Image) -> bool:
+    """Whether a TIFF file says that its first picture is a small version of another one, as those of cameras do."""
+    kind = getattr(image, "tag_v2", {}).get(ExifTags.Base.NewSubfileType)
+    return isinstance(kind, int) and kind % 2 == 1 and image.tell() == 0
 
 
 def _frames(image: Image.Image) -> int:

@@ -250,6 +250,8 @@ def main(
             )
         if plan.alike:
             report.note(f"{len(plan.alike)} photos like {plan.alike[0]} have no mask: all of each counts alike")
+        if plan.unread:
+            report.note(f"{len(plan.unread)} photos like {plan.unread[0]} are left out: Pillow does not read such")
         for record in itertools.chain(told, records):
             report.tell(record)
             if fail_fast and record.status == "failed":

@@ -113,6 +113,16 @@ def test_folder_is_its_photos(folder: Path, tmp_path: Path) -> None:
     assert names(tmp_path / "out") == {"a.clric", "b.clric"}
 
 
+def test_photos_that_pillow_does_not_read_are_named(folder: Path) -> None:
+    """They are not left out of a folder without a word."""
+    (folder / "IMG.HEIC").write_bytes(b"a photo")
+    (folder / "more.png" / "raw.dng").write_bytes(b"a photo")
+    result = run(folder, "-r")
+    assert result.exit_code == 0
+    assert f"2 photos like {folder / 'IMG.HEIC'} are left out" in result.stderr
+    assert "left out" not in run(folder, "-r", "--quiet").stderr
+
+
 def test_folder_without_photos_is_its_clric_files(folder: Path, tmp_path: Path) -> None:
     run(folder, "-o", tmp_path / "out")
     assert run(tmp_path / "out", "-o", tmp_path / "back").exit_code == 0
@@ -615,6 +625,13 @@ def test_outputs_are_atomic(error: BaseException, folder: Path, monkeypatch: pyt
 def test_new_files_have_the_usual_permissions(folder: Path) -> None:
     run(folder / "a.png")
     assert (folder / "a.clric").stat().st_mode == (folder / "notes.txt").stat().st_mode
+
+
+def test_what_is_written_over_keeps_its_permissions(folder: Path) -> None:
+    (folder / "a.clric").write_bytes(b"old")
+    (folder / "a.clric").chmod(0o600)
+    assert run(folder / "a.png", "--overwrite").exit_code == 0
+    assert stat.S_IMODE((folder / "a.clric").stat().st_mode) == 0o600
 
 
 def test_full_disk(folder: Path) -> None:

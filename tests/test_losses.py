@@ -69,6 +69,19 @@ def test_counting_changes_nothing(name: str, photo: Image.Image, fast_profile: F
     assert same(image, expected)
 
 
+def test_small_versions(photo: Image.Image, fast_profile: FastProfile) -> None:
+    """As raw files of cameras have them first, which are TIFF files for Pillow."""
+    buffer = BytesIO()
+    photo.save(buffer, "TIFF", tiffinfo={254: 1}, save_all=True, append_images=[photo])
+    image = Image.open(buffer)
+    with pytest.warns(LossWarning, match="only a small version of the picture"):
+        saved(image)
+    image.seek(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        saved(image)
+
+
 def test_files_are_named(photo: Image.Image, fast_profile: FastProfile, tmp_path: Path) -> None:
     (tmp_path / "a.gif").write_bytes(frames(photo, "GIF"))
     with Image.open(tmp_path / "a.gif") as image, pytest.warns(LossWarning, match=r"a\.gif: only the first"):

@@ -30,6 +30,9 @@ MOST = 1 << 30  # bytes that a stream may give
 # Formats of a folder's photos. Not all that Pillow opens: folders also hold PostScript, HDF5 and films.
 _PHOTO_FORMATS = {"AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP"}
 
+# Ends of the names of photos of which Pillow reads nothing, or a small version: of phones, cameras, and JPEG XL
+_UNREAD = {".heic", ".heif", ".hif", ".jxl"} | {".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".rw2"}
+
 _SHARDS = {".parquet", ".tar"}  # ends of the names of files that hold many photos each
 _FEW = 16  # outputs in one folder of a store of which each is asked for; of more the folder is listed
 
@@ -87,6 +90,7 @@ class Plan:
         renamed: targets that are named with the ends of their sources' names, as these differ in nothing else that
             counts on every disk.
         alike: photos for which a folder of importance has nothing.
+        unread: photos in folders that are left out, as Pillow does not read such.
     """
 
     jobs: list[Job]
@@ -94,6 +98,7 @@ class Plan:
     failures: list[tuple[str, str]]
     renamed: list[Place]
     alike: list[Place]
+    unread: list[Place]
 
 
 def make_plan(
@@ -116,12 +121,12 @@ def make_plan(
     """
     inputs = [STREAM if given == "/dev/stdin" else given for given in inputs]
     output = STREAM if output == "/dev/stdout" else output
-    plan = Plan([], [], [], [], [])
+    plan = Plan([], [], [], [], [], [])
 
     def on_error(error: OSError) -> None:
         plan.failures.append((error.filename, error.strerror or str(error)))
 
-    found = _jobs(inputs, output, recursive, repair, on_error)
+    found = _jobs(inputs, output, recursive, repair, on_error, plan.unread)
     if importance is not None:
         found = _with_importance(found, inputs, place(importance), recursive, on_error)
     for job in found:
@@ -158,7 +163,9 @@ def coded_files(inputs: Sequence[str], *, recursive: bool, on_error: OnError) ->
     return list(found.values())
 
 
-def _jobs(inputs: Sequence[str], output: str | None, recursive: bool, repair: bool, on_error: OnError) -> list[Job]:
+def _jobs(
+    inputs: Sequence[str], output: str | None, recursive: bool, repair: bool, on_error: OnError, unread: list[Place]
+) -> list[Job]:
     if output is None and STREAM in inputs:
         output = STREAM
     if output is not None and not _means_folder(output):
@@ -172,7 +179,7 @@ def _jobs(inputs: Sequence[str], output: str | None, recursive: bool, repair: bo
     jobs: dict[Place, Job] = {}
     for given in map(place, inputs):
         laid_out = is_folder(given)
-        for source in _expand(given, recursive, output, on_error, repair=repair):
+        for source in _expand(given, recursive, output, on_error, unread, repair=repair):
             if identity(source) in jobs:
                 continue
             data = _streamed(source)
@@ -390,15 +397,20 @@ def photo_suffixes() -> set[str]:
     return {suffix for suffix, name in Image.registered_extensions().items() if name in _PHOTO_FORMATS}
 
 
-def _expand(given: Place, recursive: bool, output: str | None, on_error: OnError, *, repair: bool) -> list[Place]:
+def _expand(
+    given: Place, recursive: bool, output: str | None, on_error: OnError, unread: list[Place], *, repair: bool
+) -> list[Place]:
     """The file itself, or what a folder stands for.
 
     A folder that was converted in place holds both kinds: it stands for its photos, so that converting it again finds
     nothing to do, instead of writing a PNG beside every photo. For the same reason an output folder in it is left out.
+    `unread` gets the photos in it of kinds that Pillow does not read.
     """
     if not is_folder(given):
         return [given]
     files = list(_files(given, recursive, on_error, leave_out=output))
+    if not repair:
+        unread += _named(files, _UNREAD)
     looked_for = [{".clric"}] if repair else [photo_suffixes(), {".clric"}, _SHARDS]
     kinds = (_named(files, suffixes) for suffixes in looked_for)
     return next(filter(None, kinds), [])
