@@ -44,6 +44,8 @@ def encode(
 ) -> bytes:
     """Code an image as the bytes of a `.clric` file. `image.save(fp, "CLRIC", ...)` takes the same arguments.
 
+    `image.save` empties an existing file first, as Pillow does in all formats, so that an error leaves an empty one.
+
     Args:
         image: with at least one pixel; of an animation the first picture is coded, and a `LossWarning` says so. Modes
             L, LA, RGB and RGBA are kept; others are converted to one of them as Pillow does, with transparency of
@@ -97,13 +99,14 @@ def encode_batch(
         As `encode`, before anything is coded; but for images that cannot be as small as the target, a `BatchError`,
             which holds the files of all others.
     """
+    _metadata.check(exif, icc_profile, xmp)
+    stripped = not (exif or icc_profile or xmp)
     for image in images:
         _modes.check(image)
         _colour.check(image)
-        for loss in losses(image):
+        for loss in losses(image, stripped=stripped):
             name = getattr(image, "filename", "")
             warnings.warn(f"{name}: {loss}" if name else loss, LossWarning, stacklevel=3)
-    _metadata.check(exif, icc_profile, xmp)
     maps = _maps(importance, len(images))
     one, other = tee(_coded_forms(images, exif, icc_profile, xmp))
     metadata = (held for _, held in other)

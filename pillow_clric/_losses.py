@@ -1,65 +1,114 @@
-"""What of an image's file is not coded: samples of more than 8 bits, other frames, gain maps, films."""
+"""What of an image's file is not coded: samples of more than 8 bits, other frames, gain maps, films, IPTC."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import cast
 from xml.dom import minidom
 
-from PIL import Image
+from PIL import ExifTags, Image, ImageFile, IptcImagePlugin
 
 from pillow_clric import _modes
 
 __all__ = ["LossWarning", "losses", "without_promises"]
 
-# Beginnings of the names, each after its namespace, by which XMP says that its file holds more than a picture: gain
-# maps (of Adobe, Apple and Google), films that belong to photos, and XMP that did not fit in beside it.
-_PROMISES = (
-    "http://ns.adobe.com/hdr-gain-map/1.0/",
-    "http://ns.adobe.com/xmp/note/HasExtendedXMP",
-    "http://ns.apple.com/HDRGainMap/1.0/",
-    "http://ns.google.com/photos/1.0/camera/MicroVideo",
-    "http://ns.google.com/photos/1.0/camera/MotionPhoto",
-    "http://ns.google.com/photos/1.0/container/",
-)
+# What a file may hold beside a picture. XMP says it by names, each after its namespace, that begin so; its mark is
+# removed. AVIF and HEIC files have names of their own for it, and others than these for what else is beside a picture.
+_PROMISES = {
+    "http://ns.adobe.com/hdr-gain-map/1.0/": "gain map",
+    "http://ns.adobe.com/xmp/note/HasExtendedXMP": "XMP that did not fit in beside the first",
+    "http://ns.apple.com/HDRGainMap/1.0/": "gain map",
+    "http://ns.google.com/photos/1.0/camera/MicroVideo": "film",
+    "http://ns.google.com/photos/1.0/camera/MotionPhoto": "film",
+    "http://ns.google.com/photos/1.0/container/": "items of its container",
+}
+_AUXILIARY = {"tmap": "gain map", "urn:com:apple:photo:2020:aux:hdrgainmap": "gain map"}
+
+_LARGEST_XMP = 2**20  # bytes that are looked into: as a tree they may take a hundred times as many, and seconds
+
+_IPTC = 0x0404  # as Photoshop numbers what it puts into JPEG files
+_IPTC_TEXT = re.compile(rb"\x1c\x02[^\0]")  # where one of its texts begins
 
 
 class LossWarning(UserWarning):
     """Something that belongs to an image is not in the file that it is saved to."""
 
 
-def losses(image: Image.Image) -> Iterator[str]:
-    """Sentences on what is lost of an image's file when it is coded; the image need not be loaded."""
+def losses(image: Image.Image, *, stripped: bool = False) -> Iterator[str]:
+    """Sentences on what is lost of an image's file when it is coded.
+
+    Args:
+        image: need not be loaded.
+        stripped: whether metadata are to be left out, so that none of them is lost.
+    """
     if _modes.has_more_than_8_bits(image):
         yield "it has more than 8 bits a sample: coded as 8 bits"
     if (count := _frames(image)) > 1:
         yield f"only the first of {count} pictures is kept: a .clric file holds one"
-    xmp = image.info.get("xmp")
-    if isinstance(xmp, bytes) and without_promises(xmp) != xmp:
-        yield "what its XMP says is beside the picture, such as a gain map, is not kept, and no longer said to be there"
+    if _is_reduced(image):
+        yield "only a small version of the picture is kept: Pillow does not read the picture itself in such a file"
+    beside = [*_beside(image), *["IPTC"] * (not stripped and _has_iptc(image))]
+    if beside:
+        yield f"what its file has beside the picture is not kept: {', '.join(dict.fromkeys(beside))}"
 
 
 def without_promises(xmp: bytes) -> bytes:
     """XMP without what it says that its file holds beside the picture; as it is if that is nothing, or it is no XML."""
+    return _kept_and_promised(xmp)[0]
+
+
+def _kept_and_promised(xmp: bytes) -> tuple[bytes, list[str]]:
+    """XMP without promises, and what they are of."""
     if not any(promise.rpartition("/")[0].encode() in xmp for promise in _PROMISES):
-        return xmp
+        return xmp, []
+    if len(xmp) > _LARGEST_XMP:
+        return xmp, ["what is named by its XMP, which is too large to be looked into"]
     with suppress(Exception):  # bad XML is found in many ways
-        document, found = minidom.parseString(xmp.rstrip(b"\0 ")), 0
+        document, found = minidom.parseString(xmp.rstrip(b"\0 ")), list[str]()
         for element in document.getElementsByTagName("*"):
             for attribute in list((element.attributes or {}).values()):
-                if _is_promise(attribute):
+                if promised := _promised(attribute):
                     element.removeAttributeNode(attribute)
-                    found += 1
-            if element.parentNode and _is_promise(element):
+                    found += promised
+            if element.parentNode and (promised := _promised(element)):
                 element.parentNode.removeChild(element)
-                found += 1
+                found += promised
         if found:
-            return "".join(node.toxml() for node in document.childNodes).encode()
-    return xmp
+            return "".join(node.toxml() for node in document.childNodes).encode(), found
+    return xmp, []
 
 
-def _is_promise(node: minidom.Attr | minidom.Element) -> bool:
-    return f"{node.namespaceURI}{node.localName}".startswith(_PROMISES)
+def _promised(node: minidom.Attr | minidom.Element) -> list[str]:
+    name = f"{node.namespaceURI}{node.localName}"
+    return [what for promise, what in _PROMISES.items() if name.startswith(promise)]
+
+
+def _beside(image: Image.Image) -> Iterator[str]:
+    """Names of pictures and films that belong to an image, and are in its file."""
+    xmp, kinds = image.info.get("xmp"), image.info.get("aux")  # by `_opened` and pillow_heif
+    yield from _kept_and_promised(xmp)[1] if isinstance(xmp, bytes) else []
+    if isinstance(kinds, dict):
+        yield from (_AUXILIARY.get(kind, f"auxiliary picture ({kind})") for kind in kinds)
+
+
+def _has_iptc(image: Image.Image) -> bool:
+    """Whether there are captions, keywords and the like of IPTC, beyond what programs write where there are none."""
+    photoshop = image.info.get("photoshop")
+    if isinstance(photoshop, dict):  # of a JPEG file
+        data = photoshop.get(_IPTC)
+        return isinstance(data, bytes) and bool(_IPTC_TEXT.search(data))
+    with suppress(Exception):  # it is damaged
+        found = IptcImagePlugin.getiptcinfo(cast(ImageFile.ImageFile, image)) or {}
+        return any(record == 2 and number for record, number in found)
+    return False
+
+
+def _is_reduced(image: Image.Image) -> bool:
+    """Whether a TIFF file says that its first picture is a small version of another one, as those of cameras do."""
+    kind = getattr(image, "tag_v2", {}).get(ExifTags.Base.NewSubfileType)
+    return isinstance(kind, int) and kind % 2 == 1 and image.tell() == 0
 
 
 def _frames(image: Image.Image) -> int:

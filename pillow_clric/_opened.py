@@ -1,7 +1,8 @@
 """What files say of their samples and Pillow forgets: put into `info` of images as they are opened.
 
 That is "bit_depth", as pillow_heif calls it, if samples have more than 8 bits, and primaries and transfer function by
-their codes in ITU-T H.273: "cicp", which counts more than the profile of a PNG file, or else "nclx".
+their codes in ITU-T H.273: "cicp", which counts more than the profile of a PNG file, or else "nclx". What an AVIF file
+has beside its picture is "aux", also as pillow_heif has it: a dict by names of kinds, such as "tmap" for a gain map.
 """
 
 from __future__ import annotations
@@ -9,26 +10,41 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import IO, Any, cast
+from typing import IO, Any, NamedTuple, cast
 
 from PIL import AvifImagePlugin, Image, ImageFile, Jpeg2KImagePlugin, PngImagePlugin, PpmImagePlugin, SgiImagePlugin
 
-__all__ = ["avif_codes", "jpeg2000_codes", "png_codes", "register_openers"]
-
-Codes = tuple[tuple[int, int], int]  # primaries and transfer function, and bits of a sample; each 0 if it is not told
-Find = Callable[[IO[bytes]], Codes]
+__all__ = ["Told", "avif_told", "jpeg2000_told", "png_told", "register_openers"]
 
 _HEAD = 2**16  # bytes of JPEG 2000 files that have their header
+_ALPHA = {"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha", "urn:mpeg:hevc:2015:auxid:1"}  # which Pillow reads
+
+
+class Told(NamedTuple):
+    """Told by a file of its samples, and of what it has beside them.
+
+    Attributes:
+        codes: primaries and transfer function; each 0 if it is not told.
+        depth: bits of a sample; 0 if they are not told.
+        aux: kinds of what is beside the picture.
+    """
+
+    codes: tuple[int, int] = (0, 0)
+    depth: int = 0
+    aux: tuple[str, ...] = ()
+
+
+Find = Callable[[IO[bytes]], Told]
 
 
 def register_openers() -> None:
     """Let `Image.open` keep more of files in these formats, which goes on to give images of the same classes."""
     for kind, find in (
-        (AvifImagePlugin.AvifImageFile, avif_codes),
-        (Jpeg2KImagePlugin.Jpeg2KImageFile, jpeg2000_codes),
-        (PngImagePlugin.PngImageFile, png_codes),
-        (PpmImagePlugin.PpmImageFile, _no_codes),
-        (SgiImagePlugin.SgiImageFile, _no_codes),
+        (AvifImagePlugin.AvifImageFile, avif_told),
+        (Jpeg2KImagePlugin.Jpeg2KImageFile, jpeg2000_told),
+        (PngImagePlugin.PngImageFile, png_told),
+        (PpmImagePlugin.PpmImageFile, _nothing),
+        (SgiImagePlugin.SgiImageFile, _nothing),
     ):
         Image.register_open(kind.format, _opener(kind, find), Image.OPEN[kind.format][1])
 
@@ -41,12 +57,14 @@ def _opener(kind: type[ImageFile.ImageFile], find: Find) -> Callable[[IO[bytes],
         stream = cast(IO[bytes], image.fp)
         at = stream.tell()
         stream.seek(0)
-        codes, depth = find(stream)
+        codes, depth, aux = find(stream)
         stream.seek(at)
         if any(_is_unpacked_from_more(*tile) for tile in image.tile):
             depth = 16
         if depth > 8:
             image.info["bit_depth"] = depth
+        if aux:
+            image.info["aux"] = {kind: [] for kind in aux}
         if any(codes):
             # A profile that comes later, by a conversion of the colours in place, counts more in any case.
             image.info["cicp" if kind.format == "PNG" and "icc_profile" in image.info else "nclx"] = codes
@@ -63,38 +81,41 @@ def _is_unpacked_from_more(decoder: str, _: Any, __: Any, arguments: Any) -> boo
     return decoder == "ppm" and any(isinstance(value, int) and value > 255 for value in given)  # the largest sample
 
 
-def _no_codes(_: IO[bytes]) -> Codes:
-    return (0, 0), 0
+def _nothing(_: IO[bytes]) -> Told:
+    return Told()
 
 
-def png_codes(stream: IO[bytes]) -> Codes:
-    """Those of a PNG file's chunk cICP."""
+def png_told(stream: IO[bytes]) -> Told:
+    """Codes by a PNG file's chunk cICP."""
     with suppress(struct.error):  # it ends
         stream.seek(8)
         while True:
             length, name = struct.unpack(">I4s", stream.read(8))
             if name == b"cICP" and length == 4:
-                return struct.unpack(">2B", stream.read(2)), 0
+                return Told(struct.unpack(">2B", stream.read(2)))
             if name == b"IDAT":
                 break
             stream.seek(length + 4, 1)
-    return (0, 0), 0
+    return Told()
 
 
-def avif_codes(stream: IO[bytes]) -> Codes:
-    """Those of the first picture of an AVIF file, of which Pillow gives 8 bits of any."""
+def avif_told(stream: IO[bytes]) -> Told:
+    """What an AVIF file tells of its first picture, of which Pillow gives 8 bits of any, and of what is beside it."""
     data, properties = stream.read(), (b"meta", b"iprp", b"ipco")
     names = (body for body in _boxes(data, *properties, b"colr") if body[:4] == b"nclx" and len(body) >= 8)
     name = next(names, bytes(8))
     depths = (10 + body[2] // 32 % 2 * 2 for body in _boxes(data, *properties, b"av1C") if body[2:] and body[2] & 0x40)
-    return struct.unpack(">HH", name[4:8]), next(depths, 0)
+    urns = (body[4:].partition(b"\0")[0].decode(errors="replace") for body in _boxes(data, *properties, b"auxC"))
+    # The type of an item is behind its number, of 2 or 4 bytes, and 2 bytes more.
+    kinds = (body[8 + 2 * (body[0] > 2) :][:4] for body in _boxes(data, b"meta", b"iinf", b"infe") if body)
+    aux = ["tmap"] * (b"tmap" in kinds) + [urn for urn in urns if urn not in _ALPHA]
+    return Told(struct.unpack(">HH", name[4:8]), next(depths, 0), tuple(aux))
 
 
-def jpeg2000_codes(stream: IO[bytes]) -> Codes:
+def jpeg2000_told(stream: IO[bytes]) -> Told:
     """Bits of a sample in a JPEG 2000 file, of which Pillow gives 8 of any if it has colours."""
     boxes = _boxes(stream.read(_HEAD), b"jp2h", b"ihdr")
-    depths = (1 + body[10] % 128 for body in boxes if len(body) > 10 and body[10] < 255)
-    return (0, 0), next(depths, 0)
+    return Told(depth=next((1 + body[10] % 128 for body in boxes if len(body) > 10 and body[10] < 255), 0))
 
 
 def _boxes(data: bytes, first: bytes, *others: bytes) -> Iterator[bytes]:
@@ -109,7 +130,11 @@ def _boxes(data: bytes, first: bytes, *others: bytes) -> Iterator[bytes]:
         if length < start:
             break
         if name == first:
-            body = data[at + start + 4 * (name == b"meta") : at + length]
+            body = data[at + start : at + length]
+            if name == b"meta":
+                body = body[4:]
+            elif name == b"iinf":
+                body = body[6 if body[:1] == b"\0" else 8 :]  # behind the number of its boxes, of 2 or 4 bytes
             if others:
                 yield from _boxes(body, *others)
             else:

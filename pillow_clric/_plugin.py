@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import warnings
-from io import BufferedRandom, BufferedWriter, RawIOBase
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from io import BufferedRandom, BufferedWriter, FileIO, RawIOBase
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
 from PIL import Image, ImageFile
@@ -183,7 +186,8 @@ def _save(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     """Write `im` with the arguments of `encode`; others are ignored, as Pillow's own plugins do.
 
     Pillow has emptied an existing target before this is called, and on an error removes only a target that it has
-    created. Where that matters, write the result of `encode` yourself, as `clric-convert` does.
+    created: another one is left empty, never with a part of a file. Where that matters, write the result of `encode`
+    to another file that then takes the place of the first, as `clric-convert` does.
     """
     if im.encoderinfo.get("lossless"):
         raise ValueError("lossless=True is not supported: .clric files are lossy; use quality=100 for the best quality")
@@ -200,7 +204,7 @@ def _save_all(im: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
 
 
 def _write(fp: IO[bytes], data: bytes) -> None:
-    """Write all of `data`, to whatever takes how much of it at once.
+    """Write all of `data`, to whatever takes how much of it at once; at the end of a file on disk all or nothing.
 
     Past a buffer: what that holds when a disk is full would fail again as Pillow closes the file, before it removes it.
     """
@@ -210,10 +214,29 @@ def _write(fp: IO[bytes], data: bytes) -> None:
         if fp.seekable():
             fp.seek(fp.raw.tell())
         return
-    left = memoryview(data)
-    count: int | None = fp.write(data)  # nothing is said by writers that take all, and by those that would block
-    while count != len(left) and (count is not None or isinstance(fp, RawIOBase)):
-        if not count:
-            raise BlockingIOError("the file takes no more bytes: what was written of it is not complete")
-        left = left[count:]
-        count = fp.write(left)
+    with _taken_back(fp):
+        left = memoryview(data)
+        count: int | None = fp.write(data)  # nothing is said by writers that take all, and by those that would block
+        while count != len(left) and (count is not None or isinstance(fp, RawIOBase)):
+            if not count:
+                raise BlockingIOError("the file takes no more bytes: what was written of it is not complete")
+            left = left[count:]
+            count = fp.write(left)
+
+
+@contextmanager
+def _taken_back(fp: IO[bytes]) -> Iterator[None]:
+    """On an error, cut off what was added to a file; of one that is written over in its middle, nothing."""
+    start = None
+    if isinstance(fp, FileIO) and fp.seekable():
+        start, end = fp.tell(), fp.seek(0, os.SEEK_END)
+        fp.seek(start)
+        start = start if start == end else None
+    try:
+        yield
+    except BaseException:
+        if start is not None:
+            with suppress(OSError):  # it is a device
+                fp.truncate(start)
+                fp.seek(start)
+        raise

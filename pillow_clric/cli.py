@@ -245,9 +245,13 @@ def main(
     with report, closing(records):
         if plan.renamed:
             count, like = len(plan.renamed), plan.renamed[0]
-            report.note(f"{count} outputs are named like {like}: their inputs' names differ in nothing but their ends")
+            report.note(
+                f"{count} outputs are named like {like}: on some disks their inputs' names differ only in their ends"
+            )
         if plan.alike:
             report.note(f"{len(plan.alike)} photos like {plan.alike[0]} have no mask: all of each counts alike")
+        if plan.unread:
+            report.note(f"{len(plan.unread)} photos like {plan.unread[0]} are left out: Pillow does not read such")
         for record in itertools.chain(told, records):
             report.tell(record)
             if fail_fast and record.status == "failed":

@@ -12,6 +12,7 @@ from pillow_clric._colour import to_srgb
 from pillow_clric._metadata import upright
 from pillow_clric._modes import converted
 from pillow_clric.convert.outputs import write
+from pillow_clric.convert.places import is_same
 from pillow_clric.convert.plan import opened, readable
 from pillow_clric.convert.report import message
 
@@ -26,6 +27,8 @@ __all__ = ["thumbnail"]
 @click.argument("target", metavar="OUTPUT", type=click.Path(dir_okay=False))
 @click.option("-s", "--size", type=click.IntRange(1), default=256, show_default=True, help="Pixels of its longer side.")
 def thumbnail(source: str, target: str, size: int) -> None:
+    if is_same(readable(source), Path(target)):
+        raise click.UsageError(f"the thumbnail would be written over {source}: name another output")
     try:
         with opened(readable(source)) as file, Image.open(file) as image:
             image.thumbnail((size, size))

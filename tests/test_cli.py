@@ -14,6 +14,7 @@ import struct
 import subprocess
 import sys
 import threading
+import unicodedata
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -110,6 +111,16 @@ def test_to_a_folder(output: str, folder: Path, monkeypatch: pytest.MonkeyPatch)
 def test_folder_is_its_photos(folder: Path, tmp_path: Path) -> None:
     assert run(folder, "-o", tmp_path / "out").exit_code == 0
     assert names(tmp_path / "out") == {"a.clric", "b.clric"}
+
+
+def test_photos_that_pillow_does_not_read_are_named(folder: Path) -> None:
+    """They are not left out of a folder without a word."""
+    (folder / "IMG.HEIC").write_bytes(b"a photo")
+    (folder / "more.png" / "raw.dng").write_bytes(b"a photo")
+    result = run(folder, "-r")
+    assert result.exit_code == 0
+    assert f"2 photos like {folder / 'IMG.HEIC'} are left out" in result.stderr
+    assert "left out" not in run(folder, "-r", "--quiet").stderr
 
 
 def test_folder_without_photos_is_its_clric_files(folder: Path, tmp_path: Path) -> None:
@@ -541,6 +552,34 @@ def test_inputs_that_differ_in_the_ends_of_their_names(folder: Path, tmp_path: P
     assert len(names(tmp_path / "back")) == 4
 
 
+def test_names_that_are_one_on_some_disks(tmp_path: Path, photo: Image.Image, fast_profile: FastProfile) -> None:
+    """Where letters may be small or not, and accents are composed or not: the outputs can be copied to any disk."""
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    for name in ("A.jpg", "a.png", "é.jpg", "e\u0301.png", "I.png", "i.png", "i.png-2.bmp", "X/b.png", "x/b.jpg"):
+        (photos / name).parent.mkdir(parents=True, exist_ok=True)
+        photo.save(photos / name)
+    result = run(photos, "-r", "-o", out)
+    assert result.exit_code == 0
+    found = [path.relative_to(out).as_posix() for path in out.rglob("*.clric")]
+    assert len({unicodedata.normalize("NFC", path.casefold()) for path in found}) == 9
+    assert {"A.jpg.clric", "a.png.clric", "I.png.clric", "i.png-2.clric", "i.png-2.bmp.clric"} < {*found}
+    assert {"X/b.png.clric", "x/b.jpg.clric"} < {*found}
+    assert f"9 outputs are named like {out / 'A.jpg.clric'}: " in result.stderr
+    assert "9 skipped" in run(photos, "-r", "-o", out).stderr
+
+
+def test_inputs_that_are_targets_on_some_disks(tmp_path: Path, photo: Image.Image, fast_profile: FastProfile) -> None:
+    photo.save(tmp_path / "a.png")
+    photo.rotate(180).save(tmp_path / "A.clric")
+    before = (tmp_path / "A.clric").read_bytes()
+    assert run(tmp_path / "a.png", tmp_path / "A.clric", "-n", "--overwrite").exit_code == 0
+    (tmp_path / "a.clric").hardlink_to(tmp_path / "A.clric")  # as if there were one name for both
+    result = run(tmp_path / "a.png", tmp_path / "A.clric", "--overwrite")
+    assert result.exit_code == 2
+    assert "written over the input" in result.stderr
+    assert (tmp_path / "a.clric").read_bytes() == before
+
+
 def test_inputs_are_not_written_over(folder: Path, photo: Image.Image) -> None:
     run(folder / "a.png")
     before = {name: (folder / name).read_bytes() for name in names(folder)}
@@ -552,6 +591,12 @@ def test_inputs_are_not_written_over(folder: Path, photo: Image.Image) -> None:
     os.symlink(folder, folder / "link")
     result = run(folder / "a.clric", folder / "a.png", "-o", folder / "link", "--overwrite")
     assert result.exit_code == 2
+    photo.save(folder / "c.jpg")
+    result = run(folder / "a.clric", folder / "c.jpg", "--importance", folder / "a.png", "--overwrite")
+    assert result.exit_code == 2
+    assert "written over the input" in result.stderr
+    (folder / "c.jpg").unlink()
+    assert run("thumbnail", folder / "a.clric", folder / "link" / "a.clric").exit_code == 2
     assert {name: (folder / name).read_bytes() for name in names(folder)} == before
 
 
@@ -580,6 +625,13 @@ def test_outputs_are_atomic(error: BaseException, folder: Path, monkeypatch: pyt
 def test_new_files_have_the_usual_permissions(folder: Path) -> None:
     run(folder / "a.png")
     assert (folder / "a.clric").stat().st_mode == (folder / "notes.txt").stat().st_mode
+
+
+def test_what_is_written_over_keeps_its_permissions(folder: Path) -> None:
+    (folder / "a.clric").write_bytes(b"old")
+    (folder / "a.clric").chmod(0o600)
+    assert run(folder / "a.png", "--overwrite").exit_code == 0
+    assert stat.S_IMODE((folder / "a.clric").stat().st_mode) == 0o600
 
 
 def test_full_disk(folder: Path) -> None:

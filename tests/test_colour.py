@@ -599,7 +599,7 @@ def test_codes_of_pillow_heif(photo: Image.Image, fast_profile: FastProfile) -> 
 
 @pytest.mark.parametrize(
     ("name", "find", "box", "at", "flags"),
-    [("AVIF", _opened.avif_codes, b"av1C", 6, 0x40), ("JPEG2000", _opened.jpeg2000_codes, b"ihdr", 14, 0x0F)],
+    [("AVIF", _opened.avif_told, b"av1C", 6, 0x40), ("JPEG2000", _opened.jpeg2000_told, b"ihdr", 14, 0x0F)],
 )
 def test_depths(
     name: str, find: _opened.Find, box: bytes, at: int, flags: int, photo: Image.Image, fast_profile: FastProfile
@@ -609,8 +609,8 @@ def test_depths(
     photo.save(buffer, name)
     deep = bytearray(buffer.getvalue())
     deep[deep.index(box) + at] |= flags
-    assert find(BytesIO(buffer.getvalue()))[1] <= 8
-    assert find(BytesIO(deep))[1] > 8
+    assert find(BytesIO(buffer.getvalue())).depth <= 8
+    assert find(BytesIO(deep)).depth > 8
     image = opened(buffer.getvalue())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -624,11 +624,11 @@ def test_depths(
 def test_any_file_has_a_code_or_none(data: st.DataObject) -> None:
     """Damaged files are told from others by Pillow; here nothing is raised."""
     kind, find = data.draw(
-        st.sampled_from([("png", _opened.png_codes), ("avif", _opened.avif_codes), ("jp2", _opened.jpeg2000_codes)])
+        st.sampled_from([("png", _opened.png_told), ("avif", _opened.avif_told), ("jp2", _opened.jpeg2000_told)])
     )
     damaged = bytearray(with_code(Image.new("RGB", (4, 4)), kind, 12, 13)[:300])
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, len(damaged)))
         damaged[at : at + data.draw(st.integers(0, 8))] = data.draw(st.binary(max_size=8))
-    codes, depth = find(BytesIO(damaged))
-    assert (len(codes), depth >= 0) == (2, True)
+    told = find(BytesIO(damaged))
+    assert (len(told.codes), told.depth >= 0) == (2, True)

@@ -86,4 +86,7 @@ def test_thumbnails_of_damaged_photos(tmp_path: Path) -> None:
     result = run("thumbnail", tmp_path / "damaged.png", tmp_path / "thumbnail")
     assert result.exit_code == 1
     assert result.output.startswith("Error: broken PNG file")
+    (tmp_path / "damaged.png").write_text("no photo")
+    result = run("thumbnail", tmp_path / "damaged.png", tmp_path / "thumbnail")
+    assert result.output.startswith("Error: cannot identify its format")
     assert not (tmp_path / "thumbnail").exists()

@@ -277,6 +277,9 @@ def test_masks_in_the_folder_of_photos_are_no_photos(fast_profile: FastProfile, 
     result = run(folder / "photos", "-r", "-o", folder / "out", "--importance", folder / "photos" / "masks")
     assert result.exit_code == 0
     assert least(fast_profile) == [10, 20, 30, None]
+    for named in ("a.png", "below"):  # which is not left out without a word
+        result = run(folder / "photos" / "masks" / named, "--importance", folder / "photos" / "masks")
+        assert "1 converted" in result.output
 
 
 @pytest.mark.usefixtures("one_core")

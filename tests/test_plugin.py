@@ -394,6 +394,36 @@ def test_full_disk_leaves_no_new_file(photo: Image.Image, fast_profile: FastProf
     assert not any(tmp_path.iterdir())
 
 
+def test_full_disk_leaves_no_part_of_a_file(
+    photo: Image.Image, clric: bytes, fast_profile: FastProfile, tmp_path: Path
+) -> None:
+    """Pillow empties what is written over; what was there before the end of an open file stays."""
+    path = tmp_path / "there.clric"
+    path.write_bytes(clric)
+    with no_space(100), pytest.raises(OSError, match="too large"):
+        photo.save(path)
+    assert path.read_bytes() == b""
+    for buffering in (0, -1):
+        with path.open("ab", buffering) as fp:
+            fp.write(b"before")
+            with no_space(100), pytest.raises(OSError, match="too large"):
+                photo.save(fp, "CLRIC")
+            fp.write(b"after")
+        assert path.read_bytes() == b"beforeafter"
+        path.write_bytes(b"")
+    path.write_bytes(clric)
+    with path.open("r+b") as fp:
+        fp.seek(50)
+        with no_space(100), pytest.raises(OSError, match="too large"):
+            photo.save(fp, "CLRIC")
+    assert len(path.read_bytes()) == len(clric)
+
+
+def test_full_device(photo: Image.Image, fast_profile: FastProfile) -> None:
+    with pytest.raises(OSError, match="No space left"):
+        photo.save("/dev/full", "CLRIC")
+
+
 # Functions
 
 

@@ -35,7 +35,8 @@ def write(target: Place | None, data: bytes, *, overwrite: bool = False, like: P
         target: its folder is made if it is missing. A link is replaced, not followed. None is stdout. What is a
             stream cannot be replaced: it gets the data, or on an error a part of them.
         data: the contents.
-        overwrite: whether it may replace a file. One that holds the same is as good as written.
+        overwrite: whether it may replace a file, whose permissions it gets. One that holds the same is as good as
+            written.
         like: a file whose times and permissions it gets, where both are on this machine.
 
     Raises:
@@ -73,6 +74,8 @@ def _write_file(target: Path, data: bytes, overwrite: bool, like: Place | None) 
             os.fsync(file.fileno())
             if isinstance(like, Path):
                 shutil.copystat(like, temporary)
+            elif os.path.isfile(target) and not os.path.islink(target):  # what is private stays so
+                shutil.copymode(target, temporary)
             if sys.platform == "win32":
                 file.close()  # or it could not be renamed
             if not overwrite and os.path.lexists(target):

@@ -14,12 +14,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 from typing import IO, Any, Literal, cast
+from unicodedata import normalize
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 import click
 
-__all__ = ["Place", "PlaceType", "Url", "identity", "is_folder", "is_url", "place"]
+__all__ = ["Place", "PlaceType", "Url", "folded", "identity", "is_folder", "is_same", "is_url", "place"]
 
 _PART = 2**16  # bytes that one request reads: the header of most photos
 _MISSING = os.strerror(errno.ENOENT)
@@ -184,6 +185,22 @@ def is_folder(where: Place) -> bool:
 def identity(where: Place) -> Place:
     """One name for one place. A link is its own place: `os.replace` replaces it, not what it points to."""
     return where if isinstance(where, Url) else Path(os.path.realpath(where.parent), where.name)
+
+
+def folded(where: Place) -> str:
+    """Text that is equal for places that are one on some disk, as of macOS and Windows.
+
+    There it makes no difference whether letters are small, and how those with accents are composed.
+    """
+    return normalize("NFD", normalize("NFD", str(where)).casefold())
+
+
+def is_same(where: Place, other: Place) -> bool:
+    """Whether two places are one on their disk; not what links there point to."""
+    if isinstance(where, Path) and isinstance(other, Path):
+        with suppress(OSError):  # one is not there
+            return os.path.samestat(os.lstat(where), os.lstat(other))
+    return identity(where) == identity(other)
 
 
 def _as_os_error(error: Exception, url: str) -> OSError:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -18,7 +19,7 @@ from PIL import Image
 
 from codec.container import MAGIC
 from pillow_clric.convert.outputs import is_stream, obstacle
-from pillow_clric.convert.places import Place, Url, identity, is_folder, is_url, place
+from pillow_clric.convert.places import Place, Url, folded, identity, is_folder, is_same, is_url, place
 
 __all__ = ["STREAM", "Job", "Plan", "coded_files", "contents", "make_plan", "opened", "photo_suffixes", "readable"]
 
@@ -28,6 +29,9 @@ MOST = 1 << 30  # bytes that a stream may give
 
 # Formats of a folder's photos. Not all that Pillow opens: folders also hold PostScript, HDF5 and films.
 _PHOTO_FORMATS = {"AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP"}
+
+# Ends of the names of photos of which Pillow reads nothing, or a small version: of phones, cameras, and JPEG XL
+_UNREAD = {".heic", ".heif", ".hif", ".jxl"} | {".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".rw2"}
 
 _SHARDS = {".parquet", ".tar"}  # ends of the names of files that hold many photos each
 _FEW = 16  # outputs in one folder of a store of which each is asked for; of more the folder is listed
@@ -83,8 +87,10 @@ class Plan:
         jobs: those to be done.
         skipped: those that are not done, as their targets exist.
         failures: files and folders that cannot be converted, and why.
-        renamed: targets that are named with the ends of their sources' names, as these differ in nothing else.
+        renamed: targets that are named with the ends of their sources' names, as these differ in nothing else that
+            counts on every disk.
         alike: photos for which a folder of importance has nothing.
+        unread: photos in folders that are left out, as Pillow does not read such.
     """
 
     jobs: list[Job]
@@ -92,6 +98,7 @@ class Plan:
     failures: list[tuple[str, str]]
     renamed: list[Place]
     alike: list[Place]
+    unread: list[Place]
 
 
 def make_plan(
@@ -114,12 +121,12 @@ def make_plan(
     """
     inputs = [STREAM if given == "/dev/stdin" else given for given in inputs]
     output = STREAM if output == "/dev/stdout" else output
-    plan = Plan([], [], [], [], [])
+    plan = Plan([], [], [], [], [], [])
 
     def on_error(error: OSError) -> None:
         plan.failures.append((error.filename, error.strerror or str(error)))
 
-    found = _jobs(inputs, output, recursive, repair, on_error)
+    found = _jobs(inputs, output, recursive, repair, on_error, plan.unread)
     if importance is not None:
         found = _with_importance(found, inputs, place(importance), recursive, on_error)
     for job in found:
@@ -156,7 +163,9 @@ def coded_files(inputs: Sequence[str], *, recursive: bool, on_error: OnError) ->
     return list(found.values())
 
 
-def _jobs(inputs: Sequence[str], output: str | None, recursive: bool, repair: bool, on_error: OnError) -> list[Job]:
+def _jobs(
+    inputs: Sequence[str], output: str | None, recursive: bool, repair: bool, on_error: OnError, unread: list[Place]
+) -> list[Job]:
     if output is None and STREAM in inputs:
         output = STREAM
     if output is not None and not _means_folder(output):
@@ -170,7 +179,7 @@ def _jobs(inputs: Sequence[str], output: str | None, recursive: bool, repair: bo
     jobs: dict[Place, Job] = {}
     for given in map(place, inputs):
         laid_out = is_folder(given)
-        for source in _expand(given, recursive, output, on_error, repair=repair):
+        for source in _expand(given, recursive, output, on_error, unread, repair=repair):
             if identity(source) in jobs:
                 continue
             data = _streamed(source)
@@ -201,10 +210,12 @@ def _with_importance(
         (_below(file.parent, given), file.stem): file
         for file in _named(_files(given, recursive, on_error), photo_suffixes())
     }
-    folders, found = [folder for folder in map(place, inputs) if is_folder(folder)], list[Job]()
+    named, found = [*map(place, inputs)], list[Job]()
+    folders = [folder for folder in named if is_folder(folder)]
+    above = {*folders} & {*given.parents}  # in a folder of photos, it is none of them
     for job in jobs:
         parents = [*job.source.parents]
-        if given in parents and given not in folders:  # in a folder of photos, it is none of them
+        if given in parents and above and not {given, job.source} & {*named}:
             continue
         top = next((folder for folder in folders if folder in parents), job.source.parent)
         name = _below(job.source.parent, top), job.source.stem
@@ -238,17 +249,40 @@ def _existing(jobs: Sequence[Job]) -> tuple[set[Place], dict[Place, str]]:
 
 
 def _told_apart(jobs: list[Job], renamed: list[Place]) -> list[Job]:
-    """The jobs; targets that would be the same keep the ends of their sources' names: a.jpg.clric, a.png.clric."""
-    count = Counter(identity(job.target) for job in jobs if job.target)
-    same = [
-        job for job in jobs if job.target and count[identity(job.target)] > 1 and job.target.stem != job.source.name
-    ]
-    if not same:
-        return jobs
-    longer = {job: job.target.with_name(job.source.name + job.suffix) for job in same if job.target}
+    """The jobs; targets that would be the same keep the ends of their sources' names: a.jpg.clric, a.png.clric.
+
+    Names are the same if they are on any disk, wherever they are written. Those that still are, as of A.jpg and a.jpg,
+    get a number, but for the first: A.jpg.clric, a.jpg-2.clric. What is the same on every disk is left to be refused.
+    """
+    targets, changes = {job: identity(job.target) for job in jobs if job.target}, Counter[Job]()
+
+    def again(same: list[Job]) -> list[Job]:
+        first, *others = same
+        unchanged = [job for job in same if not changes[job]] if others else []
+        return unchanged or [job for job in others if targets[job] != targets[first]]
+
+    while found := [job for same in _alike(targets) for job in again(same)]:
+        changes.update(found)
+        for job in found:
+            name = job.source.stem if job.is_shard else job.source.name
+            number = f"-{changes[job]}" if changes[job] > 1 else ""
+            targets[job] = targets[job].with_name(f"{name}{number}{job.suffix}")
+
+    longer = {
+        job: job.target.with_name(targets[job].name)
+        for job in jobs
+        if job.target and job.target.name != targets[job].name
+    }
     renamed += longer.values()
-    jobs = [replace(job, target=longer.get(job, job.target)) for job in jobs]
-    return _told_apart(jobs, renamed)  # others may be called so already
+    return [replace(job, target=longer.get(job, job.target)) for job in jobs]
+
+
+def _alike(targets: Mapping[Job, Place]) -> Iterable[list[Job]]:
+    """Jobs by targets that are the same on any disk."""
+    alike = defaultdict[str, list[Job]](list)
+    for job, target in targets.items():
+        alike[folded(target)].append(job)
+    return alike.values()
 
 
 def _single(given: str, output: str, *, repair: bool) -> Job:
@@ -303,9 +337,13 @@ def _check_targets(todo: Sequence[Job], jobs: Sequence[Job]) -> None:
     Raises:
         click.UsageError: says which files are in each other's way.
     """
-    inputs = {identity(job.source) for job in jobs if job.data is None}
+    inputs = defaultdict[str, list[Place]](list)
+    masks = {job.importance for job in jobs if job.importance}
+    for source in itertools.chain((job.source for job in jobs if job.data is None), masks):
+        inputs[folded(identity(source))].append(source)
     for job in todo:
-        if job.target and identity(job.target) in inputs:
+        target = job.target
+        if target and any(is_same(target, source) for source in inputs.get(folded(identity(target)), ())):
             raise click.UsageError(f"{job.source} would be written over the input {job.target}: name another output")
     first: dict[Place, Job] = {}
     for job in jobs:
@@ -359,15 +397,20 @@ def photo_suffixes() -> set[str]:
     return {suffix for suffix, name in Image.registered_extensions().items() if name in _PHOTO_FORMATS}
 
 
-def _expand(given: Place, recursive: bool, output: str | None, on_error: OnError, *, repair: bool) -> list[Place]:
+def _expand(
+    given: Place, recursive: bool, output: str | None, on_error: OnError, unread: list[Place], *, repair: bool
+) -> list[Place]:
     """The file itself, or what a folder stands for.
 
     A folder that was converted in place holds both kinds: it stands for its photos, so that converting it again finds
     nothing to do, instead of writing a PNG beside every photo. For the same reason an output folder in it is left out.
+    `unread` gets the photos in it of kinds that Pillow does not read.
     """
     if not is_folder(given):
         return [given]
     files = list(_files(given, recursive, on_error, leave_out=output))
+    if not repair:
+        unread += _named(files, _UNREAD)
     looked_for = [{".clric"}] if repair else [photo_suffixes(), {".clric"}, _SHARDS]
     kinds = (_named(files, suffixes) for suffixes in looked_for)
     return next(filter(None, kinds), [])

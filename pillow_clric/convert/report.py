@@ -11,12 +11,15 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import click
+from PIL import UnidentifiedImageError
 
 from pillow_clric._terminal import bars
 from pillow_clric.convert.places import Place
 from pillow_clric.convert.plan import STREAM, Job
 
-__all__ = ["Record", "Report", "json_line", "message", "shown"]
+__all__ = ["UNIDENTIFIED", "Record", "Report", "json_line", "message", "shown"]
+
+UNIDENTIFIED = "cannot identify its format: it is no image that Pillow can open, or damaged"
 
 Status = Literal["converted", "failed", "planned", "skipped"]
 
@@ -141,6 +144,8 @@ class Report:
 
 def message(error: BaseException, path: Place) -> str:
     """Message of an error that concerns a file, without the error's number and this file's name."""
+    if isinstance(error, UnidentifiedImageError):  # which has Python's name for the file
+        return UNIDENTIFIED
     if isinstance(error, OSError) and error.strerror:
         return error.strerror if error.filename in (None, str(path)) else f"{error.strerror}: {error.filename}"
     return str(error) or type(error).__name__

@@ -36,7 +36,7 @@ from pillow_clric._losses import losses
 from pillow_clric._metadata import for_tiff, unwritable, upright
 from pillow_clric._terminal import ignore_warnings_of_pillow
 from pillow_clric.convert.plan import Job, contents
-from pillow_clric.convert.report import message
+from pillow_clric.convert.report import UNIDENTIFIED, message
 
 __all__ = ["Result", "Settings", "results_of", "to_format"]
 
@@ -187,7 +187,7 @@ def _photo(source: bytes, settings: Settings) -> tuple[Image.Image, tuple[str, .
         image = Image.open(BytesIO(source))
     _modes.check(image)
     _colour.check(image)
-    lost = tuple(losses(image))
+    lost = tuple(losses(image, stripped=settings.strip))
     with _reading():
         image.load()
     return _stripped(image) if settings.strip else image, lost
@@ -199,7 +199,7 @@ def _reading() -> Iterator[None]:
     try:
         yield
     except UnidentifiedImageError as error:
-        raise ValueError("cannot identify its format: it is no image that Pillow can open, or damaged") from error
+        raise ValueError(UNIDENTIFIED) from error
     except (MemoryError, Image.DecompressionBombError):
         raise
     except Exception as error:
