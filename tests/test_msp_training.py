@@ -68,9 +68,14 @@ def test_layer_learns_and_a_model_comes_of_it(photos: Photos, model: Path, tmp_p
     made = files.read(tmp_path / "enhanced.safetensors")
     assert made.config["enhancement"] == {"hidden": 16, "knots": 3, "lambdas": [1e-5, 1e-3]}
     assert {n for n in made.tensors if not n.startswith("enhancement.")} == set(files.read(model).tensors)
-    again = EnhancementTask(LAYER, photos, tmp_path / "enhanced.safetensors", SIDE, COUNT)
+    with pytest.raises(ValueError, match="no enhancement layer of this shape"):
+        EnhancementTask(LAYER, photos, model, SIDE, COUNT, start=model)
+    again = EnhancementTask(LAYER, photos, model, SIDE, COUNT, start=tmp_path / "enhanced.safetensors")
     again.export(tmp_path / "again.safetensors")
-    assert set(files.read(tmp_path / "again.safetensors").tensors) == set(made.tensors)
+    assert files.read(tmp_path / "again.safetensors").tensors.keys() == made.tensors.keys()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        assert float(again.loss(again.batch(0, 0), 0)[0]) == pytest.approx(after, rel=0.01)
 
 
 def test_layer_of_a_good_quality_shows_the_picture(photos: Photos, model: Path, tmp_path: Path) -> None:

@@ -179,12 +179,13 @@ def prior(
 @training
 @crops(256, 8)
 @click.option("--weights", type=FILE, required=True, help="Model for profile msp, as the training of priors made it.")
-def enhancement(data: Path, cache: Path, side: int, batch: int, weights: Path) -> Task:
+@click.option("--start", type=FILE, help="Model whose layer to start from.")
+def enhancement(data: Path, cache: Path, side: int, batch: int, weights: Path, start: Path | None) -> Task:
     """Train the enhancement layer of a learned transform, which stays as it is.
 
     --export writes the model with the layer.
     """
-    return EnhancementTask(EnhancementConfig(), _photos(data, cache, side), weights, side, batch)
+    return EnhancementTask(EnhancementConfig(), _photos(data, cache, side), weights, side, batch, start)
 
 
 @training

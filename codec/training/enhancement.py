@@ -18,7 +18,7 @@ from codec.autoencoders.model import Model, check, read, write
 from codec.autoencoders.networks.enhancement import PRESET, Config, basis
 from codec.autoencoders.networks.integer_prior import LOG
 from codec.autoencoders.networks.progressive_prior import Distributions, ProgressivePrior, laplace_bits
-from codec.autoencoders.networks.quantisation import quantised, whole
+from codec.autoencoders.networks.quantisation import dequantised, quantised, whole
 from codec.autoencoders.networks.transform import knot_weights
 from codec.autoencoders.networks.transform_config import PATCH, PIXELS
 from codec.autoencoders.tensor_file import Arrays
@@ -29,6 +29,7 @@ from codec.files import replacing
 from codec.profiles.msp.overfitting import WORTH
 from codec.training.data import Photos, as_pictures, crops
 from codec.training.loop import Task
+from codec.training.msp_prior import read_integers
 from codec.training.optimizers import MuonAndAdam, Schedule, wide
 from codec.training.transform import SPEED
 
@@ -44,6 +45,7 @@ class EnhancementTask(Task):
     Args:
         config: of the layer.
         weights: a model for profile `msp`; a layer that it has is replaced.
+        start: a model with such a layer, whose prior this one starts from.
         side: of the crops.
         count: crops at once.
     """
@@ -52,7 +54,9 @@ class EnhancementTask(Task):
     schedule = Schedule(1.2e-3, 50)
     model: ProgressivePrior
 
-    def __init__(self, config: Config, photos: Photos, weights: Path, side: int, count: int) -> None:
+    def __init__(
+        self, config: Config, photos: Photos, weights: Path, side: int, count: int, start: Path | None = None
+    ) -> None:
         self.layer, self.photos, self.side, self.count = config, photos, side, count
         self.config: Mapping[str, Any] = {
             "layer": asdict(config), "weights": sha256(weights.read_bytes()).hexdigest()
@@ -63,8 +67,17 @@ class EnhancementTask(Task):
         self.log_gain = (LOG * (costs().log() / 2 - steps.log()[:, None])).round().long()
         torch.manual_seed(0)
         self.model = ProgressivePrior(PRESET, PIXELS, config.knots, config.hidden)
-        differences = self._differences(as_pictures(crops(photos, side, STARTED, 0)))
-        self.model.start(differences.square().mean((0, 2, 3)))
+        if start is None:
+            differences = self._differences(as_pictures(crops(photos, side, STARTED, 0)))
+            self.model.start(differences.square().mean((0, 2, 3)))
+        else:
+            self._start_as(start)
+
+    def _start_as(self, start: Path) -> None:
+        layer = read_integers(start).enhancement
+        if layer is None or layer.config != self.layer:
+            raise ValueError(f"{start} has no enhancement layer of this shape to start from")
+        self.model.load_state_dict(dequantised(layer.prior).state_dict())
 
     def optimizer(self) -> MuonAndAdam:
         fast = [self.model.log_scale, self.model.mean]

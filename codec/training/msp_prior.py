@@ -70,9 +70,9 @@ class PriorTask(Task):
         self.model = Priors(settings.network, presets)
         for name in presets:
             self._start(name, trained.prior)
-        for name, prior in {} if start is None else _trained(start).items():
+        for name, prior in {} if start is None else read_integers(start).prior.items():
             if name in presets and name != USUAL:
-                self.model.priors[name].load_state_dict(prior.state_dict())
+                self.model.priors[name].load_state_dict(dequantised(prior).state_dict())
 
     def _start(self, name: str, usual: ProgressivePrior) -> None:
         """Begin as the usual prior, as far as layers have the same inputs and outputs."""
@@ -126,9 +126,14 @@ class PriorTask(Task):
         return model
 
 
-def _trained(path: Path) -> dict[str, ProgressivePrior]:
-    """Return the priors of a model for profile `msp`, in floating point, by their presets."""
+def read_integers(path: Path) -> msp.Parts:
+    """Return what a model for profile `msp` has in integers.
+
+    Raises:
+        ModelFileError: its file is damaged.
+        ValueError: it is another model.
+    """
     model = read(path)
     if model.architecture != "msp":
         raise ValueError(f"{path} is no model for profile msp, and has no priors to start from")
-    return {name: dequantised(prior) for name, prior in loaded(msp.parts(model.config), model).prior.items()}
+    return loaded(msp.parts(model.config), model)
