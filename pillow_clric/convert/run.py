@@ -222,7 +222,16 @@ def _decoded(source: bytes, job: Job, settings: Settings, _: Progress | None) ->
     if settings.strip:
         image = _stripped(image)
         image.info.clear()
-    return to_format(image, job.suffix, round(settings.options.get("quality", 95))), image.size, damage
+    data = to_format(image, job.suffix, round(settings.options.get("quality", 95)))
+    return data, image.size, (*damage, *_left_out(image, job.suffix))
+
+
+def _left_out(image: Image.Image, suffix: str) -> Iterator[str]:
+    """A sentence on the metadata for which files with this end of their names have no place."""
+    name = Image.registered_extensions()[suffix]
+    without = [_METADATA[key] for key in ("exif", "xmp") if key in image.info and name not in _WITH_METADATA]
+    if without:
+        yield f"{' and '.join(without)} left out: {name} files have no place for that"
 
 
 def to_format(image: Image.Image, suffix: str, quality: int) -> bytes:
