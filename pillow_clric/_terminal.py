@@ -62,7 +62,7 @@ def discard(stream: IO[Any]) -> None:
 
 
 class _Speech:
-    """A stream of text that keeps the first error of writing to it.
+    """A stream of text that keeps the first error of writing to it, and escapes what its encoding lacks.
 
     Attributes:
         error: that error, if there was one.
@@ -76,7 +76,8 @@ class _Speech:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        self._attempt(self._stream.write, text)
+        encoding = self._stream.encoding or "utf-8"
+        self._attempt(self._stream.write, text.encode(encoding, "backslashreplace").decode(encoding))
         return len(text)
 
     def flush(self) -> None:

@@ -288,6 +288,14 @@ def pipe(data: bytes, *arguments: str | Path) -> Result:
     return CliRunner().invoke(cli.main, [str(argument) for argument in arguments], input=data)
 
 
+def test_names_that_the_output_cannot_hold(folder: Path) -> None:
+    """As on Windows, where what goes to a file has an encoding of few letters."""
+    run(folder / "a.png", "-o", folder / "日é.clric")
+    result = CliRunner(charset="cp1252").invoke(cli.main, ["info", str(folder / "日é.clric")])
+    assert result.exit_code == 0
+    assert r"\u65e5é.clric" in result.stdout
+
+
 def test_stdin_to_stdout(folder: Path, photo: Image.Image) -> None:
     coded = pipe((folder / "a.png").read_bytes(), "-", "-q", "30")
     assert coded.exit_code == 0
