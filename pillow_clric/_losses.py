@@ -24,7 +24,12 @@ _PROMISES = {
     "http://ns.google.com/photos/1.0/camera/MotionPhoto": "film",
     "http://ns.google.com/photos/1.0/container/": "items of its container",
 }
-_AUXILIARY = {"tmap": "gain map", "urn:com:apple:photo:2020:aux:hdrgainmap": "gain map"}
+_AUXILIARY = {
+    "tmap": "gain map",
+    "urn:com:apple:photo:2020:aux:hdrgainmap": "gain map",
+    "urn:mpeg:hevc:2015:auxid:2": "depth map",
+    "urn:mpeg:mpegB:cicp:systems:auxiliary:depth": "depth map",
+}
 
 _LARGEST_XMP = 2**20  # bytes that are looked into: as a tree they may take a hundred times as many, and seconds
 
@@ -91,6 +96,8 @@ def _beside(image: Image.Image) -> Iterator[str]:
     yield from _kept_and_promised(xmp)[1] if isinstance(xmp, bytes) else []
     if isinstance(kinds, dict):
         yield from (_AUXILIARY.get(kind, f"auxiliary picture ({kind})") for kind in kinds)
+    if image.info.get("depth_images"):  # by pillow_heif
+        yield "depth map"
 
 
 def _has_iptc(image: Image.Image) -> bool:

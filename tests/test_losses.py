@@ -137,7 +137,8 @@ APPLE = b"urn:com:apple:photo:2020:aux:hdrgainmap"
         ({"items": box(b"infe", bytes([2, 0, 0, 0, 0, 9, 0, 0]) + b"tmap\0")}, "gain map"),
         ({"items": box(b"infe", bytes([3, 0, 0, 0, 0, 0, 0, 9, 0, 0]) + b"tmap\0")}, "gain map"),
         ({"properties": box(b"auxC", bytes(4) + APPLE + b"\0")}, "gain map"),
-        ({"properties": box(b"auxC", bytes(4) + b"urn:depth\0")}, r"auxiliary picture \(urn:depth\)"),
+        ({"properties": box(b"auxC", bytes(4) + b"urn:mpeg:mpegB:cicp:systems:auxiliary:depth\0")}, "depth map"),
+        ({"properties": box(b"auxC", bytes(4) + b"urn:other\0")}, r"auxiliary picture \(urn:other\)"),
     ],
 )
 def test_beside_a_picture_in_avif(
@@ -162,8 +163,12 @@ def test_nothing_is_beside_alpha_in_avif(photo: Image.Image, fast_profile: FastP
 
 
 def test_beside_a_picture_by_pillow_heif(photo: Image.Image, fast_profile: FastProfile) -> None:
-    photo.info["aux"] = {APPLE.decode(): [7]}
-    with pytest.warns(LossWarning, match="gain map"):
+    photo.info |= {"aux": {}, "depth_images": []}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        saved(photo)
+    photo.info |= {"aux": {APPLE.decode(): [7]}, "depth_images": [object()]}
+    with pytest.warns(LossWarning, match="gain map, depth map$"):
         saved(photo)
 
 
