@@ -445,3 +445,16 @@ def test_overfitting_costs_less_and_is_repeatable() -> None:
 
     position = bitstream.read_head(unpack(once).sections[Section.GRIDS])[0].position
     assert cost(once) < cost(encode(picture, effort=3, quality=50))
+
+
+@pytest.mark.parametrize("quality", [20, 50, 80])
+def test_corrected_pictures_are_nearer_for_what_they_cost(quality: float) -> None:
+    """With the model that ships: a correction takes an encoder that is nearly the decoder's inverse."""
+    picture = photo(192, 160)
+    bits, errors = [], []
+    for effort in (2, 3):
+        data = encode(picture, model="transform", effort=effort, quality=quality)
+        bits.append(8 * len(data))
+        errors.append(np.square(decode(data).astype(float) - picture).mean())
+    assert errors[1] < 0.99 * errors[0]  # where the presets, in which the efforts also differ, change no picture
+    assert bits[1] * errors[1] < bits[0] * errors[0]  # which is about the same along the curve of one encoder

@@ -1,4 +1,4 @@
-"""Encoder: a transform, and a latent that is rounded and coded in one go; with more effort it is fitted before.
+"""Encoder: a transform, and a latent that is rounded and coded in one go; with more effort it is corrected, or fitted.
 
 At good qualities what the latent leaves of the picture is coded after it.
 """
@@ -38,6 +38,9 @@ from codec.rate_control import Coder, of_size
 from codec.tensors import to_tensor
 
 ITERATIONS = {1: 0, 2: 0, 3: 0, 4: 3, 5: 6, 6: 9, 7: 12, 8: 16, 9: 20, PAPER: 500}  # of overfitting, by effort
+CORRECTED = {
+    3
+}  # efforts at which a latent is corrected; with less it is as the encoder makes it, with more it is fitted
 PRESETS = {1: "baseline", 2: "baseline", 9: "extra", PAPER: "extra"}  # where it is not the usual one
 USUAL = "normal"
 # Part of the channels, those that hold colours and coarse shapes, and of the trade that is made with them: without them
@@ -75,8 +78,10 @@ class MspEncoder(Encoder):
         if preset not in self.transform.presets:
             preset = self.transform.presets[0]
         count = counting(progress, iterations)
-        options = self.options
-        coder = LatentCoder(self.transform, picture, logs, preset, iterations, count, options.seed, options.resilience)
+        options, corrected = self.options, self.options.effort in CORRECTED
+        coder = LatentCoder(
+            self.transform, picture, logs, preset, corrected, iterations, count, options.seed, options.resilience
+        )
         if isinstance(goal, Budget):
             return of_size(coder, goal.sizes).sections()
         return coder.at(goal.log_lambda(LOG_LAMBDA)).sections()
@@ -105,6 +110,7 @@ class LatentCoder(Coder[Coded]):
     Args:
         picture: (1, 3, height, width) in 0..1.
         log_weights: of the distortion, (1, 1, height, width); None if all are 0.
+        corrected: whether the latent is corrected by what the encoder sees in the decoded picture.
         iterations: of overfitting.
         progress: told after each of these.
         seed: of the overfitting's noise.
@@ -115,12 +121,12 @@ class LatentCoder(Coder[Coded]):
     fitting, aim_at, further = (-0.008, 0.0), -0.003, 0.02
 
     def __init__(
-        self, transform: LearnedTransform, picture: Tensor, log_weights: Tensor | None, preset: str, iterations: int,
-        progress: Callable[[int], None], seed: int, resilience: int,
+        self, transform: LearnedTransform, picture: Tensor, log_weights: Tensor | None, preset: str, corrected: bool,
+        iterations: int, progress: Callable[[int], None], seed: int, resilience: int,
     ) -> None:  # fmt: skip
         self.seed, self.transform, self.picture, self.preset = seed, transform, picture, preset
-        self.log_weights, self.iterations, self.progress = log_weights, iterations, progress
-        self.resilience = resilience
+        self.log_weights, self.corrected, self.iterations = log_weights, corrected, iterations
+        self.progress, self.resilience = progress, resilience
         least, most = (0.0, 0.0) if log_weights is None else (log_weights.min().item(), log_weights.max().item())
         self.bounds = min(LOG_LAMBDA) + least, max(LOG_LAMBDA) + most  # to where all parts are at the end of the range
         self._most = most
@@ -169,7 +175,9 @@ class LatentCoder(Coder[Coded]):
     def _code(self, place: Place, iterations: int) -> Coded:
         """Code the first latent."""
         transform, position = self.transform, place.position
-        latents, prior = transform.networks.encode(self.picture, position), transform.prior(self.preset, position)
+        prior, latents = transform.prior(self.preset, position), transform.networks.encode(self.picture, position)
+        if self.corrected:
+            latents = latents + self._correction(latents.round(), position)
         weights = self._weights(place, transform.log_lambda(position))
         trade = self._trade(weights)
         if iterations:
@@ -181,6 +189,17 @@ class LatentCoder(Coder[Coded]):
                 transform, self.preset, self.picture, weights, latents, position, iterations, self.progress, self.seed,
             )  # fmt: skip
         return Coded.of(prior, Head(self.preset, position), self.resilience, to_symbols(latents), trade)
+
+    def _correction(self, symbols: Tensor, position: int) -> Tensor:
+        """What the encoder misses of a latent in the picture that the decoder makes of it.
+
+        The encoder is nearly the decoder's inverse. So this is nearly the step of Gauss and Newton to the latent whose
+        picture is the nearest, for no more than one decoding and one encoding.
+        """
+        networks = self.transform.networks
+        with torch.no_grad():
+            made = networks.decode(symbols, position, *self.picture.shape[2:])
+            return symbols - networks.encode(made.clamp(0, 1), position)
 
     def _enhanced(self, place: Place, coded: Coded) -> Enhanced:
         """Code what the first latent leaves of the picture."""
