@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,46 @@ def overwritten(data: bytes, layout: Layout, lost: Iterable[int], fill: bytes | 
         part = packets.write(found.head, {number: found.streams[number]})
         section = section.replace(part, b"" if fill is None else fill * len(part))
     return data[: file.header.spans[layout.section][0]] + section
+
+
+def forged(data: bytes, layout: Layout, streams: Mapping[int, bytes]) -> bytes:
+    """The file with other streams in some of its packets, and checksums that are right."""
+    file = unpack(data)
+    found = layout.of(file)
+    return pack(file.header, file.sections | {layout.section: packets.write(found.head, {**found.streams, **streams})})
+
+
+FORGERIES: Mapping[str, Callable[[bytes], bytes]] = {
+    "cut": lambda stream: stream[: len(stream) // 2],
+    "random": lambda stream: np.random.default_rng(list(stream)).bytes(len(stream)),
+    "long": lambda stream: stream + b"123456789",
+}
+
+
+def check_forgery(data: bytes, layout: Layout, forgery: str) -> None:
+    """Packets of a file in nine that hold nothing valid are as lost ones, though their checksums are right.
+
+    By chance, half a stream and random bytes may be valid; all of these are not.
+    """
+    streams, numbers = layout.of(unpack(data)).streams, range(1, 9)
+    made = forged(data, layout, {number: FORGERIES[forgery](streams[number]) for number in numbers})
+    lost = codec.describe(made, device="cpu")["lost"]
+    assert 1 <= lost <= len(numbers)
+    with pytest.warns(DamageWarning, match=f"^{lost} of 9 packets are lost or damaged"):
+        picture = decode(made)
+    assert not np.array_equal(picture, decode(data))
+    with pytest.raises(CorruptError, match=f"^{lost} of 9 packets are lost or damaged: .*--repair"):
+        codec.verify(made)
+    if forgery == "long":
+        assert lost == len(numbers)
+        assert np.array_equal(picture, mended(overwritten(data, layout, numbers, b"\xa5")))
+    codec.verify(codec.repair(made, device="cpu"))
+    none = forged(data, layout, {number: FORGERIES["long"](stream) for number, stream in streams.items()})
+    with pytest.raises(CorruptError, match="no packet of the picture is sound"):
+        decode(none)
+    assert mended(none[:-1]).shape == picture.shape  # what is missing may be sound
+    elsewhere = unpack(made)
+    codec.verify(pack(replace(elsewhere.header, model=b"unknown!"), elsewhere.sections))  # only a model could tell
 
 
 def of_section(like: bytes, layout: Layout, section: bytes, length: int | None = None) -> Packets:

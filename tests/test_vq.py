@@ -371,6 +371,11 @@ def test_all_packets_lost() -> None:
                 decode(data[:start] + rest)
 
 
+@pytest.mark.parametrize("forgery", lossy.FORGERIES)
+def test_packets_that_hold_nothing_valid_are_lost(forgery: str) -> None:
+    lossy.check_forgery(coded(2), PACKETS, forgery)
+
+
 def test_repair(tmp_path: Path) -> None:
     data = codec.encode(
         photo(100, 120, 4), profile="vq", model=TINY_VQ, resilience=2, metadata={Section.XMP: METADATA["xmp"]}

@@ -10,11 +10,13 @@ import re
 import warnings
 from binascii import crc_hqx
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, TypeVar
 
 from codec.container import Container, CorruptError, DamageWarning, Section, varint
+from codec.profiles.base import Decoder
 from codec.profiles.options import Whole, option
 
 MAX_RESILIENCE = 9
@@ -25,6 +27,7 @@ _WORK = 2**29  # bytes that checksums are computed of in a search: more only if 
 _STEP = 64  # of these take as long as to look whether there is a packet
 
 Place = tuple[slice, slice]
+Contents = TypeVar("Contents")
 
 
 def resilience_option() -> Any:
@@ -86,12 +89,14 @@ class Packets:
         streams: of the packets that are sound, by number.
         beginnings: the stream of the packet that the section is cut in, by number, which no checksum vouches for.
         places: positions of all packets that there were, by number.
+        cut: whether the end of the section is missing.
     """
 
     head: Head
     streams: Mapping[int, bytes]
     beginnings: Mapping[int, bytes]
     places: Mapping[int, Place]
+    cut: bool
 
     @property
     def lost(self) -> list[int]:
@@ -103,6 +108,36 @@ class Packets:
         """How many packets are not sound, in words; empty if none are."""
         return f"{len(self.lost)} of {len(self.places)} packets are lost or damaged" if self.lost else ""
 
+    def decoded(self, decode: Callable[[bytes, Place, bool], Contents]) -> tuple[Packets, list[tuple[Place, Contents]]]:
+        """The packets, of which those that hold nothing valid are not sound either, and what the others hold.
+
+        Args:
+            decode: makes contents of a stream and its positions, given whether it is only a beginning; raises a
+                `CorruptError` if they are not valid.
+
+        Raises:
+            CorruptError: none is left, though the end is not missing.
+        """
+        sound, contents = dict[int, bytes](), list[tuple[Place, Contents]]()
+        for number, stream in self.streams.items():
+            place = self.places[number]
+            with suppress(CorruptError):  # as its checksum is right, a faulty program wrote it, or somebody by hand
+                contents.append((place, decode(stream, place, False)))
+                sound[number] = stream
+        if not (sound or self.cut):
+            raise _nothing_sound()
+        for number, stream in self.beginnings.items():
+            contents.append((self.places[number], decode(stream, self.places[number], True)))
+        return replace(self, streams=sound), contents
+
+    def check(self) -> None:
+        """Raise a `CorruptError` if packets are not sound."""
+        if self.lost:
+            raise CorruptError(
+                f"{self.damage}: get the file again, or make it whole by `clric-convert --repair`, with likely "
+                "contents there"
+            )
+
     def warn(self) -> None:
         """Tell the caller of `codec.decode`, if its decoder calls this, of packets that are not sound."""
         if self.lost:
@@ -111,6 +146,10 @@ class Packets:
     def facts(self) -> dict[str, Any]:
         """Facts for `Decoder.describe`."""
         return {"packets": len(self.places)} | ({"lost": len(self.lost)} if self.lost else {})
+
+
+def _nothing_sound() -> CorruptError:
+    return CorruptError("no packet of the picture is sound: the file is damaged beyond repair; get it again")
 
 
 def write(head: Head, streams: Mapping[int, bytes]) -> bytes:
@@ -155,20 +194,19 @@ class Layout:
             if streams.keys() <= all_places.keys() and (whole or streams.keys() < all_places.keys()):
                 break
         known, begun = ({n: s for n, s in found.items() if n in all_places} for found in (streams, beginnings))
-        return Packets(head, known, begun, all_places)
+        return Packets(head, known, begun, all_places, len(section) < length)
 
-    def check(self, container: Container) -> None:
-        """Refuse a file of which packets are not sound.
+    def check(self, container: Container, decoder: Callable[[], Decoder]) -> None:
+        """Refuse a file of which packets are not sound; what they hold is looked at only where the model is there.
 
         Raises:
             CorruptError: it is one.
         """
-        damage = self.of(container).damage
-        if damage:
-            raise CorruptError(
-                f"{damage}: get the file again, or make it whole by `clric-convert --repair`, with likely contents "
-                "there"
-            )
+        from codec.autoencoders.errors import MissingModelError
+
+        self.of(container).check()
+        with suppress(MissingModelError):
+            decoder().check(container)
 
     def _read(self, section: bytes, length: int) -> tuple[Head, dict[int, bytes], dict[int, bytes]]:
         """Head, streams and beginnings of a section that was written with so many bytes, of which the last may lack."""
@@ -180,7 +218,7 @@ class Layout:
             if last and last.head == (head or last.head) and last.end > len(section) and last.number not in streams:
                 return last.head, streams, {last.number: section[last.begin : last.stop]}
         elif head is None:
-            raise CorruptError("no packet of the picture is sound: the file is damaged beyond repair; get it again")
+            raise _nothing_sound()
         return head or Head(0, 0, bytes(self.detail)), streams, {}
 
     def _head(self, section: bytes, length: int) -> Head | None:

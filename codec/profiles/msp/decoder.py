@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,15 +12,16 @@ from codec.autoencoders.learned_transform import EnhancementLayer, on_device
 from codec.autoencoders.networks.integer_prior import Conditioned
 from codec.autoencoders.networks.patches import Floats
 from codec.autoencoders.networks.transform_config import DOWNSCALE
-from codec.container import Container, CorruptError, Header, Section, TruncatedError
+from codec.container import Container, CorruptError, Section, TruncatedError
 from codec.entropy.tables import FRACTIONS
 from codec.profiles.base import Decoder, Quality, Sections
 from codec.profiles.msp import bitstream, latent_coding
 from codec.profiles.msp.bitstream import PACKETS, Head
 from codec.profiles.msp.coded import Coded
-from codec.profiles.msp.concealment import Means, conceal
+from codec.profiles.msp.concealment import Mask, Means, conceal
+from codec.profiles.msp.latent_coding import Symbols
 from codec.profiles.msp.profile import LOG_LAMBDA
-from codec.profiles.packets import Packets
+from codec.profiles.packets import Packets, Place
 from codec.tensors import from_rgb
 
 
@@ -33,9 +34,9 @@ class MspDecoder(Decoder):
     def decode(self, container: Container, scale: int = 1) -> NDArray[np.uint8]:
         transform, header = self.transform, container.header
         if Section.PACKETS in container.sections:
-            found = PACKETS.of(container)
-            found.warn()
-            head, means = self._mended(header, found)
+            read = self._read(container)
+            read.found.warn()
+            head, means = read.head, read.means()
             symbols, more = means.astype(np.float32) / np.float32(FRACTIONS), None
         else:
             head, prior, stream = self._coded(container)
@@ -47,21 +48,23 @@ class MspDecoder(Decoder):
             picture += more
         return from_rgb(picture, header.channels)
 
+    def check(self, container: Container) -> None:
+        if Section.PACKETS in container.sections:
+            self._read(container).found.check()
+
     def repair(self, container: Container) -> Sections:
         """Sections of a file with the likely contents of its lost packets, rounded."""
         if Section.PACKETS not in container.sections:
             return super().repair(container)
-        found = PACKETS.of(container)
-        head, means = self._mended(container.header, found)
-        symbols = (means + FRACTIONS // 2) // FRACTIONS
-        prior, resilience = self.transform.prior(head.preset, head.position), max(1, found.head.resilience)
-        return Coded.of(prior, head, resilience, symbols.astype(np.float32)).sections()
+        read = self._read(container)
+        symbols, resilience = (read.means() + FRACTIONS // 2) // FRACTIONS, max(1, read.found.head.resilience)
+        return Coded.of(read.prior, read.head, resilience, symbols.astype(np.float32)).sections()
 
     def describe(self, container: Container) -> dict[str, Any]:
         transform, header = self.transform, container.header
         if Section.PACKETS in container.sections:
-            found = PACKETS.of(container)
-            return self._facts(self._head(found)) | found.facts()
+            read = self._read(container)
+            return self._facts(read.head) | read.found.facts()
         head, prior, stream = self._coded(container)
         sizes = latent_coding.bytes_by_scale(prior, stream, *transform.size(header.height, header.width))
         facts, scales = self._facts(head), {f"1/{DOWNSCALE * stride}": size for stride, size in sizes.items()}
@@ -123,20 +126,37 @@ class MspDecoder(Decoder):
         self._check(head)
         return head
 
-    def _mended(self, header: Header, found: Packets) -> tuple[Head, Means]:
-        """Head of packets, and means of symbols (height, width, channels): see `conceal`."""
+    def _read(self, container: Container) -> _Read:
+        """What the packets of a file hold."""
+        found, transform = PACKETS.of(container), self.transform
         head, spacing = self._head(found), found.head.spacing
-        prior, size = self.transform.prior(head.preset, head.position), self.transform.size(header.height, header.width)
-        symbols, known = np.zeros((*size, self.transform.channels), np.int32), np.zeros(size, bool)
-        for number, stream in found.streams.items():
-            place = found.places[number]
-            symbols[place] = latent_coding.decode(prior, stream, *known[place].shape, spacing=spacing)
-            known[place] = True
-        for number, stream in found.beginnings.items():
-            place = found.places[number]
-            decided = latent_coding.decode_beginning(prior, stream, *known[place].shape, spacing=spacing)
-            symbols[place], known[place] = decided
-        return head, conceal(prior, symbols, known)
+        prior, size = transform.prior(head.preset, head.position), transform.size(*container.header.shape[:2])
+        symbols, known = np.zeros((*size, transform.channels), np.int32), np.zeros(size, bool)
+
+        def decode(stream: bytes, place: Place, truncated: bool) -> tuple[Symbols, Mask | bool]:
+            shape = known[place].shape
+            if truncated:
+                return latent_coding.decode_beginning(prior, stream, *shape, spacing=spacing)
+            return latent_coding.decode(prior, stream, *shape, spacing=spacing), True
+
+        found, contents = found.decoded(decode)
+        for place, part in contents:
+            symbols[place], known[place] = part
+        return _Read(found, head, prior, symbols, known)
+
+
+class _Read(NamedTuple):
+    """A latent in packets: symbols (height, width, channels), and where they are known, (height, width)."""
+
+    found: Packets
+    head: Head
+    prior: Conditioned
+    symbols: Symbols
+    known: Mask
+
+    def means(self) -> Means:
+        """Means of symbols, (height, width, channels): see `conceal`."""
+        return conceal(self.prior, self.symbols, self.known)
 
 
 def _quality(log_lambda: float) -> float:

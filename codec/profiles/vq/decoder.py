@@ -14,7 +14,7 @@ from codec.autoencoders.vector_quantised import on_device
 from codec.container import Container, CorruptError
 from codec.device import computing
 from codec.profiles.base import Decoder, Sections
-from codec.profiles.packets import Packets
+from codec.profiles.packets import Packets, Place
 from codec.profiles.vq import index_coding
 from codec.profiles.vq.encoder import Coded, coded
 from codec.profiles.vq.profile import PACKETS
@@ -35,6 +35,9 @@ class VqDecoder(Decoder):
             picture = self.autoencoder.decode(indices, found.head.coding, header.height, header.width, scale)[0]
         return from_rgb(picture.cpu().numpy(), header.channels)
 
+    def check(self, container: Container) -> None:
+        self._known(container)[0].check()
+
     def repair(self, container: Container) -> Sections:
         """Sections of a file with the likely contents of its lost packets."""
         found, indices = self._known(container)
@@ -43,7 +46,7 @@ class VqDecoder(Decoder):
             return Coded(found.head, coded(self.autoencoder, found.head, mended)).sections()
 
     def describe(self, container: Container) -> dict[str, Any]:
-        found = self._packets(container)
+        found = self._known(container)[0]
         return {"codebook": self.autoencoder.sizes[found.head.coding], **found.facts()}
 
     def _packets(self, container: Container) -> Packets:
@@ -58,12 +61,14 @@ class VqDecoder(Decoder):
     def _known(self, container: Container) -> tuple[Packets, Indices]:
         """The packets, and the map that they make, with `UNKNOWN` where they do not say what is there."""
         found, header = self._packets(container), container.header
-        size = self.autoencoder.size(header.height, header.width)
-        indices = np.full(size, UNKNOWN, np.int32)
+        indices = np.full(self.autoencoder.size(header.height, header.width), UNKNOWN, np.int32)
         arguments = self.autoencoder.prior, found.head.coding, found.head.spacing
+
+        def decode(stream: bytes, place: Place, truncated: bool) -> Indices:
+            return index_coding.decode(*arguments, stream, *indices[place].shape, truncated=truncated)
+
         with computing(self.autoencoder.device):
-            for streams, truncated in ((found.streams, False), (found.beginnings, True)):
-                for number, stream in streams.items():
-                    part = indices[found.places[number]]
-                    part[...] = index_coding.decode(*arguments, stream, *part.shape, truncated=truncated)
+            found, contents = found.decoded(decode)
+        for place, part in contents:
+            indices[place] = part
         return found, indices
