@@ -118,6 +118,21 @@ def test_sizes_rise_with_quality() -> None:
     assert len(set(sizes)) >= 5
 
 
+def test_sizes_grow_without_steps_from_codebook_to_codebook() -> None:
+    """By no more than three words of a stream for five steps of quality, in a model that was trained."""
+    sizes = [len(encode(photo(256, 256), model="vq", quality=quality)) for quality in range(0, 101, 5)]
+    steps = np.diff(sizes)
+    assert steps.min() >= -4
+    assert steps.max() <= 12
+    assert sizes[-1] > 2.5 * sizes[0]
+
+
+@pytest.mark.parametrize("part", [0.4, 0.55, 0.7, 0.85])
+def test_any_size_is_met(part: float) -> None:
+    target = round(part * len(encode(photo(256, 256), model="vq", quality=100)))
+    assert target - 8 <= len(encode(photo(256, 256), model="vq", target_size=target)) <= target
+
+
 @pytest.mark.parametrize("target", [120, 195, 240])
 def test_target_size(target: int) -> None:
     size = len(encode(photo(300, 260), target_size=target))

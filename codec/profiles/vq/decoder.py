@@ -16,7 +16,7 @@ from codec.device import computing
 from codec.profiles.base import Decoder, Sections
 from codec.profiles.packets import Packets, Place
 from codec.profiles.vq import index_coding
-from codec.profiles.vq.encoder import Coded, coded
+from codec.profiles.vq.encoder import check, coded
 from codec.profiles.vq.profile import PACKETS
 from codec.tensors import from_rgb
 
@@ -42,8 +42,9 @@ class VqDecoder(Decoder):
         """Sections of a file with the likely contents of its lost packets."""
         found, indices = self._known(container)
         with computing(self.autoencoder.device):
-            mended = self.autoencoder.mend(indices, found.head.coding)
-            return Coded(found.head, coded(self.autoencoder, found.head, mended)).sections()
+            whole = coded(self.autoencoder, found.head, self.autoencoder.mend(indices, found.head.coding))
+            check(self.autoencoder, whole)
+        return whole.sections()
 
     def describe(self, container: Container) -> dict[str, Any]:
         found = self._known(container)[0]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -23,13 +25,17 @@ from codec.profiles.packets import Head
 from codec.profiles.vq import index_coding
 from codec.profiles.vq.index_coding import Trade
 from codec.profiles.vq.profile import Options
-from codec.rate_control import Coder, of_size
 from codec.tensors import to_tensor
 
-# What a bit is worth, in an index's usual error and for an index of one bit, where a file takes hardly more than one of
-# the next smaller codebook: less than where it takes as much, so that sizes grow with quality for all photos.
-TRADE = 0.4
-RATE = 0.4  # falls in a file's logarithm of size from one codebook to the next, nearly
+# What a bit is worth, in an index's usual error:
+HEAVIEST = 0.5  # at most, where nothing is left of the picture
+LEAST = 0.133  # in the smallest files
+TRADE = 0.4  # for an index of one bit, where it counts as in a file of the next smaller codebook
+RATE = 0.4  # what counts so much less, in the logarithm of its weight
+# Of the size of a codebook's best file: down to there it is no worse than the best of smaller codebooks, nearly.
+TRADED = 0.9
+SEARCH = 7  # files that are tried for a size, at most
+CLOSE = 0.99  # of a size, and no more are tried
 
 
 class VqEncoder(Encoder):
@@ -55,30 +61,40 @@ class VqEncoder(Encoder):
         picture = to_tensor([pixels], self.autoencoder.device).expand(-1, 3, -1, -1)
         logs = log_weights([importance], [pixels.shape], self.autoencoder.device)
         coder = IndexCoder(self.autoencoder, picture, logs, self.options.resilience)
-        if isinstance(goal, Budget):
-            return of_size(coder, goal.sizes).sections()
-        return coder.at(goal.value / max(QUALITIES)).sections()
+        found = coder.of_size(goal.sizes[0]) if isinstance(goal, Budget) else coder.at(goal.value / max(QUALITIES))
+        check(self.autoencoder, found)
+        return found.sections()
 
 
 @dataclass(frozen=True)
 class Coded:
-    """A coded picture."""
+    """A coded picture.
+
+    Attributes:
+        streams: of all packets, by number.
+        indices: (h, w), which they hold.
+    """
 
     head: Head
     streams: Mapping[int, bytes]
+    indices: Indices
 
     def sections(self) -> Sections:
         return {Section.GRIDS: packets.write(self.head, self.streams)}
 
-    def log_sizes(self) -> Tensor:
-        size = len(packets.write(self.head, self.streams))
-        return torch.tensor([size], dtype=torch.float64, device="cpu").log()
+    @cached_property
+    def size(self) -> int:
+        """Bytes of the section."""
+        return len(packets.write(self.head, self.streams))
 
 
-class IndexCoder(Coder[Coded]):
-    """Encoder of one picture at any quality: a part, 0..1, of the way from the smallest files to the largest.
+class IndexCoder:
+    """Encoder of one picture, whose file has any size.
 
-    Logarithms of lambdas are those of `rate_control`: at RATE for each codebook, the greatest for the smallest files.
+    A codebook has files from a largest one, of the nearest entries, down to those in which a bit is worth so much that
+    entries are far off. Each serves the sizes at which no other is better. Quality goes through these codebooks, for
+    each through sizes as much larger, by a factor, as quality is higher: so there are no steps.
+
     With weights, each place has a quality of its own. The codebook is that of the best, and elsewhere bits count more.
 
     Args:
@@ -86,60 +102,102 @@ class IndexCoder(Coder[Coded]):
         log_weights: of the distortion, (1, 1, height, width); None if all are 0.
     """
 
-    response = -1.0
-    fitting, aim_at, further = (-0.02, 0.0), -0.005, 0.02
-
     def __init__(
         self, autoencoder: VectorQuantised, picture: Tensor, log_weights: Tensor | None, resilience: int
     ) -> None:  # fmt: skip
-        self.autoencoder, self.resilience = autoencoder, resilience
-        self.picture, self._logs = picture, np.zeros((1, 1), np.float32)
+        self._autoencoder, self._picture, self._resilience = autoencoder, picture, resilience
+        self._last = len(autoencoder.sizes) - 1
+        logs = np.zeros((1, 1), np.float32)
         if log_weights is not None:
-            self._logs = of_cells(log_weights, autoencoder.downscale)[0, 0].cpu().numpy()
-        self.bounds = float(self._logs.min()), RATE * len(autoencoder.sizes) + float(self._logs.max())
-        self._costs: dict[int, NDArray[np.float32] | Indices] = {}  # by codebook
-
-    def estimate(self, logs: Tensor) -> Tensor:
-        """Bits of a file, which costs as much as to code it."""
-        return 8 * self.encode(logs).log_sizes().exp()
-
-    def encode(self, logs: Tensor) -> Coded:
-        return self.at(1 - float(logs) / (RATE * len(self.autoencoder.sizes)))
-
-    def choose(self, condition: Tensor, yes: Coded, no: Coded) -> Coded:
-        return yes if bool(condition) else no
+            logs = of_cells(log_weights, autoencoder.downscale)[0, 0].cpu().numpy()
+        self._best, self._below = float(logs.max()) / RATE, (logs.max() - logs) / RATE  # in codebooks
+        self._costs: dict[int, NDArray[np.float32] | Indices] = {}  # by codebook, as are the next ones
+        self._largest: dict[int, Coded] = {}
 
     def at(self, quality: float) -> Coded:
-        """Code the picture; what was written is read back.
+        """The file of a quality, 0..1."""
+        position = quality * (self._last + 1) - 1 + self._best
+        if position >= self._last:
+            return self._coded(self._last, self._unit(self._last) * (self._last - position))
+        book = max(0, math.ceil(position))
+        part = position - (book - 1)
+        return self._within(book, round(self._bound(book - 1) ** (1 - part) * self._bound(book) ** part))
 
-        Raises:
-            RuntimeError: it does not hold the same indices.
-        """
-        positions = quality * len(self.autoencoder.sizes) - 1 + self._logs / RATE
-        book = min(max(0, math.ceil(positions.max())), len(self.autoencoder.sizes) - 1)
-        head = Head(book, self.resilience)
-        trade = TRADE / math.log2(self.autoencoder.sizes[book]) * (book - positions).clip(min=0)
+    def of_size(self, size: int) -> Coded:
+        """The best file of no more than so many bytes, or the smallest one."""
+        return self._within(bisect_left(range(self._last), size, key=self._bound), size)
+
+    def _bound(self, book: int) -> int:
+        """Bytes from which on a greater codebook is better; of -1, those of the smallest file."""
+        if book < 0:
+            return self._coded(0, LEAST).size
+        own = self._of_nearest(book).size
+        return own if book == self._last else min(own, round(TRADED * self._of_nearest(book + 1).size))
+
+    def _within(self, book: int, size: int) -> Coded:
+        """The best file of a codebook, or of smaller ones, of no more than so many bytes; or the smallest one."""
+        # With the last one, what counts less may become as good as the rest.
+        least = -self._unit(book) * float(self._below.max()) if book == self._last else 0.0
+        best = self._coded(book, least) if least else self._of_nearest(book)
+        if best.size <= size:
+            return best
+        span = (LEAST if book == 0 else HEAVIEST) - least
+        best, low, high = self._coded(book, least + span), 0.0, 1.0
+        if book and best.size > size:
+            return self._within(book - 1, size)
+        for _ in range(SEARCH):
+            if CLOSE * size <= best.size <= size:
+                break
+            middle = (low + high) / 2
+            tried = self._coded(book, least + span * middle**2)  # the first bits are the cheapest
+            if tried.size <= size:
+                best, high = tried, middle
+            else:
+                low = middle
+        return best
+
+    def _unit(self, book: int) -> float:
+        """What a bit is worth more, in an index's usual error, for each codebook that a place is below the best."""
+        return TRADE / math.log2(self._autoencoder.sizes[book])
+
+    def _of_nearest(self, book: int) -> Coded:
+        """The file of the nearest entries, where weights are greatest."""
+        if book not in self._largest:
+            self._largest[book] = self._coded(book, 0.0)
+        return self._largest[book]
+
+    def _coded(self, book: int, trade: float) -> Coded:
+        """A file in which a bit is worth so much where weights are greatest."""
         if book not in self._costs:
-            self._costs[book] = self.autoencoder.costs(self.autoencoder.encode(self.picture, book), book)
-        return Coded(head, coded(self.autoencoder, head, self._costs[book], trade))
+            self._costs[book] = self._autoencoder.costs(self._autoencoder.encode(self._picture, book), book)
+        trades = (trade + self._unit(book) * self._below).clip(min=0)
+        return coded(self._autoencoder, Head(book, self._resilience), self._costs[book], trades)
 
 
 def coded(
     autoencoder: VectorQuantised, head: Head, costs: NDArray[np.float32] | Indices,
     trade: Trade | float = 0.0,
-) -> dict[int, bytes]:  # fmt: skip
-    """Streams of all packets of a map, by number: see `index_coding.encode`; each is read back.
+) -> Coded:  # fmt: skip
+    """Code a map: see `index_coding.encode`.
 
     Args:
         trade: of each index of the map, or of all.
+    """
+    size = costs.shape[:2]
+    streams, indices, trades = dict[int, bytes](), np.empty(size, np.int32), np.broadcast_to(trade, size)
+    for number, place in packets.places(head.resilience, *size).items():
+        arguments = autoencoder.prior, head.coding, head.spacing, costs[place], trades[place]
+        streams[number], indices[place] = index_coding.encode(*arguments)
+    return Coded(head, streams, indices)
+
+
+def check(autoencoder: VectorQuantised, made: Coded) -> None:
+    """Read a file back.
 
     Raises:
-        RuntimeError: one does not hold what was coded.
+        RuntimeError: it does not hold the same indices.
     """
-    streams, trades = {}, np.broadcast_to(trade, costs.shape[:2])
-    for number, place in packets.places(head.resilience, *costs.shape[:2]).items():
-        arguments = autoencoder.prior, head.coding, head.spacing
-        streams[number], indices = index_coding.encode(*arguments, costs[place], trades[place])
-        if not np.array_equal(index_coding.decode(*arguments, streams[number], *indices.shape), indices):
+    for number, place in packets.places(made.head.resilience, *made.indices.shape).items():
+        arguments = autoencoder.prior, made.head.coding, made.head.spacing, made.streams[number]
+        if not np.array_equal(index_coding.decode(*arguments, *made.indices[place].shape), made.indices[place]):
             raise RuntimeError("what was written does not read back the same: please report this with the picture")
-    return streams
