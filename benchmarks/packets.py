@@ -39,7 +39,7 @@ from codec.training.lpips import Lpips
 Pixels = NDArray[np.uint8]
 Judge = Callable[[Pixels, Pixels], dict[str, float]]
 
-QUALITIES = tuple(100 * (book + 1) / 8 for book in range(8))  # of each codebook, where a bit costs nothing
+QUALITIES = tuple(100 * (book + 1) / 8 for book in range(8))  # of each codebook's largest files
 
 
 RESILIENCES = (0, 1, 3, 6, 9)  # of which sizes are compared, in profile msp
