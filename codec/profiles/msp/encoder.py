@@ -41,7 +41,7 @@ ITERATIONS = {1: 0, 2: 0, 3: 0, 4: 3, 5: 6, 6: 9, 7: 12, 8: 16, 9: 20, PAPER: 50
 CORRECTED = {
     3
 }  # efforts at which a latent is corrected; with less it is as the encoder makes it, with more it is fitted
-PRESETS = {1: "baseline", 2: "baseline", 9: "extra", PAPER: "extra"}  # where it is not the usual one
+PRESETS = {1: "baseline", 2: "baseline", PAPER: "extra"}  # where it is not the usual one
 USUAL = "normal"
 # Part of the channels, those that hold colours and coarse shapes, and of the trade that is made with them: without them
 # a place has few bits, but is grey and made of squares.
