@@ -224,7 +224,7 @@ def repair(data: bytes, *, device: str = "auto") -> bytes:
 
 
 def describe(data: bytes, *, device: str = "auto") -> dict[str, Any]:
-    """How the picture of a complete file is coded, as far as its profile knows more than the header says.
+    """Coding of the picture in a complete file, as far as its profile knows more than the header says.
 
     Of profile `vq`: "codebook", its size; "packets", and "lost", how many of them are damaged, if any. Of profile
     `msp`: "preset"; "quality", as it may be given to `encode`; and "packets" and "lost" likewise, or "scales", the

@@ -77,7 +77,7 @@ def fitted(importance: Image.Image | None, size: tuple[int, int]) -> NDArray[np.
 
 
 def as_stored(importance: Image.Image, image: Image.Image) -> Image.Image:
-    """What lies over an image as it is shown, turned to lie over its pixels."""
+    """Mask of an image as it is shown, turned to lie over its pixels."""
     try:
         way = _BACK.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # EXIF that Pillow cannot parse, of which no reader knows an orientation

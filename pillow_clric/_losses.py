@@ -1,4 +1,4 @@
-"""What of an image's file is not coded: samples of more than 8 bits, other frames, gain maps, films, IPTC."""
+"""Losses of coding an image's file: samples of more than 8 bits, other frames, gain maps, films, IPTC."""
 
 from __future__ import annotations
 

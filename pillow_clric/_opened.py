@@ -1,4 +1,4 @@
-"""What files say of their samples and Pillow forgets: put into `info` of images as they are opened.
+"""Facts of files about their samples that Pillow forgets: put into `info` of images as they are opened.
 
 That is "bit_depth", as pillow_heif calls it, if samples have more than 8 bits, and primaries and transfer function by
 their codes in ITU-T H.273: "cicp", which counts more than the profile of a PNG file, or else "nclx". What an AVIF file
@@ -100,7 +100,7 @@ def png_told(stream: IO[bytes]) -> Told:
 
 
 def avif_told(stream: IO[bytes]) -> Told:
-    """What an AVIF file tells of its first picture, of which Pillow gives 8 bits of any, and of what is beside it."""
+    """Facts of an AVIF file on its first picture, of which Pillow gives 8 bits of any, and of what is beside it."""
     data, properties = stream.read(), (b"meta", b"iprp", b"ipco")
     names = (body for body in _boxes(data, *properties, b"colr") if body[:4] == b"nclx" and len(body) >= 8)
     name = next(names, bytes(8))

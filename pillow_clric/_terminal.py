@@ -1,4 +1,4 @@
-"""What commands say: lines, and on a terminal bars with the time that is left.
+"""Output of commands: lines, and on a terminal bars with the time that is left.
 
 What cannot be said (a full disk, a reader that has gone, a stream that was closed) ends no conversion; the exit status
 tells of it.

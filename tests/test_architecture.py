@@ -68,3 +68,14 @@ def test_nothing_but_lpips_is_taken_from_trainings() -> None:
     for module, path in MODULES.items():
         if not module.startswith("codec.training"):
             assert {name for name in imports(path) if name.startswith("codec.training")} <= {"codec.training.lpips"}
+
+
+def test_docstrings_begin_with_a_noun_or_a_verb() -> None:
+    found = [
+        f"{module}: {text.splitlines()[0]}"
+        for module, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
+        if (text := ast.get_docstring(node)) and text.split(maxsplit=1)[0] in ("What", "That", "Where", "How", "Which")
+    ]
+    assert found == []

@@ -62,7 +62,7 @@ class Layer:
 
 
 class EnhancementLayer(Layer):
-    """What the transform leaves of pictures: see `codec.autoencoders.networks.enhancement`."""
+    """Remainder that the transform leaves of pictures: see `codec.autoencoders.networks.enhancement`."""
 
     def __init__(self, networks: Enhancement) -> None:
         super().__init__(networks.config.lambdas, networks.gains.log)

@@ -240,7 +240,7 @@ def shaped(make: Callable[[Mapping[str, Any]], Made], model: Model) -> Made:
 
 
 def loaded(part: AnyProven, model: Model, prefix: str = "") -> AnyProven:
-    """What a model computes in integers, or a part of it whose integers' names begin with a prefix, with its integers.
+    """Integer networks of a model, or a part of them whose integers' names begin with a prefix, with its integers.
 
     Raises:
         ModelFileError: they do not fit it, or results would not be exact.

@@ -62,7 +62,7 @@ def _widths(tensors: dict[str, Tensor]) -> list[int]:
 
 
 def _count(tensors: dict[str, Tensor], of: str) -> int:
-    """How many parts there are of a name."""
+    """Number of parts of a name."""
     return len({name[len(of) :].split(".")[1] for name in tensors if name.startswith(f"{of}.")})
 
 

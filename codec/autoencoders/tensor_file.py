@@ -30,7 +30,7 @@ _FITTING = {"float32": FLOATS, "int64": INTEGERS}
 
 
 class Typed(Protocol):
-    """What has a shape and a type: a tensor, an array, or what a header says of one."""
+    """Anything that has a shape and a type: a tensor, an array, or what a header says of one."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...

@@ -72,7 +72,7 @@ class TransformNetworks:
     def picture(
         self, symbols: NDArray[np.float32], position: int, height: int, width: int, scale: int
     ) -> NDArray[np.float32]:
-        """What `decode` makes of symbols (*size(height, width), channels): (3, height / scale, width / scale)."""
+        """Picture of symbols, by `decode`, (*size(height, width), channels): (3, height / scale, width / scale)."""
         with computing(self.device), torch.no_grad():
             made: NDArray[np.float32] = self.decode(as_latent(symbols), position, height, width, scale)[0].cpu().numpy()
         return made

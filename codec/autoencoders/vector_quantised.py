@@ -66,7 +66,7 @@ class VectorQuantised:
 
     @torch.no_grad()
     def costs(self, latents: Tensor, book: int) -> NDArray[np.float32] | Indices:
-        """What each entry of a codebook costs at each position of a latent (1, dimensions, h, w): (h, w, entries).
+        """Cost of each entry of a codebook at each position of a latent (1, dimensions, h, w): (h, w, entries).
 
         These are squared distances, in the mean one of the nearest entries. Where all entries cost the same bits, these
         are no reason to take another than the nearest one: what is returned are the indices of those, (h, w).

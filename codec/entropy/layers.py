@@ -85,7 +85,7 @@ def exact_dtype(bound: int, *, rounded: bool = False) -> np.dtype[Any]:
 
 
 class Proven:
-    """What has integers by name, its own and those of its parts, and computes with them once they are loaded.
+    """Object that has integers by name, its own and those of its parts, and computes with them once they are loaded.
 
     Parts are attributes that are `Proven`, or lists or dicts of these. The integers of one have its name before theirs,
     as in a `state_dict` of torch.

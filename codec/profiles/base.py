@@ -112,7 +112,7 @@ class Decoder(ABC):
         raise UnsupportedError("a file that is not in packets cannot be repaired: get it again")
 
     def describe(self, container: Container) -> dict[str, Any]:
-        """How a picture is coded, as far as the header does not say it: facts by name, which `json` can write.
+        """Coding of a picture, as far as the header does not say it: facts by name, which `json` can write.
 
         Raises:
             FormatError: the sections are not valid.

@@ -1,4 +1,4 @@
-"""What profiles have in common whose files name a model. Needs no torch."""
+"""Options and headers of profiles whose files name a model. Needs no torch."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def places(resilience: int, height: int, width: int) -> dict[int, Place]:
 
 @dataclass(frozen=True)
 class Head:
-    """How a picture is coded; every packet begins with it.
+    """Head of every packet: coding of the picture.
 
     Attributes:
         coding: number of the codebook or of the preset, 0..15.
@@ -82,7 +82,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Packets:
-    """What a section holds.
+    """Contents of a section.
 
     Attributes:
         head: any, if nothing is left of it.
@@ -105,7 +105,7 @@ class Packets:
 
     @property
     def damage(self) -> str:
-        """How many packets are not sound, in words; empty if none are."""
+        """Number of packets that are not sound, in words; empty if all are."""
         return f"{len(self.lost)} of {len(self.places)} packets are lost or damaged" if self.lost else ""
 
     def decoded(self, decode: Callable[[bytes, Place, bool], Contents]) -> tuple[Packets, list[tuple[Place, Contents]]]:
@@ -159,7 +159,7 @@ def write(head: Head, streams: Mapping[int, bytes]) -> bytes:
 
 @dataclass(frozen=True)
 class Layout:
-    """How files of a profile have packets.
+    """Arrangement of packets in files of a profile.
 
     Attributes:
         section: that they are in.
@@ -269,7 +269,7 @@ class _Packet(NamedTuple):
 
     @property
     def end(self) -> int:
-        """Where the next packet may start."""
+        """First place at which the next packet may start."""
         return self.stop + _CRC_BYTES
 
     @classmethod

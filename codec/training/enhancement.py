@@ -103,7 +103,7 @@ class EnhancementTask(Task):
 
     @torch.no_grad()
     def _differences(self, pictures: Tensor) -> Tensor:
-        """What the first layer leaves of pictures (batch, 3, h, w): (batch, PIXELS, h / PATCH, w / PATCH)."""
+        """Remainder of pictures (batch, 3, h, w) beside the first layer: (batch, PIXELS, h / PATCH, w / PATCH)."""
         device = pictures.device
         transform = on_device(self.base, str(device))
         position, networks = transform.position(math.log(self.layer.lambdas[1])), transform.networks

@@ -20,7 +20,7 @@ Convert = Callable[[list[Job], Settings], Generator[Result]]
 
 @dataclass(frozen=True)
 class Order:
-    """How files are to be converted and written.
+    """Order to convert files and write them.
 
     Attributes:
         settings: of the conversion.

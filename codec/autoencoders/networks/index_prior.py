@@ -159,7 +159,7 @@ class IntegerIndexPrior(Proven):
         return self.first[self.books[book]]
 
     def features(self, book: int, halving: int, offset: int, known: NDArray[np.float32]) -> Whole:
-        """What logits of the positions at an offset depend on: (h, w, known * CODE), whole, to (h, w, hidden).
+        """Features that logits of the positions at an offset depend on: (h, w, known * CODE), whole, to (h, w, hidden).
 
         Args:
             halving: 0 for the finest; beyond the coarsest that there is it is as that.

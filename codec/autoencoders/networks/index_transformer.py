@@ -45,7 +45,7 @@ class IndexTransformer(nn.Module):
         self.bias = nn.Parameter(torch.zeros(starts[-1]))
 
     def forward(self, places: Tensor, books: Tensor) -> Tensor:
-        """What logits are made of, (batch, h, w, width).
+        """Features that logits are made of, (batch, h, w, width).
 
         Args:
             places: (batch, h, w), int64, sides of at most `WINDOW`; `UNKNOWN` where they are not known.

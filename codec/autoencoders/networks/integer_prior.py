@@ -168,7 +168,7 @@ class IntegerPrior(Proven):
 
 
 def between(knots: Integers, position: int) -> Integers:
-    """What lies between two knots of (..., knots, n) at a position, rounded: (..., n)."""
+    """Values between two knots of (..., knots, n) at a position, rounded: (..., n)."""
     knot = min(position // STEPS, knots.shape[-2] - 2)
     part = position - STEPS * knot
     mixed: Integers = knots[..., knot, :] * (STEPS - part) + knots[..., knot + 1, :] * part
@@ -193,7 +193,7 @@ class Conditioned:
         return self.units.means(self.prior.mean, everything), scales
 
     def context(self, halving: int, offset: int, known: Whole) -> Whole:
-        """What the distributions at an offset depend on, but for the same position: see `IntegerStep.embedded`."""
+        """Features that distributions at an offset depend on, but for the same position: see `IntegerStep.embedded`."""
         condition = between(self.prior.condition[halving, offset], self.position)
         return self.prior.steps[offset].embedded(known, condition)
 

@@ -15,7 +15,7 @@ from codec.entropy.layers import Proven
 
 
 class Parts(Proven):
-    """What of a model is in integers: gains, and a prior for each preset; and a layer beyond these.
+    """Integers of a model: gains, and a prior for each preset; and a layer beyond these.
 
     Args:
         config: of the transform.

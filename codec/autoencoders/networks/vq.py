@@ -115,7 +115,7 @@ class Config:
 
     @property
     def starts(self) -> tuple[int, ...]:
-        """Where each codebook begins among the entries of all, and where the last one ends."""
+        """First entry of each codebook among those of all, and the end of the last one."""
         return tuple(accumulate(self.sizes, initial=0))
 
 
@@ -214,7 +214,7 @@ class Vq(Quantised, Codebooks):
 
 
 class Parts(Proven):
-    """What of a model is in integers: the prior of its indices."""
+    """Integers of a model: the prior of its indices."""
 
     def __init__(self, config: Config, indices: IndexConfig) -> None:
         super().__init__()

@@ -181,7 +181,7 @@ class LatentFits(Fits):
 
     @abstractmethod
     def _begun(self, logs: Tensor) -> Initialisation:
-        """How fits begin, by the logarithms of the lambdas of what counts most."""
+        """Beginning of fits, by the logarithms of the lambdas of what counts most."""
 
     def bits(self, function: Function) -> Tensor:
         return fit.rate(function.rounded()) * function.positions

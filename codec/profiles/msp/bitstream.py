@@ -20,7 +20,7 @@ _POSITION = Struct("<H")
 
 @dataclass(frozen=True)
 class Head:
-    """How a latent is coded.
+    """Coding of a latent.
 
     Attributes:
         preset: name of the order in which it is.

@@ -95,7 +95,7 @@ class MspDecoder(Decoder):
         return layer, position, stream
 
     def _enhancement(self, container: Container, scale: int) -> Floats | None:
-        """What the enhancement layer adds to a picture; None if there is none, or the file ends before it begins."""
+        """Addition of the enhancement layer to a picture; None if there is none, or the file ends before it begins."""
         header, truncated = container.header, container.truncated
         if Section.ENHANCEMENT not in container.sections:
             return None
@@ -127,7 +127,7 @@ class MspDecoder(Decoder):
         return head
 
     def _read(self, container: Container) -> _Read:
-        """What the packets of a file hold."""
+        """Contents of the packets of a file."""
         found, transform = PACKETS.of(container), self.transform
         head, spacing = self._head(found), found.head.spacing
         prior, size = transform.prior(head.preset, head.position), transform.size(*container.header.shape[:2])

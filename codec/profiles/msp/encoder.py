@@ -163,7 +163,7 @@ class LatentCoder(Coder[Coded]):
         return self._known[key]
 
     def _place(self, log_lambda: float) -> Place:
-        """Where a file is whose most important part has this lambda."""
+        """Place of a file whose most important part has this lambda."""
         layer, enhanced = self._layer, None
         if layer is not None and log_lambda < (greatest := layer.log_lambda(layer.positions)):
             enhanced, first = layer.position(log_lambda), greatest
@@ -191,7 +191,7 @@ class LatentCoder(Coder[Coded]):
         return Coded.of(prior, Head(self.preset, position), self.resilience, to_symbols(latents), trade)
 
     def _correction(self, symbols: Tensor, position: int) -> Tensor:
-        """What the encoder misses of a latent in the picture that the decoder makes of it.
+        """Difference of a latent from what the encoder makes of its picture.
 
         The encoder is nearly the decoder's inverse. So this is nearly the step of Gauss and Newton to the latent whose
         picture is the nearest, for no more than one decoding and one encoding.
@@ -242,7 +242,7 @@ class LatentCoder(Coder[Coded]):
 
 
 def structure_cost(picture: Tensor) -> NDArray[np.float32]:
-    """What a squared error in each patch costs, (rows, columns, 1), about 1 on average.
+    """Cost of a squared error in each patch, (rows, columns, 1), about 1 on average.
 
     That is 1, and by how much it adds to `structural_error`: the more, the fewer contrasts there are that hide it. Of
     an error that has nothing to do with the picture SSIM's contrast and structure lose its variance, by twice that of

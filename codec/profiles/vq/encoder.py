@@ -157,7 +157,7 @@ class IndexCoder:
         return best
 
     def _unit(self, book: int) -> float:
-        """What a bit is worth more, in an index's usual error, for each codebook that a place is below the best."""
+        """Further worth of a bit, in an index's usual error, for each codebook that a place is below the best."""
         return TRADE / math.log2(self._autoencoder.sizes[book])
 
     def _of_nearest(self, book: int) -> Coded:
