@@ -196,9 +196,7 @@ def decode(data: bytes, *, device: str = "auto", allow_truncated: bool = False, 
 
 
 def verify(data: bytes) -> None:
-    """Check a file's checksums and structure, as far as that shows without computing the picture.
-
-    What packets hold is checked if their model is there; nothing else needs one.
+    """Check a file's checksums and structure, as far as that shows without computing the picture, and without torch.
 
     Raises:
         FormatError: as `decode`; it may yet refuse what passes here, but nothing that was written by `encode`.

@@ -51,7 +51,7 @@ def info(inputs: Sequence[str], recursive: bool, as_json: bool, detail: bool) ->
 
 @click.command(
     help="""
-    Check .clric files by their checksums, and packets by what they hold, without making pictures.
+    Check .clric files by their checksums, without decoding them.
 
     An INPUT that is a folder stands for its .clric files; - is stdin. Exit status: 0, or 1 if a file is damaged or
     incomplete.

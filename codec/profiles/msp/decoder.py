@@ -48,10 +48,6 @@ class MspDecoder(Decoder):
             picture += more
         return from_rgb(picture, header.channels)
 
-    def check(self, container: Container) -> None:
-        if Section.PACKETS in container.sections:
-            self._read(container).found.check()
-
     def repair(self, container: Container) -> Sections:
         """Sections of a file with the likely contents of its lost packets, rounded."""
         if Section.PACKETS not in container.sections:

@@ -57,7 +57,7 @@ class Msp(Profile[Options]):
 
         check_model(container.header)
         if Section.PACKETS in container.sections:
-            PACKETS.check(container, lambda: self.decoder(container.header, "cpu"))
+            PACKETS.check(container)
         else:
             read_head(container.sections.get(Section.GRIDS, b""))
             if Section.ENHANCEMENT in container.sections:

@@ -35,9 +35,6 @@ class VqDecoder(Decoder):
             picture = self.autoencoder.decode(indices, found.head.coding, header.height, header.width, scale)[0]
         return from_rgb(picture.cpu().numpy(), header.channels)
 
-    def check(self, container: Container) -> None:
-        self._known(container)[0].check()
-
     def repair(self, container: Container) -> Sections:
         """Sections of a file with the likely contents of its lost packets."""
         found, indices = self._known(container)

@@ -51,7 +51,7 @@ class Vq(Profile[Options]):
 
     def check(self, container: Container) -> None:
         check_model(container.header)
-        PACKETS.check(container, lambda: self.decoder(container.header, "cpu"))
+        PACKETS.check(container)
 
 
 PROFILE = Vq()
