@@ -52,7 +52,7 @@ USUAL_COST = 2.0  # of a squared error with what it does to structure, in its ow
 class MspEncoder(Encoder):
     """Encoder with the model that the options name."""
 
-    bytes_per_pixel = 100
+    bytes_per_pixel = 120
     batchable = False
 
     def __init__(self, options: Options, device: torch.device) -> None:
