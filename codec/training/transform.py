@@ -148,7 +148,7 @@ class TransformTask(Task):
         # logarithm, as rates at equal quality are compared in per cent: all pictures count alike.
         cost = 10 * (distortion + lambdas * bits) / lambdas.sqrt()
         loss = (cost + EASY).log().mean()
-        return loss, {"squared_error": squared_error(made, pictures).detach().mean(), "bpp": bits.detach().mean()}
+        return loss, {"squared_error": squared_error(made.detach(), pictures).mean(), "bpp": bits.detach().mean()}
 
     def validate(self, model: nn.Module, progress: Progress, folder: Path) -> dict[str, Any]:
         if self.validation is None:

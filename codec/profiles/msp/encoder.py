@@ -38,9 +38,7 @@ from codec.rate_control import Coder, of_size
 from codec.tensors import to_tensor
 
 ITERATIONS = {1: 0, 2: 0, 3: 0, 4: 3, 5: 6, 6: 9, 7: 12, 8: 16, 9: 20, PAPER: 500}  # of overfitting, by effort
-CORRECTED = {
-    3
-}  # efforts at which a latent is corrected; with less it is as the encoder makes it, with more it is fitted
+CORRECTED = 3  # effort at which a latent is corrected; with less it is as the encoder makes it, with more it is fitted
 PRESETS = {1: "baseline", 2: "baseline", PAPER: "extra"}  # where it is not the usual one
 USUAL = "normal"
 # Part of the channels, those that hold colours and coarse shapes, and of the trade that is made with them: without them
@@ -78,7 +76,7 @@ class MspEncoder(Encoder):
         if preset not in self.transform.presets:
             preset = self.transform.presets[0]
         count = counting(progress, iterations)
-        options, corrected = self.options, self.options.effort in CORRECTED
+        options, corrected = self.options, self.options.effort == CORRECTED
         coder = LatentCoder(
             self.transform, picture, logs, preset, corrected, iterations, count, options.seed, options.resilience
         )

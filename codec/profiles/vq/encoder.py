@@ -111,8 +111,8 @@ class IndexCoder:
         if log_weights is not None:
             logs = of_cells(log_weights, autoencoder.downscale)[0, 0].cpu().numpy()
         self._best, self._below = float(logs.max()) / RATE, (logs.max() - logs) / RATE  # in codebooks
-        self._costs: dict[int, NDArray[np.float32] | Indices] = {}  # by codebook, as are the next ones
-        self._largest: dict[int, Coded] = {}
+        self._costs: dict[int, NDArray[np.float32] | Indices] = {}  # by codebook
+        self._known: dict[tuple[int, float], Coded] = {}  # by codebook and trade
 
     def at(self, quality: float) -> Coded:
         """The file of a quality, 0..1."""
@@ -131,14 +131,14 @@ class IndexCoder:
         """Bytes from which on a greater codebook is better; of -1, those of the smallest file."""
         if book < 0:
             return self._coded(0, LEAST).size
-        own = self._of_nearest(book).size
-        return own if book == self._last else min(own, round(TRADED * self._of_nearest(book + 1).size))
+        own = self._coded(book).size
+        return own if book == self._last else min(own, round(TRADED * self._coded(book + 1).size))
 
     def _within(self, book: int, size: int) -> Coded:
         """The best file of a codebook, or of smaller ones, of no more than so many bytes; or the smallest one."""
         # With the last one, what counts less may become as good as the rest.
         least = -self._unit(book) * float(self._below.max()) if book == self._last else 0.0
-        best = self._coded(book, least) if least else self._of_nearest(book)
+        best = self._coded(book, least)
         if best.size <= size:
             return best
         span = (LEAST if book == 0 else HEAVIEST) - least
@@ -160,18 +160,15 @@ class IndexCoder:
         """Further worth of a bit, in an index's usual error, for each codebook that a place is below the best."""
         return TRADE / math.log2(self._autoencoder.sizes[book])
 
-    def _of_nearest(self, book: int) -> Coded:
-        """The file of the nearest entries, where weights are greatest."""
-        if book not in self._largest:
-            self._largest[book] = self._coded(book, 0.0)
-        return self._largest[book]
-
-    def _coded(self, book: int, trade: float) -> Coded:
-        """A file in which a bit is worth so much where weights are greatest."""
-        if book not in self._costs:
-            self._costs[book] = self._autoencoder.costs(self._autoencoder.encode(self._picture, book), book)
-        trades = (trade + self._unit(book) * self._below).clip(min=0)
-        return coded(self._autoencoder, Head(book, self._resilience), self._costs[book], trades)
+    def _coded(self, book: int, trade: float = 0.0) -> Coded:
+        """A file in which a bit is worth so much where weights are greatest; of the nearest entries by default."""
+        if (book, trade) not in self._known:
+            if book not in self._costs:
+                self._costs[book] = self._autoencoder.costs(self._autoencoder.encode(self._picture, book), book)
+            trades = (trade + self._unit(book) * self._below).clip(min=0)
+            head = Head(book, self._resilience)
+            self._known[book, trade] = coded(self._autoencoder, head, self._costs[book], trades)
+        return self._known[book, trade]
 
 
 def coded(
