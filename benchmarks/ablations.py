@@ -9,41 +9,108 @@ interrupted one goes on. Their figures are of the averaged weights, at a learnin
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
 from common import machine, table, write
+from torch import Tensor, nn
 
 from codec.autoencoders.networks.transform_config import Config
+from codec.distortion.pixels import COARSE, coarse_error, squared_error
+from codec.overfit.soap import EVERY, Soap
 from codec.training.loop import Budget, Loop, read_log
-from codec.training.optimizers import Schedule
-from codec.training.transform import Settings, TransformTask
+from codec.training.optimizers import MuonAndAdam, Schedule, wide
+from codec.training.transform import SPEED, Settings, TransformTask
 from codec.training.validation import JUDGES, compare, photos_and_validation
 
 BASELINE = Settings()
+WARM_UP = 100  # iterations
+
+
+class SoapAndAdam(MuonAndAdam):
+    """SOAP for some kernels, each as a matrix that shares its memory, and Adam for the rest.
+
+    Args:
+        kernels, parameters, fast, speed: as of `MuonAndAdam`.
+    """
+
+    def __init__(
+        self, kernels: Iterable[nn.Parameter], parameters: Iterable[nn.Parameter], fast: Iterable[nn.Parameter],
+        speed: float,
+    ) -> None:  # fmt: skip
+        self.kernels = {kernel: kernel.detach().view(1, len(kernel), -1).requires_grad_() for kernel in kernels}
+        own = {id(kernel) for kernel in self.kernels}
+        super().__init__([], [p for p in parameters if id(p) not in own], fast=fast, speed=speed)
+        self.soap, self.steps = Soap(self.kernels.values()), 0
+        self.soap.param_groups[0]["times"] = 1.0
+        self.optimizers.append(self.soap)
+
+    def step(self, learning_rate: float) -> None:
+        for kernel, matrix in self.kernels.items():
+            assert kernel.grad is not None
+            matrix.grad = kernel.grad.view_as(matrix)
+        super().step(learning_rate)
+        self.steps += 1
+        if self.steps % EVERY == 0:
+            self.soap.turn()
+
+
+class SoapTask(TransformTask):
+    """The training with SOAP in Muon's place."""
+
+    def optimizer(self) -> MuonAndAdam:
+        model = self.model
+        fast = [model.transform.log_gain, model.prior.log_scale, model.prior.mean]
+        return SoapAndAdam(wide(model, but=fast), model.parameters(), fast, SPEED)
+
+
+def without_structure(made: Tensor, pictures: Tensor) -> Tensor:
+    """Squared and coarse errors of pictures (batch, 3, h, w): (batch,)."""
+    return squared_error(made, pictures) + COARSE * coarse_error(made, pictures)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A configuration of the training.
+
+    Attributes:
+        rate: learning rate where it stays.
+    """
+
+    settings: Settings = BASELINE
+    rate: float = 1.2e-3
+    task: type[TransformTask] = TransformTask
+
+
+def _network(**changed: Any) -> Variant:
+    return Variant(replace(BASELINE, network=Config(**changed)))
+
+
 VARIANTS = {
-    "baseline": BASELINE,
-    "fine160": replace(BASELINE, network=Config(fine=160)),
-    "fine192": replace(BASELINE, network=Config(fine=192)),
-    "blocks3": replace(BASELINE, network=Config(decoder=(3, 2))),
-    "latent320": replace(BASELINE, network=Config(latent=320)),
-    "expansion3": replace(BASELINE, network=Config(expansion=3)),
-    "adam": replace(BASELINE, muon=False),
-    "batch16": replace(BASELINE, batch=16),
-    "double-rate": BASELINE,
+    "baseline": Variant(),
+    "fine160": _network(fine=160),
+    "fine192": _network(fine=192),
+    "blocks3": _network(decoder=(3, 2)),
+    "latent320": _network(latent=320),
+    "expansion1": _network(expansion=1),
+    "adam": Variant(replace(BASELINE, muon=False), 6e-4),
+    "soap": Variant(rate=6e-4, task=SoapTask),
+    "without-structure": Variant(replace(BASELINE, distortion=without_structure)),
+    "batch16": Variant(replace(BASELINE, batch=16)),
 }
-RATES = {"adam": 6e-4, "double-rate": 2.4e-3}  # learning rates other than the usual
 
 
 def train(name: str, data: Path, folder: Path, core_hours: float) -> None:
-    """Train one of the variants, and validate it at the end."""
-    settings = VARIANTS[name]
-    photos, validation = photos_and_validation(data, folder / "cache", settings.side)
-    task = TransformTask(settings, photos, validation)
-    loop = Loop(task, folder / name, Schedule(RATES.get(name, 1.2e-3), 500))
+    """Train one of the variants, and validate it at the end, with Kodak's photos only."""
+    variant = VARIANTS[name]
+    photos, validation = photos_and_validation(data, folder / "cache", variant.settings.side)
+    validation = replace(validation, sets=dict(list(validation.sets.items())[-1:]))
+    task = variant.task(variant.settings, photos, validation, compiled=True)
+    loop = Loop(task, folder / name, Schedule(variant.rate, WARM_UP))
     loop.run(Budget(core_hours=core_hours))
     loop.validate()
 
@@ -52,7 +119,7 @@ def row(name: str, folder: Path) -> dict[str, Any]:
     """Figures of one that was trained: BD-rates by judge against AVIF, of the set that was validated last."""
     lines = read_log(folder / name)
     figures = list(lines[-1]["validation"].values())[-1]
-    config = VARIANTS[name].network
+    config = VARIANTS[name].settings.network
     return {
         "name": name, "decoder_kmacs": round(config.macs["decoder"], 1), "iterations": lines[-1]["iteration"],
         "core_hours": lines[-1]["core_hours"], **figures,

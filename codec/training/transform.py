@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -47,6 +47,7 @@ class Settings:
         batch: crops of that side at once.
         usual: least and greatest lambda that most files have, of all that the network is for.
         muon: whether matrices are left to Muon; otherwise Adam does it all.
+        distortion: of pictures made (batch, 3, h, w) and wanted: (batch,).
     """
 
     network: Config = field(default_factory=Config)
@@ -54,6 +55,7 @@ class Settings:
     batch: int = 8
     usual: tuple[float, float] = (4e-4, 5e-2)
     muon: bool = True
+    distortion: Callable[[Tensor, Tensor], Tensor] = picture_error
 
 
 class Model(nn.Module):
@@ -143,7 +145,7 @@ class TransformTask(Task):
         lambdas = draw_mixed(len(pictures), batch.device, self.settings)
         with reduced_precision(batch.device):
             made, bits = self.model(pictures, lambdas)
-        distortion = picture_error(made, pictures)
+        distortion = self.settings.distortion(made, pictures)
         # By the root of lambda, as distortion and rate of a good codec grow with it: all rates count alike. And by the
         # logarithm, as rates at equal quality are compared in per cent: all pictures count alike.
         cost = 10 * (distortion + lambdas * bits) / lambdas.sqrt()
