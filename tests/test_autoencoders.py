@@ -172,7 +172,7 @@ class TestTiles:
 
     @given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 3), st.integers(1, 3))
     def test_what_needs_no_context_is_the_same(self, height: int, width: int, down: int, up: int) -> None:
-        source = torch.randn(2, 3, height * down, width * down)
+        source = torch.randn(2, 3, height * down, width * down, requires_grad=True)
 
         def function(x: Tensor) -> Tensor:
             assert max(x.shape[2:]) <= 16 * down
@@ -181,6 +181,8 @@ class TestTiles:
         made = tiled(function, source, 3, (down, up), 16, 4)
         whole = torch.nn.functional.avg_pool2d(source, down).repeat_interleave(up, 2).repeat_interleave(up, 3)
         torch.testing.assert_close(made, whole)
+        found, wanted = (torch.autograd.grad(x.square().sum(), source)[0] for x in (made, whole))
+        torch.testing.assert_close(found, wanted)
 
     def test_are_smaller_where_memory_ends(self) -> None:
         sides: list[int] = []
@@ -200,7 +202,7 @@ class TestTiles:
                 tiled(function, source, 3, (1, 1), 64, 4)
             assert sides[-1] > 4
         most, before = 20, len(sides)
-        with pytest.raises(torch.cuda.OutOfMemoryError):  # gradients need all tiles at once
+        with pytest.raises(torch.cuda.OutOfMemoryError):  # which gradients would need again
             tiled(function, source, 3, (1, 1), 64, 4)
         assert len(sides) == before + 1
 

@@ -429,22 +429,33 @@ def large(model: Model, inputs: str) -> torch.Tensor:
     return torch.full(model.tensors[inputs.replace("inputs", "weight")].shape, 2**30, dtype=torch.int32)
 
 
+def cost(data: bytes, picture: Pixels, transform: learned_transform.LearnedTransform) -> float:
+    """What a file of one latent costs by its own lambda: distortion, and bits per pixel."""
+    position = bitstream.read_head(unpack(data).sections[Section.GRIDS])[0].position
+    made, wanted = (to_tensor([p], torch.device("cpu")) for p in (decode(data), picture))
+    rate = 8 * len(data) / picture[..., 0].size
+    return float(picture_error(made, wanted)) + rate * math.exp(transform.log_lambda(position))
+
+
 def test_overfitting_costs_less_and_is_repeatable() -> None:
     """The same call gives the same file, whatever was drawn before, and leaves the caller's random numbers alone."""
     picture, transform = photo(64, 80), transform_of()
     state = torch.get_rng_state()
-    once = encode(picture, effort=5, quality=50)
+    once = encode(picture, effort=7, quality=50)
     assert torch.equal(torch.get_rng_state(), state)
     torch.rand(7)
-    assert encode(picture, effort=5, quality=50) == once != encode(picture, effort=3, quality=50)
+    assert encode(picture, effort=7, quality=50) == once != encode(picture, effort=3, quality=50)
+    assert cost(once, picture, transform) < cost(encode(picture, effort=3, quality=50), picture, transform)
 
-    def cost(data: bytes) -> float:
-        rate = 8 * len(data) / picture[..., 0].size
-        tensors = (to_tensor([p], torch.device("cpu")) for p in (decode(data), picture))
-        return float(picture_error(*tensors)) + rate * math.exp(transform.log_lambda(position))
 
-    position = bitstream.read_head(unpack(once).sections[Section.GRIDS])[0].position
-    assert cost(once) < cost(encode(picture, effort=3, quality=50))
+@pytest.mark.parametrize("quality", [20, 60])
+def test_more_effort_costs_less(quality: float) -> None:
+    """With the model that ships: symbols that descend, and more so those that are explored before."""
+    picture, transform = photo(192, 160), learned_transform.LearnedTransform(store.load("transform"), "cpu")
+    files = [encode(picture, model="transform", effort=effort, quality=quality) for effort in (3, 5, 8)]
+    costs = [cost(data, picture, transform) for data in files]
+    assert sorted(costs, reverse=True) == costs
+    assert costs[-1] < 0.99 * costs[0]
 
 
 @pytest.mark.parametrize("quality", [20, 50, 80])

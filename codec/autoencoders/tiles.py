@@ -8,6 +8,7 @@ from itertools import pairwise, product
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from codec.device import is_out_of_memory
 
@@ -67,7 +68,7 @@ def tiled(
 ) -> Tensor:
     """Apply a function of pictures or latents tile by tile; with smaller tiles where memory does not suffice.
 
-    Gradients need the memory of all tiles at once: where they are computed, smaller ones are no help.
+    Where there will be gradients, tiles are made anew for these, one at a time; smaller ones are not tried then.
 
     Args:
         function: maps (batch, c, scales[0] * h, scales[1] * w) to (batch, channels, scales[1] * h, scales[1] * w).
@@ -75,10 +76,14 @@ def tiled(
         tile, overlap: in units, of which `source` has height x width.
     """
 
+    def once(tile: Tensor) -> Tensor:
+        made: Tensor = checkpoint(function, tile, use_reentrant=False) if torch.is_grad_enabled() else function(tile)
+        return made
+
     def joined(rows: list[Span], columns: list[Span]) -> Tensor:
         made = source.new_zeros(len(source), channels, *(axis[-1].stop * scales[1] for axis in (rows, columns)))
         for row, column in product(rows, columns):
-            part = function(_cut(source, row, column, scales[0])).float()
+            part = once(_cut(source, row, column, scales[0])).float()
             part = part * ramp(row, scales[1], part)[:, None] * ramp(column, scales[1], part)
             _cut(made, row, column, scales[1]).add_(part)
         return made

@@ -1,4 +1,4 @@
-"""Encoder: a transform, and a latent that is rounded and coded in one go; with more effort it is corrected, or fitted.
+"""Encoder: a transform, and a latent that is rounded and coded in one go; with more effort it is corrected, and fitted.
 
 At good qualities what the latent leaves of the picture is coded after it.
 """
@@ -31,14 +31,18 @@ from codec.profiles.msp import latent_coding
 from codec.profiles.msp.bitstream import Head
 from codec.profiles.msp.coded import Coded, Enhanced
 from codec.profiles.msp.latent_coding import Trade
-from codec.profiles.msp.overfitting import FITTED, WORTH, overfit
+from codec.profiles.msp.overfitting import FITTED, WORTH, Iterations, Overfitting
 from codec.profiles.msp.profile import LOG_LAMBDA, Options
 from codec.profiles.options import PAPER
 from codec.rate_control import Coder, of_size
 from codec.tensors import to_tensor
 
-ITERATIONS = {1: 0, 2: 0, 3: 0, 4: 3, 5: 6, 6: 9, 7: 12, 8: 16, 9: 20, PAPER: 500}  # of overfitting, by effort
-CORRECTED = 3  # effort at which a latent is corrected; with less it is as the encoder makes it, with more it is fitted
+# Of overfitting, by effort. What is published explores only.
+ITERATIONS = {
+    1: Iterations(), 2: Iterations(), 3: Iterations(), 4: Iterations(0, 2), 5: Iterations(0, 5), 6: Iterations(4, 5),
+    7: Iterations(7, 6), 8: Iterations(10, 7), 9: Iterations(12, 8), PAPER: Iterations(500, 0),
+}  # fmt: skip
+UNCORRECTED = (1, 2, PAPER)  # efforts at which a latent is as the encoder makes it, before it is fitted
 PRESETS = {1: "baseline", 2: "baseline", PAPER: "extra"}  # where it is not the usual one
 USUAL = "normal"
 # Part of the channels, those that hold colours and coarse shapes, and of the trade that is made with them: without them
@@ -75,8 +79,8 @@ class MspEncoder(Encoder):
         preset = PRESETS.get(self.options.effort, USUAL)
         if preset not in self.transform.presets:
             preset = self.transform.presets[0]
-        count = counting(progress, iterations)
-        options, corrected = self.options, self.options.effort == CORRECTED
+        count = counting(progress, sum(iterations))
+        options, corrected = self.options, self.options.effort not in UNCORRECTED
         coder = LatentCoder(
             self.transform, picture, logs, preset, corrected, iterations, count, options.seed, options.resilience
         )
@@ -120,7 +124,7 @@ class LatentCoder(Coder[Coded]):
 
     def __init__(
         self, transform: LearnedTransform, picture: Tensor, log_weights: Tensor | None, preset: str, corrected: bool,
-        iterations: int, progress: Callable[[int], None], seed: int, resilience: int,
+        iterations: Iterations, progress: Callable[[int], None], seed: int, resilience: int,
     ) -> None:  # fmt: skip
         self.seed, self.transform, self.picture, self.preset = seed, transform, picture, preset
         self.log_weights, self.corrected, self.iterations = log_weights, corrected, iterations
@@ -130,12 +134,12 @@ class LatentCoder(Coder[Coded]):
         self._most = most
         # Packets are for what may be lost: a layer that is nothing without all of them has no place there.
         self._layer = None if resilience else transform.enhancement
-        self._known: dict[tuple[Place, int], Coded] = {}
+        self._known: dict[tuple[Place, Iterations], Coded] = {}
         self._left: tuple[Coded, Floats] | None = None  # the last first latent, and what it leaves of the picture
 
     def estimate(self, logs: Tensor) -> Tensor:
         """Bits of a file without overfitting, which costs as much as to code it."""
-        return 8 * self._coded(float(logs), 0).log_sizes().exp()
+        return 8 * self._coded(float(logs), Iterations()).log_sizes().exp()
 
     def encode(self, logs: Tensor) -> Coded:
         return self.at(float(logs))
@@ -147,10 +151,10 @@ class LatentCoder(Coder[Coded]):
         """Code the picture at a lambda."""
         return self._coded(log_lambda, self.iterations)
 
-    def _coded(self, log_lambda: float, iterations: int) -> Coded:
+    def _coded(self, log_lambda: float, iterations: Iterations) -> Coded:
         return self._at_place(self._place(log_lambda - self._most), iterations)
 
-    def _at_place(self, place: Place, iterations: int) -> Coded:
+    def _at_place(self, place: Place, iterations: Iterations) -> Coded:
         key = place, iterations
         if key not in self._known:
             if place.enhanced is None:
@@ -170,7 +174,7 @@ class LatentCoder(Coder[Coded]):
         least = 0.0 if self.log_weights is None else round(log_lambda, 2)
         return Place(self.transform.position(first), enhanced, least)
 
-    def _code(self, place: Place, iterations: int) -> Coded:
+    def _code(self, place: Place, iterations: Iterations) -> Coded:
         """Code the first latent."""
         transform, position = self.transform, place.position
         prior, latents = transform.prior(self.preset, position), transform.networks.encode(self.picture, position)
@@ -178,14 +182,13 @@ class LatentCoder(Coder[Coded]):
             latents = latents + self._correction(latents.round(), position)
         weights = self._weights(place, transform.log_lambda(position))
         trade = self._trade(weights)
-        if iterations:
+        if any(iterations):
             if weights is not None:
                 _, symbols = latent_coding.encode(prior, to_symbols(latents), trade=trade)
                 traded = as_latent(symbols).to(latents)
                 latents, trade = torch.where(of_cells(weights, DOWNSCALE) >= FITTED, latents, traded), None
-            latents = overfit(
-                transform, self.preset, self.picture, weights, latents, position, iterations, self.progress, self.seed,
-            )  # fmt: skip
+            fit = Overfitting(transform, self.preset, self.picture, weights, position, self.progress, self.seed)
+            latents = fit.fit(latents, iterations)
         return Coded.of(prior, Head(self.preset, position), self.resilience, to_symbols(latents), trade)
 
     def _correction(self, symbols: Tensor, position: int) -> Tensor:
