@@ -1,0 +1,114 @@
+"""Pairs of crops to be judged by eye, ours and AVIF of equal size, without knowing which is which.
+
+    python benchmarks/pairs.py make FOLDER --profile msp --rates 0.06,0.12,0.25 --out PAIRS
+    python benchmarks/pairs.py count PAIRS ANSWERS
+
+`make` leaves numbered pictures in PAIRS: the photo in the middle, the two codings at its sides, above a crop as it is
+and below its middle twice as large; and key.json, which says what is where, and which nobody may look at before all are
+judged. Places of crops are drawn by the photo's name. ANSWERS is a text of lines such as "12 left", "13 right" or
+"14 equal", of the pictures' numbers; `count` says how often ours was preferred, by rate.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from pathlib import Path
+
+import click
+import numpy as np
+from common import numbers, table
+from numpy.typing import NDArray
+from PIL import Image
+from smallest import avif
+
+import codec
+from codec.training.data import read_rgb
+
+Pixels = NDArray[np.uint8]
+
+CROP, SMALLER = 320, (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+GAP = 8
+
+
+def crop(pictures: list[Pixels], chance: random.Random) -> list[Pixels]:
+    """The same part of all pictures, at a place where the first one is not nearly flat."""
+    height, width = pictures[0].shape[:2]
+    while True:
+        top, left = chance.randrange(max(1, height - CROP + 1)), chance.randrange(max(1, width - CROP + 1))
+        parts = [picture[top : top + CROP, left : left + CROP] for picture in pictures]
+        if parts[0].std() > pictures[0].std() / 2:
+            return parts
+
+
+def sheet(parts: list[Pixels]) -> Image.Image:
+    """Parts side by side, and below them the middle of each, twice as large."""
+    made = Image.new("RGB", (len(parts) * (CROP + GAP) - GAP, 2 * CROP + GAP), "white")
+    for column, part in enumerate(map(Image.fromarray, parts)):
+        inner = part.crop((part.width // 4, part.height // 4, part.width * 3 // 4, part.height * 3 // 4))
+        made.paste(part, (column * (CROP + GAP), 0))
+        made.paste(inner.resize(part.size, Image.Resampling.NEAREST), (column * (CROP + GAP), CROP + GAP))
+    return made
+
+
+def codings(photo: Pixels, profile: str, effort: int, rate: float) -> tuple[bytes, tuple[int, Pixels]]:
+    """Our file of so many bits per pixel, and AVIF of no more bytes, in the number of pixels that measures best."""
+    from codec.training.validation import judge
+
+    data = codec.encode(photo, profile=profile, effort=effort, target_size=round(rate * photo[..., 0].size / 8))
+    found = [other for smaller in SMALLER if (other := avif(photo, len(data), smaller))]
+    return data, max(found, key=lambda other: judge(photo, other[1])["ssimulacra2"])
+
+
+@click.group()
+def main() -> None:
+    """Make pairs of crops, or count what was preferred."""
+
+
+@main.command()
+@click.argument("folder", type=click.Path(exists=True, path_type=Path))
+@click.option("--profile", default="msp", show_default=True)
+@click.option("--effort", type=int, default=3, show_default=True)
+@click.option("--rates", type=numbers, default="0.06,0.12,0.25", show_default=True, help="Bits per pixel.")
+@click.option("--only", default="", help="Names of photos, with commas between them; all by default.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), required=True)
+def make(folder: Path, profile: str, effort: int, rates: list[float], only: str, seed: int, out: Path) -> None:
+    """Make pairs of the photos in FOLDER."""
+    out.mkdir(parents=True, exist_ok=True)
+    paths = [path for path in sorted(folder.glob("*.png")) if not only or path.stem in only.split(",")]
+    wanted = [(path, rate) for path in paths for rate in rates]
+    random.Random(seed).shuffle(wanted)
+    key = {}
+    for number, (path, rate) in enumerate(wanted, 1):
+        photo = read_rgb(path)
+        data, (size, other) = codings(photo, profile, effort, rate)
+        chance = random.Random(f"{seed} {path.stem} {rate}")
+        original, our, their = crop([photo, codec.decode(data), other], chance)
+        ours_left = chance.random() < 0.5
+        sheet([our, original, their] if ours_left else [their, original, our]).save(out / f"{number:03d}.png")
+        key[number] = {"photo": path.stem, "rate": rate, "ours": "left" if ours_left else "right"}
+        key[number] |= {"bytes": len(data), "avif_bytes": size}
+    (out / "key.json").write_text(json.dumps(key, indent=1))
+
+
+@main.command()
+@click.argument("pairs", type=click.Path(exists=True, path_type=Path))
+@click.argument("answers", type=click.Path(exists=True, path_type=Path))
+def count(pairs: Path, answers: Path) -> None:
+    """Count how often ours was preferred."""
+    key = json.loads((pairs / "key.json").read_text())
+    found: dict[float, Counter[str]] = {}
+    for line in answers.read_text().splitlines():
+        if line.strip():
+            number, answer = line.split()[:2]
+            told = key[str(int(number))]
+            name = "equal" if answer == "equal" else "ours" if answer == told["ours"] else "AVIF"
+            found.setdefault(told["rate"], Counter())[name] += 1
+    rows = [[f"{rate:g}", *(str(found[rate][name]) for name in ("ours", "equal", "AVIF"))] for rate in sorted(found)]
+    click.echo(table([["bits per pixel", "ours", "equal", "AVIF"], *rows]))
+
+
+if __name__ == "__main__":
+    main()
