@@ -107,7 +107,7 @@ def damaged(data: bytes, numbers_lost: set[int]) -> bytes:
     container, found = unpack(data), packets_of(data)
     section = container.sections[LAYOUTS[by_id(container.header.profile).name].section]
     for number in numbers_lost:
-        part = packets.write(found.head, {number: found.streams[number]})
+        part = packets.packet(found.head, number, found.streams[number])
         section = section.replace(part, bytes(len(part)))
     return data[: len(data) - len(section)] + section
 

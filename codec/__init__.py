@@ -211,6 +211,8 @@ def verify(data: bytes) -> None:
 def repair(data: bytes, *, device: str = "auto") -> bytes:
     """A whole file of a damaged one in packets, which looks as that does; metadata and alpha stay as they are.
 
+    If all that is lost can be restored, it is the file as it was before.
+
     Raises:
         FormatError: the file is damaged beyond that, or not in packets.
         RuntimeError: as `decode`.
@@ -224,10 +226,11 @@ def repair(data: bytes, *, device: str = "auto") -> bytes:
 def describe(data: bytes, *, device: str = "auto") -> dict[str, Any]:
     """Coding of the picture in a complete file, as far as its profile knows more than the header says.
 
-    Of profile `vq`: "codebook", its size; "packets", and "lost", how many of them are damaged, if any. Of profile
-    `msp`: "preset"; "quality", as it may be given to `encode`; and "packets" and "lost" likewise, or "scales", the
-    bytes of each scale of the latent, by its part of the picture's resolution, and of the "enhancement" layer. Of other
-    profiles it is empty.
+    Of profile `vq`: "codebook", its size; "packets", how many there were; and, if there are any, how many "parity"
+    packets there are beside them, and how many packets are damaged: "restored" from these, or "lost". Of profile `msp`:
+    "preset"; "quality", as it may be given to `encode`; and these counts likewise, or "scales", the bytes of each scale
+    of the latent, by its part of the picture's resolution, and of the "enhancement" layer. Of other profiles it is
+    empty.
 
     Raises:
         FormatError, RuntimeError: as `decode`.

@@ -173,7 +173,9 @@ def _complete(context: click.Context, _: click.Parameter, incomplete: str) -> li
     help="Leave metadata out; the picture is turned as its EXIF says, and its colours become sRGB.",
 )
 @click.option(
-    "--repair", is_flag=True, help="Write damaged .clric files in packets as whole ones, with likely contents."
+    "--repair",
+    is_flag=True,
+    help="Write damaged .clric files in packets as whole ones, with likely contents of what cannot be restored.",
 )
 @click.option("-r", "--recursive", is_flag=True, help="Folders with all below them; OUT is laid out alike.")
 @click.option("--overwrite", is_flag=True, help="Write over existing files; they are skipped otherwise.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -24,14 +25,79 @@ def mended(data: bytes, **options: Any) -> NDArray[np.uint8]:
         return decode(data, **options)
 
 
+def exact(data: bytes) -> NDArray[np.uint8]:
+    """The picture of a file, which is as good as a whole one."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DamageWarning)
+        return decode(data)
+
+
+def parts_of(data: bytes, layout: Layout) -> list[bytes]:
+    """Packets of a whole file but for those for parity."""
+    found = layout.of(unpack(data))
+    return [packets.packet(found.head, *each) for each in found.streams.items()]
+
+
+def numbers_of(data: bytes, layout: Layout) -> list[int]:
+    """Numbers of all packets of a file, those for parity at last."""
+    found = layout.of(unpack(data))
+    return [*found.streams, *found.parity]
+
+
 def overwritten(data: bytes, layout: Layout, lost: Iterable[int], fill: bytes | None) -> bytes:
     """The file with some of its packets overwritten, or without them."""
     file = unpack(data)
     found, section = layout.of(file), file.sections[layout.section]
+    contents = {**found.streams, **found.parity}
     for number in lost:
-        part = packets.write(found.head, {number: found.streams[number]})
+        part = packets.packet(found.head, number, contents[number])
         section = section.replace(part, b"" if fill is None else fill * len(part))
     return data[: file.header.spans[layout.section][0]] + section
+
+
+def without(data: bytes, layout: Layout, lost: Iterable[int], fill: bytes | None = b"\xa5") -> bytes:
+    """The file with some of its packets overwritten, or without them, and all those for parity: they restore none."""
+    return overwritten(data, layout, [*lost, *layout.of(unpack(data)).parity], fill)
+
+
+def check_restored(data: bytes, layout: Layout) -> None:
+    """Whichever packets are lost, they are restored if there are no more than parity packets; one more is too much."""
+    whole, numbers, found = exact(data), numbers_of(data, layout), layout.of(unpack(data))
+    generator, count = np.random.default_rng(0), len(found.parity)
+    orders = generator.permutation(numbers), np.roll(numbers, generator.integers(len(numbers))), np.array(numbers)
+    for order, fill in zip(orders, (b"\0", b"\xff", None), strict=True):
+        lost = order[:count].tolist()
+        damaged, gone = overwritten(data, layout, lost, fill), [number for number in lost if number in found.streams]
+        assert np.array_equal(exact(damaged), whole)
+        assert codec.repair(damaged, device="cpu") == data
+        facts = codec.describe(damaged, device="cpu")
+        assert facts.get("restored", 0) == len(gone)
+        assert facts.get("parity", 0) == count - (len(lost) - len(gone))
+        told = f"{len(gone)} of {len(found.streams)} packets are lost or damaged, and can be restored exactly"
+        with pytest.raises(CorruptError, match=f"^{told if gone else 'only parity packets'}.*--repair"):
+            codec.verify(damaged)
+        beyond = overwritten(data, layout, order[: count + 1].tolist(), fill)
+        assert mended(beyond).shape == whole.shape
+        lost = [number for number in order[: count + 1] if number in found.streams]
+        assert codec.describe(beyond, device="cpu")["lost"] == len(lost)
+
+
+def check_false_parity(data: bytes, layout: Layout) -> None:
+    """Parity packets of 16 others that are wrong, with right checksums, restore nothing; right ones beside them do."""
+    file = unpack(data)
+    found, falsify = layout.of(file), (lambda row: row[:-1], lambda row: row + b"\1", lambda row: bytes(len(row)))
+    left = {number: stream for number, stream in found.streams.items() if number not in (2, 5)}
+
+    def made(parity: Mapping[int, bytes]) -> bytes:
+        section = b"".join(packets.packet(found.head, *each) for each in {**left, **parity}.items())
+        return pack(file.header, file.sections | {layout.section: section})
+
+    nothing, numbers = mended(made({})), list(found.parity)
+    for false in falsify:
+        parity = {number: false(row) for number, row in found.parity.items()}
+        assert np.array_equal(mended(made(parity)), nothing)
+    for length in (0, 5, 10**6):
+        assert np.array_equal(exact(made({**found.parity, numbers[0]: bytes(length)})), exact(data))
 
 
 def forged(data: bytes, layout: Layout, streams: Mapping[int, bytes]) -> bytes:
@@ -82,9 +148,9 @@ def check_damage(
     read: Callable[[bytes], Packets], head: Head, streams: Mapping[int, bytes],
     damages: Sequence[tuple[int, int, bytes]],
 ) -> None:  # fmt: skip
-    """Whatever is overwritten, cut out or put in, it costs the packets that it hits, and no others."""
-    parts = {number: packets.write(head, {number: stream}) for number, stream in streams.items()}
-    section = b"".join(parts.values())
+    """Whatever is overwritten, cut out or put in, it costs the packets that it hits, if any, and no others."""
+    parts = {number: packets.packet(head, number, stream) for number, stream in streams.items()}
+    section = packets.write(head, streams)
     for place, count, instead in damages:
         section = section[:place] + instead + section[place + count :]
     try:
@@ -93,4 +159,4 @@ def check_damage(
         assert not any(part in section for part in parts.values())
         return
     whole = {number: streams[number] for number, part in parts.items() if part in section}
-    assert all(found.streams.get(number) == stream for number, stream in whole.items())
+    assert whole.items() <= found.streams.items() <= streams.items()

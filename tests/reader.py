@@ -511,14 +511,14 @@ class Networks:
 class Latent(Networks):
     """The latent of a section, (height, width, channels), given the tensors of the model.
 
-    It is the grids, or packets without damage, or the enhancement layer.
+    It is the grids, or packets of which none is lost, or the enhancement layer.
     """
 
     def __init__(
         self, section: bytes, tensors: dict[str, Whole], height: int, width: int, *, in_packets: bool = False,
         enhancement: bool = False,
     ) -> None:  # fmt: skip
-        packets = Packets(section, 2) if in_packets else None
+        packets = Packets(section, 2, (height, width)) if in_packets else None
         head, rest = (packets.head, b"") if packets else (section[:3], section[3:])
         if enhancement:
             head, rest = bytes([1]) + section[:2], section[2:]
@@ -674,30 +674,88 @@ def crc16(data: bytes) -> int:
     return crc
 
 
+def times(a: int, b: int) -> int:
+    """Product in GF(256)."""
+    product = 0
+    while b:
+        product ^= a * (b & 1)
+        a, b = a << 1 ^ (0x11D if a & 0x80 else 0), b >> 1
+    return product
+
+
+@cache
+def multiples(a: int) -> list[int]:
+    return [times(a, b) for b in range(256)]
+
+
+def inverse(a: int) -> int:
+    return multiples(a).index(1)
+
+
+def added(row: list[int], factor: int, other: list[int]) -> list[int]:
+    """row + factor * other."""
+    products = multiples(factor)
+    return [a ^ products[b] for a, b in zip(row, other, strict=True)]
+
+
 class Packets:
-    """Sound packets of a section that is whole: their streams by number.
+    """Packets of a section that is whole, but for what is damaged: their streams by number.
 
     Args:
         detail: bytes of their heads after the first.
+        size: rows and columns of the map.
     """
 
-    def __init__(self, section: bytes, detail: int = 0) -> None:
-        found: dict[bytes, dict[int, bytes]] = {}  # by head
+    def __init__(self, section: bytes, detail: int, size: tuple[int, int]) -> None:
+        found: dict[bytes, dict[int, bytes]] = {}  # by head, all after the number by number
         self.detail = detail
         place = 0
         while place < len(section):
-            head, number, start, stop = self.packet(section, place)
+            head, number, _, stop = self.packet(section, place)
             if crc16(section[place:stop]) == int.from_bytes(section[stop : stop + 2], "little"):
-                found.setdefault(head, {})[number] = section[start:stop]
+                found.setdefault(head, {})[number] = section[place + len(head) + (section[place] >= 16) : stop + 2]
                 place = stop + 2
             else:
                 place += 1
         if not found:
             raise DamagedError
         self.head = max(found, key=lambda head: len(found[head]))
-        self.streams = found[self.head]
-        self.spacing = 1 + self.head[0] // 16
-        self.level = {1: 0, 2: 1, 3: 1}.get(self.spacing, 2 if self.spacing < 8 else 3)
+        self.spacing = s = 1 + self.head[0] // 16
+        self.level = {1: 0, 2: 1, 3: 1}.get(s, 2 if s < 8 else 3)
+        self.numbers = [p for p in range(s * s) if p % s < size[0] and (2 * p + p // s) % s < size[1]]
+        rows = found[self.head]
+        self.restored = self.restore(rows)
+        self.streams = {p: self.stream(p, row) for p, row in {**rows, **self.restored}.items() if p in self.numbers}
+
+    def stream(self, number: int, row: bytes) -> bytes:
+        """The stream of a packet without head and number, if its checksum is right; zeros may follow."""
+        if self.spacing == 1:
+            return row[:-2]
+        packet = self.head + bytes([number]) + row
+        _, _, start, stop = self.packet(packet, 0)
+        if crc16(packet[:stop]) != int.from_bytes(packet[stop : stop + 2], "little") or any(packet[stop + 2 :]):
+            raise DamagedError
+        return packet[start:stop]
+
+    def restore(self, rows: dict[int, bytes]) -> dict[int, bytes]:
+        """Rows that are missing, if parity rows are enough: by elimination."""
+        missing = [p for p in self.numbers if p not in rows]
+        parity = {p: self.stream(p, row) for p, row in rows.items() if p >= self.spacing**2}
+        if not parity or len(parity) < len(missing):
+            return {}
+        equations = []  # factors of what is missing, and their sum
+        for x, contents in list(parity.items())[: len(missing)]:
+            total = list(contents)
+            for y in self.numbers:
+                if y in rows:
+                    total = added(total, inverse(x ^ y), list(rows[y].ljust(len(total), b"\0")))
+            equations.append([inverse(x ^ y) for y in missing] + total)
+        for i in range(len(missing)):
+            equations[i] = [times(inverse(equations[i][i]), a) for a in equations[i]]
+            for j in range(len(missing)):
+                if j != i:
+                    equations[j] = added(equations[j], equations[j][i], equations[i])
+        return {p: bytes(equations[i][len(missing) :]) for i, p in enumerate(missing)}
 
     def parts(self) -> list[tuple[tuple[slice, slice], bytes]]:
         """Rows and columns of each packet, and its stream."""
@@ -729,7 +787,7 @@ class Indices(Networks):
 
     def __init__(self, section: bytes, tensors: dict[str, Whole], sizes: list[int], height: int, width: int) -> None:
         super().__init__(tensors, "prior.")
-        packets = Packets(section)
+        packets = Packets(section, 0, (height, width))
         self.book = packets.head[0] % 16
         self.size, first = sizes[self.book], sum(sizes[: self.book])
         self.entries = slice(first, first + self.size)

@@ -18,7 +18,7 @@ from conftest import METADATA, opened, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from latents import TINY, latent_coded, latent_of, symbols_of_packets, transform_of
-from lossy import check_damage, decode, mended, overwritten
+from lossy import check_damage, decode, exact, mended, overwritten
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -78,7 +78,7 @@ def whole_of(data: bytes) -> tuple[Pixels, NDArray[np.int32]]:
 
 
 def without(data: bytes, lost: Iterable[int], *, fill: bytes | None = b"\xa5") -> bytes:
-    return overwritten(data, PACKETS, lost, fill)
+    return lossy.without(data, PACKETS, lost, fill)
 
 
 def of_section(section: bytes, length: int | None = None) -> packets.Packets:
@@ -104,7 +104,7 @@ def test_another_reader_reads_the_same_symbols(preset: str, resilience: int) -> 
     for size in ((30, 17), (160, 176)):  # there are all packets of the second, whatever its resilience
         data = latent_coded(preset, photo(*size), 300, resilience)
         section = unpack(data).sections[Section.PACKETS]
-        shape = (-(-side // 16) for side in size)
+        shape = [-(-side // 16) for side in size]
         other = reader.Latent(section, reader.model_tensors(TINY), *shape, in_packets=True)
         assert np.array_equal(other.symbols, latent_of(data))
         assert other.symbols.any()
@@ -139,8 +139,10 @@ def test_packets_take_seven_bytes() -> None:
     header = unpack(data).header
     found = PACKETS.of(unpack(data))
     assert header.size == 5 + 2 + 2 + 8 + 3 + 4 + 4
-    assert all(len(stream) < 128 * 128 for stream in found.streams.values())
-    assert len(data) == header.size + sum(7 + (len(s) > 127) + len(s) for s in found.streams.values())
+    contents = [*found.streams.values(), *found.parity.values()]
+    assert (len(contents), max(map(len, contents))) == (5, len(contents[-1]))
+    assert len(contents[-1]) < 128 * 128
+    assert len(data) == header.size + sum(7 + (len(each) > 127) + len(each) for each in contents)
     codec.verify(data)
 
 
@@ -178,8 +180,10 @@ def test_previews(scale: int) -> None:
 
 
 def test_describe() -> None:
-    assert codec.describe(coded(2)) == {"preset": "normal", "quality": 80.0, "packets": 9}
-    assert codec.describe(without(coded(2), [1, 5])) == {"preset": "normal", "quality": 80.0, "packets": 9, "lost": 2}
+    facts = {"preset": "normal", "quality": 80.0, "packets": 16}
+    assert codec.describe(coded(3)) == facts | {"parity": 3}
+    assert codec.describe(without(coded(3), [1, 5])) == facts | {"lost": 2}
+    assert codec.describe(overwritten(coded(3), PACKETS, [1, 5], b"")) == facts | {"parity": 3, "restored": 2}
 
 
 def test_small_latents_have_fewer_packets() -> None:
@@ -220,7 +224,8 @@ def test_a_packet_may_be_long() -> None:
     assert of_section(packets.write(head, streams)).streams == streams
     damaged = bytearray(packets.write(head, streams))
     damaged[100] ^= 1
-    assert of_section(bytes(damaged)).lost == [0]
+    found = of_section(bytes(damaged))
+    assert (found.streams, found.restored) == (streams, [0])
 
 
 @settings(max_examples=50)
@@ -251,6 +256,15 @@ def test_lost_packets(resilience: int, lost: Iterable[int], fill: bytes | None) 
         codec.verify(damaged)
 
 
+@pytest.mark.parametrize("resilience", [1, 4, 9])
+def test_lost_packets_are_restored(resilience: int) -> None:
+    lossy.check_restored(coded(resilience, 100, 130), PACKETS)
+
+
+def test_false_parity_packets_restore_nothing() -> None:
+    lossy.check_false_parity(coded(3, 100, 130), PACKETS)
+
+
 @pytest.mark.parametrize("share", [0.1, 0.2, 0.3, 0.5])
 @pytest.mark.parametrize("burst", [False, True])
 def test_a_picture_whatever_is_lost(share: float, burst: bool) -> None:
@@ -279,11 +293,13 @@ def test_what_is_lost_looks_more_like_the_photo_than_nothing_would() -> None:
 def test_a_picture_from_the_header_on() -> None:
     data = coded(2, 100, 130)
     size, whole, near = unpack(data).header.size, decode(data).astype(float), []
-    for cut in [*range(size, len(data) - 1, 11), len(data) - 1]:
+    complete = size + sum(map(len, lossy.parts_of(data, PACKETS)))
+    for cut in range(size, complete, 11):
         near.append(np.square(mended(data[:cut]) - whole).mean())
         with pytest.raises(TruncatedError):
             decode(data[: min(cut, size - 1)])
     assert near[-1] < near[0] / 10
+    assert all(np.array_equal(exact(data[:cut]), whole) for cut in (complete, complete + 1, len(data) - 1))
     with pytest.raises(CorruptError, match="lost"):
         codec.verify(data[:-1])
 
@@ -371,7 +387,15 @@ def test_heads_that_the_model_does_not_have() -> None:
 def test_the_second_reader_finds_packets_in_damage() -> None:
     damaged = without(coded(3), [0, 5])
     section = unpack(damaged).sections[Section.PACKETS]
-    assert reader.Packets(section, 2).streams == PACKETS.of(unpack(damaged)).streams
+    assert reader.Packets(section, 2, (17, 13)).streams == PACKETS.of(unpack(damaged)).streams
+
+
+@pytest.mark.parametrize("lost", [range(3), [4, 12, 15], [255, 9, 254]])
+def test_the_second_reader_restores_packets(lost: Iterable[int]) -> None:
+    damaged = overwritten(coded(3), PACKETS, lost, b"\xa5")
+    other = reader.Packets(unpack(damaged).sections[Section.PACKETS], 2, (17, 13))
+    assert other.restored.keys() == {number for number in lost if number < 16}
+    assert other.streams == PACKETS.of(unpack(coded(3))).streams
 
 
 @settings(max_examples=40)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterable
 from functools import cache
@@ -19,7 +20,7 @@ from conftest import METADATA, opened, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from latents import TINY_VQ, indices_of
-from lossy import check_damage, decode, mended, overwritten
+from lossy import check_damage, decode, exact, mended, overwritten
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -76,7 +77,7 @@ def integer_prior() -> IntegerIndexPrior:
 
 
 def without(data: bytes, lost: Iterable[int], *, fill: bytes | None = b"\xa5") -> bytes:
-    return overwritten(data, PACKETS, lost, fill)
+    return lossy.without(data, PACKETS, lost, fill)
 
 
 def of_section(section: bytes, length: int | None = None) -> packets.Packets:
@@ -179,8 +180,10 @@ def test_effort_makes_no_difference() -> None:
 
 
 def test_describe() -> None:
-    assert codec.describe(coded(2)) == {"codebook": 40, "packets": 9}
-    assert codec.describe(without(coded(2), [1, 5])) == {"codebook": 40, "packets": 9, "lost": 2}
+    assert codec.describe(coded(3)) == {"codebook": 40, "packets": 16, "parity": 3}
+    assert codec.describe(without(coded(3), [1, 5])) == {"codebook": 40, "packets": 16, "lost": 2}
+    restored = codec.describe(overwritten(coded(3), PACKETS, [1, 5], b""))
+    assert restored == {"codebook": 40, "packets": 16, "parity": 3, "restored": 2}
 
 
 # Indices
@@ -298,10 +301,10 @@ def test_much_damage_costs_no_more_than_the_packets_that_it_hits(resilience: int
     head, generator = Head(5, resilience), np.random.default_rng(0)
     count = (1 + resilience) ** 2
     streams = {number: generator.bytes(60000 // count) for number in range(count)}
-    parts = [packets.write(head, {number: stream}) for number, stream in streams.items()]
+    parts = [packets.packet(head, number, stream) for number, stream in streams.items()]
     hit = range(count // 2)
     damaged = [bytes([part[0] ^ 0x80]) + part[1:] if number in hit else part for number, part in enumerate(parts)]
-    chance = packets.write(Head(6, 3), {1: b"by chance"})
+    chance = packets.packet(Head(6, 3), 1, b"by chance")
     found = of_section(chance + b"".join(damaged))
     assert found.head == head
     assert found.streams == {number: stream for number, stream in streams.items() if number not in hit}
@@ -309,7 +312,7 @@ def test_much_damage_costs_no_more_than_the_packets_that_it_hits(resilience: int
 
 def test_only_the_packet_in_which_a_file_is_cut_begins() -> None:
     head = Head(2, 1)
-    parts = [packets.write(head, {number: bytes([number]) * 50}) for number in range(4)]
+    parts = [packets.packet(head, number, bytes([number]) * 50) for number in range(4)]
     whole = b"".join(parts)
     found = of_section(whole[:-9], len(whole))
     assert {number: found.streams[number] for number in range(3)} == {n: bytes([n]) * 50 for n in range(3)}
@@ -347,6 +350,15 @@ def test_lost_packets(resilience: int, lost: Iterable[int], fill: bytes | None) 
         codec.verify(damaged)
 
 
+@pytest.mark.parametrize("resilience", [1, 4, 9])
+def test_lost_packets_are_restored(resilience: int) -> None:
+    lossy.check_restored(coded(resilience, 100, 130), PACKETS)
+
+
+def test_false_parity_packets_restore_nothing() -> None:
+    lossy.check_false_parity(coded(3, 100, 130), PACKETS)
+
+
 @pytest.mark.parametrize("share", [0.1, 0.2, 0.3, 0.5])
 @pytest.mark.parametrize("burst", [False, True])
 def test_a_picture_whatever_is_lost(share: float, burst: bool) -> None:
@@ -368,10 +380,12 @@ def test_a_picture_from_the_header_on() -> None:
     for resilience in (0, 2):
         data = coded(resilience, 100, 130)
         size, whole, near = unpack(data).header.size, decode(data).astype(float), []
-        for cut in range(size, len(data)):
+        complete = size + sum(map(len, lossy.parts_of(data, PACKETS)))
+        for cut in range(size, complete):
             near.append(np.square(mended(data[:cut]) - whole).mean())
             with pytest.raises(TruncatedError):
                 decode(data[: min(cut, size - 1)])
+        assert all(np.array_equal(exact(data[:cut]), whole) for cut in range(complete, len(data)))
         assert near[-1] < near[0] / 2
         with pytest.raises(CorruptError, match="lost"):
             codec.verify(data[:-1])
@@ -413,6 +427,25 @@ def test_repair(tmp_path: Path) -> None:
     assert target.read_bytes() == whole
     assert run("verify", target).exit_code == 0
     assert "likely contents" in run(source, "-o", tmp_path / "made.png").stderr
+
+
+def test_what_is_restored_is_as_if_nothing_had_been_lost(tmp_path: Path) -> None:
+    """For those that look at it; `verify` tells of the damage, and a repair makes it undone."""
+    data = coded(4, 100, 130)
+    source, target = tmp_path / "damaged.clric", tmp_path / "whole.clric"
+    source.write_bytes(overwritten(data, PACKETS, [3, 4, 17, 250], b"\0"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.array_equal(np.asarray(opened(source.read_bytes())), decode(data))
+    told = run("verify", source)
+    assert told.exit_code == 1
+    assert "3 of 25 packets are lost or damaged, and can be restored exactly" in told.stderr
+    facts = json.loads(run("info", "--detail", "--json", source).stdout)["coding"]
+    assert facts == {"codebook": 40, "packets": 25, "parity": 6, "restored": 3}
+    done = run("--repair", source, "-o", target)
+    assert done.exit_code == 0
+    assert "lost" not in done.stderr
+    assert target.read_bytes() == data
 
 
 def test_what_cannot_be_repaired(tmp_path: Path) -> None:
@@ -519,9 +552,16 @@ def test_the_second_reader_finds_packets_in_damage() -> None:
     damaged = without(coded(3), [0, 5])
     container = unpack(damaged)
     section = container.sections[Section.GRIDS]
-    assert reader.Packets(section).streams == PACKETS.of(container).streams
-    by_chance = packets.write(Head(1, 2), {1: b"by chance"})
-    assert reader.Packets(by_chance + section).streams == PACKETS.of(container).streams
+    assert reader.Packets(section, 0, (19, 17)).streams == PACKETS.of(container).streams
+    by_chance = packets.packet(Head(1, 2), 1, b"by chance")
+    assert reader.Packets(by_chance + section, 0, (19, 17)).streams == PACKETS.of(container).streams
+
+
+def test_the_second_reader_restores_packets() -> None:
+    damaged = overwritten(coded(4), PACKETS, [24, 0, 255, 7, 251], b"\xa5")
+    other = reader.Packets(unpack(damaged).sections[Section.GRIDS], 0, (19, 17))
+    assert other.restored.keys() == {0, 7, 24}
+    assert other.streams == PACKETS.of(unpack(coded(4))).streams
 
 
 def test_batches_and_streams() -> None:

@@ -2,6 +2,7 @@
 
 With spacing s, a map of indices or a latent is s * s maps of every s-th row and column, each of which is one packet,
 coded without the others. So near all positions that a lost packet leaves unknown there are some that others know.
+Further packets are for parity: as many as are lost can be restored from them.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ import re
 import warnings
 from binascii import crc_hqx
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any, NamedTuple, TypeVar
 
 from codec.container import Container, CorruptError, DamageWarning, Section, varint
@@ -22,6 +24,7 @@ MAX_RESILIENCE = 9
 _CRC_BYTES = 2
 _LENGTH_BYTES = 4
 _CODINGS = 16
+_ONE_IN = 20  # of all packets may be lost for each step of resilience, and parity packets restore them
 _WORK = 2**29  # bytes that checksums are computed of in a search: more only if a section was made to take long
 _STEP = 64  # of these take as long as to look whether there is a packet
 
@@ -33,7 +36,7 @@ def resilience_option() -> Any:
     """Field of how many packets a file has."""
     return option(
         0, Whole(0, MAX_RESILIENCE),
-        "More makes files of more packets: larger ones, that lose less where they are damaged.",
+        "More makes files of more packets: larger ones, that bear more damage and lose less.",
     )  # fmt: skip
 
 
@@ -48,6 +51,14 @@ def places(resilience: int, height: int, width: int) -> dict[int, Place]:
         if row < height and column < width:
             found[number] = slice(row, None, spacing), slice(column, None, spacing)
     return found
+
+
+def parity_numbers(resilience: int, count: int) -> range:
+    """Numbers of parity packets beside so many others, which differ from all of theirs.
+
+    There are as many as make up a share of 5 % * resilience of all packets. Readers that know none pass over them.
+    """
+    return range(256 - -(-count * resilience // (_ONE_IN - resilience)), 256)
 
 
 @dataclass(frozen=True)
@@ -69,6 +80,20 @@ class Head:
         """Rows and columns from one position of a packet to the next."""
         return self.resilience + 1
 
+    @property
+    def numbers(self) -> range:
+        """Numbers that packets other than those for parity may have."""
+        return range(self.spacing**2)
+
+    @property
+    def parity_numbers(self) -> range:
+        """Numbers that parity packets may have."""
+        return parity_numbers(self.resilience, len(self.numbers))
+
+    def has(self, number: int) -> bool:
+        """Whether a packet may have a number."""
+        return number in self.numbers or number in self.parity_numbers
+
     def to_bytes(self) -> bytes:
         return bytes([self.coding | self.resilience << 4]) + self.detail
 
@@ -85,9 +110,12 @@ class Packets:
 
     Attributes:
         head: any, if nothing is left of it.
-        streams: of the packets that are sound, by number.
+        streams: of the packets that are sound or restored, by number.
         beginnings: the stream of the packet that the section is cut in, by number, which no checksum vouches for.
         places: positions of all packets that there were, by number.
+        parity: contents of parity packets that are sound, by number.
+        restored: numbers of packets that were restored from these.
+        whole: whether the section is sound packets and nothing else.
         cut: whether the end of the section is missing.
     """
 
@@ -95,17 +123,41 @@ class Packets:
     streams: Mapping[int, bytes]
     beginnings: Mapping[int, bytes]
     places: Mapping[int, Place]
+    parity: Mapping[int, bytes]
+    restored: Collection[int]
+    whole: bool
     cut: bool
 
     @property
     def lost(self) -> list[int]:
-        """Numbers of packets that are not sound."""
+        """Numbers of packets that are neither sound nor restored."""
         return [number for number in self.places if number not in self.streams]
 
     @property
     def damage(self) -> str:
-        """Number of packets that are not sound, in words; empty if all are."""
-        return f"{len(self.lost)} of {len(self.places)} packets are lost or damaged" if self.lost else ""
+        """Number of packets that are lost, in words; empty if none is."""
+        return f"{self._count(self.lost)} are lost or damaged" if self.lost else ""
+
+    def check(self) -> None:
+        """Refuse damage, also where it is restored: the next could be too much.
+
+        Raises:
+            CorruptError: there is any.
+        """
+        if self.lost:
+            raise CorruptError(
+                f"{self.damage}: get the file again, or make it whole by `clric-convert --repair`, with likely "
+                "contents there"
+            )
+        if not self.whole:
+            damaged = f"{self._count(self.restored)} are lost or damaged, and can be restored exactly"
+            raise CorruptError(
+                f"{damaged if self.restored else 'only parity packets are lost or damaged'}: make the file whole by "
+                "`clric-convert --repair`, before more is lost"
+            )
+
+    def _count(self, numbers: Collection[int]) -> str:
+        return f"{len(numbers)} of {len(self.places)} packets"
 
     def decoded(self, decode: Callable[[bytes, Place, bool], Contents]) -> tuple[Packets, list[tuple[Place, Contents]]]:
         """The packets, of which those that hold nothing valid are not sound either, and what the others hold.
@@ -136,7 +188,8 @@ class Packets:
 
     def facts(self) -> dict[str, Any]:
         """Facts for `Decoder.describe`."""
-        return {"packets": len(self.places)} | ({"lost": len(self.lost)} if self.lost else {})
+        counts = {"packets": self.places, "parity": self.parity, "restored": self.restored, "lost": self.lost}
+        return {name: len(numbers) for name, numbers in counts.items() if numbers}
 
 
 def _nothing_sound() -> CorruptError:
@@ -144,8 +197,32 @@ def _nothing_sound() -> CorruptError:
 
 
 def write(head: Head, streams: Mapping[int, bytes]) -> bytes:
-    """The section."""
-    return b"".join(_packet(head, number, stream) for number, stream in streams.items())
+    """The section: packets in the order of their numbers, and at last those for parity.
+
+    So a file of which the end is missing has lost those that say nothing by themselves before any of the picture. To
+    bursts their order makes no difference: as many as there are parity packets may be lost, whichever they are.
+    """
+    parts = {number: packet(head, number, stream) for number, stream in streams.items()}
+    if numbers := parity_numbers(head.resilience, len(streams)):
+        from codec import erasure
+
+        rows = erasure.parity(_rows(head, streams), numbers)
+        parts |= {number: packet(head, number, row) for number, row in rows.items()}
+    return b"".join(parts.values())
+
+
+def packet(head: Head, number: int, stream: bytes) -> bytes:
+    """One packet of a section."""
+    start = head.to_bytes()
+    if head.resilience:
+        start += bytes([number]) + varint(len(stream))
+    return start + stream + _crc(start + stream)
+
+
+def _rows(head: Head, streams: Mapping[int, bytes]) -> dict[int, bytes]:
+    """Packets without head and number, which parity packets are made of: their checksums tell if they are restored."""
+    known = len(head.to_bytes()) + 1
+    return {number: packet(head, number, stream)[known:] for number, stream in streams.items()}
 
 
 @dataclass(frozen=True)
@@ -178,14 +255,13 @@ class Layout:
         """
         header = container.header
         section, length = container.sections.get(self.section, b""), header.spans.get(self.section, (0, 0))[1]
-        head, streams, beginnings = self._read(section, length)
-        whole = len(write(head, streams)) == length
-        for each in [side] if side else self.sides:
-            all_places = places(head.resilience, -(-header.height // each), -(-header.width // each))
-            if streams.keys() <= all_places.keys() and (whole or streams.keys() < all_places.keys()):
-                break
-        known, begun = ({n: s for n, s in found.items() if n in all_places} for found in (streams, beginnings))
-        return Packets(head, known, begun, all_places, len(section) < length)
+        found = self._read(section, length)
+        sizes = [(-(-header.height // each), -(-header.width // each)) for each in ([side] if side else self.sides)]
+        chosen, restored = found.accordant([places(found.head.resilience, *size) for size in sizes])
+        known = {number: stream for number, stream in found.streams.items() if number in chosen} | restored
+        begun = {n: stream for n, stream in found.beginnings.items() if n in chosen and n not in known}
+        cut = len(section) < length
+        return Packets(found.head, known, begun, chosen, found.parity, list(restored), found.whole, cut)
 
     def check(self, container: Container) -> None:
         """Refuse a file of which packets are not sound, as far as that shows without a model.
@@ -193,25 +269,19 @@ class Layout:
         Raises:
             CorruptError: it is one.
         """
-        damage = self.of(container).damage
-        if damage:
-            raise CorruptError(
-                f"{damage}: get the file again, or make it whole by `clric-convert --repair`, with likely contents "
-                "there"
-            )
+        self.of(container).check()
 
-    def _read(self, section: bytes, length: int) -> tuple[Head, dict[int, bytes], dict[int, bytes]]:
-        """Head, streams and beginnings of a section that was written with so many bytes, of which the last may lack."""
+    def _read(self, section: bytes, length: int) -> _Found:
+        """Remains of a section that was written with so many bytes, of which the last may lack."""
         head = self._head(section, length)
         found = list(self._sound(section, length, head)) if head else []
-        streams = {packet.number: section[packet.begin : packet.stop] for packet in found}
         if len(section) < length:
             last = _Packet.at(section, found[-1].end if found else 0, length, self.detail)
-            if last and last.head == (head or last.head) and last.end > len(section) and last.number not in streams:
-                return last.head, streams, {last.number: section[last.begin : last.stop]}
+            if last and last.head == (head or last.head) and last.end > len(section):
+                return _Found.of(section, length, last.head, found, last)
         elif head is None:
             raise _nothing_sound()
-        return head or Head(0, 0, bytes(self.detail)), streams, {}
+        return _Found.of(section, length, head or Head(0, 0, bytes(self.detail)), found)
 
     def _head(self, section: bytes, length: int) -> Head | None:
         """The head of most sound packets, as of many places in a long section some have a right checksum by chance.
@@ -227,6 +297,17 @@ class Layout:
                 return max(heads, key=heads.__getitem__)
         return None
 
+    def _starts(self, head: Head | None) -> re.Pattern[bytes]:
+        """Heads and numbers that packets with numbers may begin with, with this head or any."""
+        if head:
+            heads = {head.resilience: re.escape(head.to_bytes())}
+        else:
+            detail = b"." * self.detail
+            heads = {each: b"[\\x%x0-\\x%xf]" % (each, each) + detail for each in range(1, MAX_RESILIENCE + 1)}
+        numbers = {each: re.escape(bytes(filter(Head(0, each).has, range(256)))) for each in heads}
+        starts = (start + b"[" + numbers[each] + b"]" for each, start in heads.items())
+        return re.compile(b"|".join(starts), re.DOTALL)
+
     def _sound(
         self, section: bytes, length: int, head: Head | None = None, *, followed: bool = False
     ) -> Iterator[_Packet]:
@@ -235,8 +316,7 @@ class Layout:
         Args:
             followed: only those that the same head or the section's end follows.
         """
-        start = re.escape(head.to_bytes()) if head else rb"[\x10-\x9f]" + rb"." * self.detail
-        likely = re.compile(start + rb"[\x00-\x63]", re.DOTALL)  # all that packets with numbers may begin with
+        likely = self._starts(head)
         place, work = 0, _WORK
         while place < len(section) and work > 0:
             packet = _Packet.at(section, place, length, self.detail)
@@ -248,6 +328,76 @@ class Layout:
                     place = packet.end
             match = likely.search(section, place)
             place = match.start() if match else len(section)
+
+
+class _Found(NamedTuple):
+    """Remains of a section, whatever the size of the picture: see `Packets`."""
+
+    head: Head
+    streams: Mapping[int, bytes]
+    beginnings: Mapping[int, bytes]
+    parity: Mapping[int, bytes]
+    whole: bool
+
+    @classmethod
+    def of(
+        cls, section: bytes, length: int, head: Head, sound: Sequence[_Packet], begun: _Packet | None = None
+    ) -> _Found:
+        """Contents of sound packets, and of the one that the section is cut in."""
+        packets = {each.number: each for each in sound}
+        contents = {number: section[each.begin : each.stop] for number, each in packets.items()}
+        streams = {number: stream for number, stream in contents.items() if number in head.numbers}
+        parity = {number: row for number, row in contents.items() if number in head.parity_numbers}
+        # In damage some may have a right checksum by chance: those of another length.
+        size = max(Counter(map(len, parity.values())).items(), key=itemgetter(1), default=(0, 0))[0]
+        parity = {number: row for number, row in parity.items() if len(row) == size}
+        beginnings = {}
+        if begun and begun.number in head.numbers and begun.number not in streams:
+            beginnings = {begun.number: section[begun.begin : begun.stop]}
+        whole = sum(each.end - each.start for each in packets.values()) == length
+        return cls(head, streams, beginnings, parity, whole)
+
+    def accordant(self, maps: Sequence[dict[int, Place]]) -> tuple[dict[int, Place], dict[int, bytes]]:
+        """The first of some maps that is in accord with what is there and what is missing, and what is restored.
+
+        Args:
+            maps: positions of all packets, by number, if a position is of one size or another; the last has most.
+        """
+        likely = [each for each in maps if self.streams.keys() <= each.keys()]
+        for each in likely or maps[-1:]:
+            restored = self._restored(each)
+            if self.whole or restored is not None:
+                return each, restored or {}
+        return next((each for each in likely if self.streams.keys() < each.keys()), maps[-1]), {}
+
+    def _restored(self, numbers: Collection[int]) -> dict[int, bytes] | None:
+        """Streams of missing packets by number; None if parity packets cannot tell, or are not in accord with others.
+
+        It takes time in proportion to what is missing times all bytes, and no more memory than parity packets do.
+
+        Args:
+            numbers: of all packets but those for parity.
+        """
+        missing = [number for number in numbers if number not in self.streams]
+        if self.whole and not missing:
+            return {}
+        rows = _rows(self.head, {number: self.streams[number] for number in numbers if number in self.streams})
+        size = len(next(iter(self.parity.values()), b""))
+        if not self.parity or len(self.parity) < len(missing) or any(len(row) > size for row in rows.values()):
+            return None
+        from codec import erasure
+
+        if not missing:
+            some = next(iter(self.parity))
+            return {} if erasure.parity(rows, [some])[some] == self.parity[some] else None
+        streams = {}
+        for number, row in erasure.restored(rows, self.parity, missing).items():
+            section = self.head.to_bytes() + bytes([number]) + row
+            packet = _Packet.at(section, 0, len(section), len(self.head.detail))
+            if not (packet and packet.fits(section) and packet.sound(section)) or any(section[packet.end :]):
+                return None
+            streams[number] = section[packet.begin : packet.stop]
+        return streams
 
 
 class _Packet(NamedTuple):
@@ -272,9 +422,11 @@ class _Packet(NamedTuple):
         if head is None or not head.resilience:
             fits = start == 0 and after + _CRC_BYTES <= length
             return cls(head, 0, 0, after, length - _CRC_BYTES) if head and fits else None
+        if after >= len(section) or not head.has(section[after]):
+            return None
         size, begin = 0, after + 1
         for shift in range(0, 7 * _LENGTH_BYTES, 7):
-            if begin >= len(section) or section[after] >= head.spacing**2:
+            if begin >= len(section):
                 return None
             size |= (section[begin] & 0x7F) << shift
             begin += 1
@@ -282,7 +434,7 @@ class _Packet(NamedTuple):
                 return cls(head, section[after], start, begin, begin + size)
         return None
 
-    def fits(self, section: bytes, followed: bool) -> bool:
+    def fits(self, section: bytes, followed: bool = False) -> bool:
         """Whether it does not go beyond the section; if `followed`, its end or the same head must come next."""
         if not followed or self.end >= len(section):
             return self.end <= len(section)
@@ -291,13 +443,6 @@ class _Packet(NamedTuple):
     def sound(self, section: bytes) -> bool:
         """Whether the checksum is that of the packet."""
         return section[self.stop : self.end] == _crc(section[self.start : self.stop])
-
-
-def _packet(head: Head, number: int, stream: bytes) -> bytes:
-    start = head.to_bytes()
-    if head.resilience:
-        start += bytes([number]) + varint(len(stream))
-    return start + stream + _crc(start + stream)
 
 
 def _crc(data: bytes) -> bytes:
