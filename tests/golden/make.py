@@ -220,6 +220,7 @@ FILES: dict[str, Callable[[], bytes]] = {
     "msp-unusual": msp_unusual,
     "msp-packets": lambda: latent_coded("normal", crop("coffee.png", (0, 0, 320, 200), "RGB"), 200, resilience=9),
     "msp-packets-alpha": msp_packets_alpha,
+    "msp-parity": lambda: latent_coded("baseline", crop("rocket.jpg", (250, 60, 410, 220), "RGB"), 150, resilience=3),
     "msp-enhanced": encoded("astronaut.png", FACE, "RGB", profile="msp", model=TINY_ENHANCED, quality=85),
     "msp-enhanced-alpha": with_alpha("coffee.png", CUP, "L", profile="msp", model=TINY_ENHANCED, quality=97.3),
     "vq-photo": encoded("astronaut.png", PORTRAIT, "RGB", profile="vq", model=TINY_VQ),
@@ -227,6 +228,9 @@ FILES: dict[str, Callable[[], bytes]] = {
     "vq-alpha": with_alpha("astronaut.png", FACE, "RGB", profile="vq", model=TINY_VQ, resilience=1),
     "vq-packets": encoded(
         "coffee.png", (0, 0, 320, 200), "RGB", profile="vq", model=TINY_VQ, quality=100, resilience=9
+    ),
+    "vq-parity": encoded(
+        "rocket.jpg", (250, 60, 410, 220), "RGB", profile="vq", model=TINY_VQ, quality=100, resilience=4
     ),
 }
 
