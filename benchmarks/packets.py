@@ -4,9 +4,10 @@
     python benchmarks/packets.py FOLDER --profile msp --resilience 4 --seeds 10 --json packets-msp.json
 
 Of profile vq, for each codebook, whole files of the photos in FOLDER: bits per pixel, bits of an index in log2(K),
-PSNR, MS-SSIM, and LPIPS with `--lpips`, and how much more a file takes by resilience. Then of files with the largest
-codebook the same of pictures of which some packets are overwritten, at random or in one burst, over some seeds. Of
-profile msp, at some qualities, how much more a file takes by resilience, and PSNR of such pictures.
+PSNR, MS-SSIM, and LPIPS with `--lpips`, and how much more a file takes by resilience, and how much of that is parity.
+Then of files with the largest codebook the same of pictures of which some packets are overwritten, those for parity
+among them, at random or in one burst, over some seeds. Of profile msp, at some qualities, how much more a file takes
+by resilience, and PSNR of such pictures.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -42,7 +43,7 @@ Judge = Callable[[Pixels, Pixels], dict[str, float]]
 QUALITIES = tuple(100 * (book + 1) / 8 for book in range(8))  # of each codebook's largest files
 
 
-RESILIENCES = (0, 1, 3, 6, 9)  # of which sizes are compared, in profile msp
+RESILIENCES = (0, 1, 3, 4, 6, 9)  # of which sizes are compared, in profile msp
 LAYOUTS = {"vq": vq.PACKETS, "msp": bitstream.PACKETS}
 
 
@@ -88,13 +89,13 @@ def whole(photos: list[Pixels], quality: float, judge: Judge) -> dict[str, float
     return means(rows)
 
 
-def lost(count: int, share: float, burst: bool, generator: np.random.Generator) -> set[int]:
-    """Numbers of packets that are lost: any, or some that follow each other."""
-    some = max(1, round(share * count))
-    if not burst:
-        return {int(number) for number in generator.choice(count, some, replace=False)}
-    start = int(generator.integers(count))
-    return {(start + i) % count for i in range(some)}
+def lost(data: bytes, share: float, burst: bool, generator: np.random.Generator) -> list[int]:
+    """Numbers of packets of a file that are lost, those for parity among them: any, or some that follow each other."""
+    numbers = list(all_packets(data))
+    some = max(1, round(share * len(numbers)))
+    if burst:
+        return np.roll(numbers, -int(generator.integers(len(numbers))))[:some].tolist()
+    return generator.choice(numbers, some, replace=False).tolist()
 
 
 def packets_of(data: bytes) -> Packets:
@@ -102,14 +103,34 @@ def packets_of(data: bytes) -> Packets:
     return LAYOUTS[by_id(container.header.profile).name].of(container)
 
 
-def damaged(data: bytes, numbers_lost: set[int]) -> bytes:
+def all_packets(data: bytes) -> dict[int, bytes]:
+    """All packets of a whole file, by number, in their order."""
+    found = packets_of(data)
+    return {n: packets.packet(found.head, n, stream) for n, stream in {**found.streams, **found.parity}.items()}
+
+
+def damaged(data: bytes, numbers_lost: list[int]) -> bytes:
     """The file with some of its packets overwritten."""
-    container, found = unpack(data), packets_of(data)
-    section = container.sections[LAYOUTS[by_id(container.header.profile).name].section]
-    for number in numbers_lost:
-        part = packets.packet(found.head, number, found.streams[number])
-        section = section.replace(part, bytes(len(part)))
+    parts = all_packets(data)
+    section = b"".join(bytes(len(part)) if number in numbers_lost else part for number, part in parts.items())
     return data[: len(data) - len(section)] + section
+
+
+def parity_size(data: bytes) -> int:
+    """Bytes of a file's parity packets."""
+    found = packets_of(data)
+    return sum(len(packets.packet(found.head, number, row)) for number, row in found.parity.items())
+
+
+def sizes_by(photos: list[Pixels], resiliences: Iterable[int], **options: Any) -> tuple[dict[int, int], dict[int, int]]:
+    """Means of bytes of files by resilience, and of those that are parity."""
+    sizes, parity = dict[int, int](), dict[int, int]()
+    for r in resiliences:
+        files = [codec.encode(photo, resilience=r, **options) for photo in photos]
+        sizes[r], parity[r] = round(mean(map(len, files))), round(mean(map(parity_size, files))) if r else 0
+        ratio = sizes[r] / sizes[min(sizes)]
+        click.echo(f"{options}, resilience {r}: {sizes[r]} bytes, {ratio:.3f} times; parity {parity[r]}")
+    return sizes, parity
 
 
 def losses(
@@ -127,9 +148,8 @@ def losses(
         for burst in (False, True):
             rows = []
             for i, (photo, data) in enumerate(zip(photos, files, strict=True)):
-                count = len(packets_of(data).streams)
                 for seed in range(seeds):
-                    gone = lost(count, share, burst, np.random.default_rng([i, seed]))
+                    gone = lost(data, share, burst, np.random.default_rng([i, seed]))
                     rows.append(judge(photo, codec.decode(damaged(data, gone))))
             yield {"lost": share, "burst": burst, "pictures": len(rows), **means(rows)}
 
@@ -143,9 +163,8 @@ def sheet(photos: list[Pixels], resilience: int, shares: list[float], side: int 
             *(codec.decode(codec.encode(photo, profile="vq", quality=QUALITIES[book])) for book in (1, 4, 7)),
         ]
         data = codec.encode(photo, profile="vq", quality=100, resilience=resilience)
-        count = len(packets_of(data).streams)
         for share in shares:
-            gone = lost(count, share, False, np.random.default_rng([i, 0]))
+            gone = lost(data, share, False, np.random.default_rng([i, 0]))
             made.append(codec.decode(damaged(data, gone)))
         rows.append(np.hstack([middle(picture, side) for picture in made]))
     return Image.fromarray(np.vstack(rows))
@@ -155,11 +174,8 @@ def resilient(
     photos: list[Pixels], quality: float, resilience: int, shares: list[float], seeds: int, judge: Judge
 ) -> dict[str, Any]:
     """Figures of profile msp at a quality: bytes by resilience, beside those of files in one piece; and losses."""
-    sizes = {}
-    for r in RESILIENCES:
-        sizes[r] = mean(len(codec.encode(photo, quality=quality, resilience=r)) for photo in photos)
-        click.echo(f"quality {quality:g}, resilience {r}: {sizes[r]:.0f} bytes, {sizes[r] / sizes[0]:.3f} times")
-    found: dict[str, Any] = {"quality": quality, "sizes": {r: round(size) for r, size in sizes.items()}}
+    sizes, parity = sizes_by(photos, RESILIENCES, profile="msp", quality=quality)
+    found: dict[str, Any] = {"quality": quality, "sizes": sizes, "parity": parity}
     found["ratios"] = {r: round(size / sizes[0], 3) for r, size in sizes.items()}
     found["losses"] = []
     for row in losses(photos, shares, seeds, judge, profile="msp", quality=quality, resilience=resilience):
@@ -210,16 +226,12 @@ def of_codebooks(
     """Figures of profile vq."""
     points = [whole(photos, quality, judge) for quality in QUALITIES]
     click.echo(table([list(points[0]), *([f"{value:.4g}" for value in row.values()] for row in points)]))
-    sizes = {
-        r: round(mean(len(codec.encode(photo, profile="vq", quality=100, resilience=r)) for photo in photos))
-        for r in range(10)
-    }
-    click.echo(f"Bytes by resilience: {sizes}")
+    sizes, parity = sizes_by(photos, range(10), profile="vq", quality=100)
     found = []
     for row in losses(photos, shares, seeds, judge, profile="vq", quality=100, resilience=resilience):
         found.append(row)
         click.echo(row)
-    return {"points": points, "sizes": sizes, "losses": found}
+    return {"points": points, "sizes": sizes, "parity": parity, "losses": found}
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from operator import itemgetter
 from typing import Any, NamedTuple, TypeVar
 
 from codec.container import Container, CorruptError, DamageWarning, Section, varint
@@ -241,7 +240,7 @@ class Layout:
     sides: tuple[int, ...]
 
     def of(self, container: Container, side: int | None = None) -> Packets:
-        """Sound packets of a file, wherever in its section they are.
+        """Sound packets of a file, wherever in its section they are, and those that parity packets restore.
 
         Bytes that are damaged, lost or inserted cost the packets that they hit, and those of which nothing is left all
         of them: a file that is cut there has a picture, though a likely one.
@@ -348,9 +347,9 @@ class _Found(NamedTuple):
         contents = {number: section[each.begin : each.stop] for number, each in packets.items()}
         streams = {number: stream for number, stream in contents.items() if number in head.numbers}
         parity = {number: row for number, row in contents.items() if number in head.parity_numbers}
-        # In damage some may have a right checksum by chance: those of another length.
-        size = max(Counter(map(len, parity.values())).items(), key=itemgetter(1), default=(0, 0))[0]
-        parity = {number: row for number, row in parity.items() if len(row) == size}
+        # All have one length: those of others are places in damage that have a right checksum by chance.
+        lengths = dict(Counter(map(len, parity.values())).most_common(1))
+        parity = {number: row for number, row in parity.items() if len(row) in lengths}
         beginnings = {}
         if begun and begun.number in head.numbers and begun.number not in streams:
             beginnings = {begun.number: section[begun.begin : begun.stop]}
