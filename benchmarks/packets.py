@@ -94,8 +94,9 @@ def lost(data: bytes, share: float, burst: bool, generator: np.random.Generator)
     numbers = list(all_packets(data))
     some = max(1, round(share * len(numbers)))
     if burst:
-        return np.roll(numbers, -int(generator.integers(len(numbers))))[:some].tolist()
-    return generator.choice(numbers, some, replace=False).tolist()
+        start = int(generator.integers(len(numbers)))
+        return (numbers[start:] + numbers[:start])[:some]
+    return [int(number) for number in generator.choice(numbers, some, replace=False)]
 
 
 def packets_of(data: bytes) -> Packets:

@@ -86,4 +86,5 @@ def _inverse(parities: list[int], missing: list[int]) -> NDArray[np.int64]:
     both = _LOGS[x[:, None] ^ y]
     numerator = both.sum(1) + both.sum(0)[:, None] - both.T
     # Terms with k = j or k = i are logarithms of 0, which count nothing.
-    return numerator - _LOGS[x[:, None] ^ x].sum(1) - _LOGS[y[:, None] ^ y].sum(1)[:, None]
+    logs: NDArray[np.int64] = numerator - _LOGS[x[:, None] ^ x].sum(1) - _LOGS[y[:, None] ^ y].sum(1)[:, None]
+    return logs

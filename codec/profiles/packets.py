@@ -303,7 +303,8 @@ class Layout:
         else:
             detail = b"." * self.detail
             heads = {each: b"[\\x%x0-\\x%xf]" % (each, each) + detail for each in range(1, MAX_RESILIENCE + 1)}
-        numbers = {each: re.escape(bytes(filter(Head(0, each).has, range(256)))) for each in heads}
+        kinds = {each: Head(0, each) for each in heads}
+        numbers = {each: re.escape(bytes([*kind.numbers, *kind.parity_numbers])) for each, kind in kinds.items()}
         starts = (start + b"[" + numbers[each] + b"]" for each, start in heads.items())
         return re.compile(b"|".join(starts), re.DOTALL)
 
