@@ -5,18 +5,25 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar, copy_context
 from functools import cache
-from typing import TYPE_CHECKING
+from threading import Lock
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
     import torch
-    from threadpoolctl import ThreadpoolController
+    from threadpoolctl import LibController
 
 # What torch needs to find a GPU on a system: libraries of drivers, and devices. On others it is asked.
 _LIBRARIES = {"linux": ["libcuda.so.1"], "darwin": [], "win32": ["nvcuda.dll", "amdhip64_6.dll", "amdhip64_7.dll"]}
 _DEVICES = ("/dev/kfd", "/dev/dxg")
+
+Part = TypeVar("Part")
+Found = TypeVar("Found")
 
 forked = False  # whether this process is a copy of another one
 
@@ -84,23 +91,95 @@ def _is_library(name: str) -> bool:
     return True
 
 
+class _Products:
+    """Number of threads that NumPy's products take, which all threads of Python share: the least that one asks for."""
+
+    def __init__(self) -> None:
+        self._lock, self._asked, self._before = Lock(), list[int](), list[int]()
+
+    @contextmanager
+    def limited(self, count: int) -> Iterator[None]:
+        """Let products take at most so many threads, and when nobody asks for that any more, as many as before."""
+        with self._lock:
+            if not self._asked:
+                self._before = [library.num_threads for library in _libraries()]
+            self._asked.append(count)
+            self._set()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._asked.remove(count)
+                self._set()
+
+    def _set(self) -> None:
+        for library, before in zip(_libraries(), self._before, strict=True):
+            library.set_num_threads(min(self._asked, default=before))
+
+
+_products = _Products()
+_pool: ContextVar[tuple[ThreadPoolExecutor, int] | None] = ContextVar("_pool", default=None)
+
+
 @contextmanager
 def numpy_computing() -> Iterator[None]:
-    """Let NumPy's products take as many threads as torch does, and one in a process that is a copy, as of `computing`.
+    """Let NumPy take as many threads as torch does, and one in a process that is a copy, as of `computing`.
 
-    There are as many such processes as processors: a loader's of data, for instance.
+    There are as many such processes as processors: a loader's of data, for instance. Threads are those of NumPy's
+    products, and of what is `shared`.
     """
-    if not forked and "torch" not in sys.modules:
-        yield
+    count = 1 if forked else sys.modules["torch"].get_num_threads() if "torch" in sys.modules else _own_threads()
+    if count == 1:
+        with _products.limited(1):
+            yield
         return
-    with _thread_pools().limit(limits=1 if forked else sys.modules["torch"].get_num_threads(), user_api="blas"):
-        yield
+    from concurrent.futures import ThreadPoolExecutor
+
+    with _products.limited(count), ThreadPoolExecutor(count) as pool:
+        token = _pool.set((pool, count))
+        try:
+            yield
+        finally:
+            _pool.reset(token)
+
+
+def shared(work: Callable[[Part], Found], parts: Iterable[Part]) -> list[Found]:
+    """Results for each of some parts, which the threads of `numpy_computing` share; products take one thread each.
+
+    So those of the same parts are the same, to the last bit, whatever the number of threads. Others go on only
+    while one is in functions of NumPy and the like, of arrays that are large.
+    """
+    held = _pool.get()
+    if held is None:
+        return [work(part) for part in parts]
+    with _products.limited(1):
+        begun = [held[0].submit(copy_context().run, _alone, work, part) for part in parts]
+        return [each.result() for each in begun]
+
+
+def pieces(length: int, least: int) -> list[slice]:
+    """A length in equal parts, one for each thread of `numpy_computing`; in fewer, if they were below a least one."""
+    _, threads = _pool.get() or (None, 1)
+    count = max(1, min(threads, length // least))
+    return [slice(length * i // count, length * (i + 1) // count) for i in range(count)]
+
+
+def _alone(work: Callable[[Part], Found], part: Part) -> Found:
+    """Do something without the other threads, which might come to wait for each other."""
+    _pool.set(None)
+    return work(part)
 
 
 @cache
-def _thread_pools() -> ThreadpoolController:
-    """Libraries that compute with several threads, which take a while to find."""
+def _own_threads() -> int:
+    """Number of threads that NumPy's products take by themselves; of the processors, where that is not known."""
+    return min((library.num_threads for library in _libraries()), default=os.cpu_count() or 1)
+
+
+@cache
+def _libraries() -> list[LibController]:
+    """Libraries that compute NumPy's products with several threads, which take a while to find."""
     import numpy  # noqa: F401
     from threadpoolctl import ThreadpoolController
 
-    return ThreadpoolController()
+    return ThreadpoolController().select(user_api="blas").lib_controllers  # type: ignore[no-any-return]

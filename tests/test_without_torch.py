@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -188,17 +190,56 @@ def blas_threads() -> set[int]:
     return {each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"}
 
 
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Two threads of torch."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("copied", [False, True])
 def test_threads_are_those_of_torch(copied: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    before, threads = blas_threads(), torch.get_num_threads()
+    """Those of products, and of what is shared: there, each makes products of its own."""
+    before = blas_threads()
     monkeypatch.setattr(runtime, "forked", copied)
-    torch.set_num_threads(2)
+    both = threading.Barrier(1 if copied else 2)
+
+    def part(name: str) -> tuple[str, set[int], list[str]]:
+        both.wait(60)
+        return name, blas_threads(), runtime.shared(str, [name])  # threads would wait for each other for ever
+
+    with runtime.numpy_computing():
+        assert blas_threads() == {1 if copied else 2}
+        assert runtime.shared(part, "abcd") == [(name, {1}, [name]) for name in "abcd"]
+        assert len(runtime.pieces(100, 10)) == (1 if copied else 2)
+        assert blas_threads() == {1 if copied else 2}
+    assert blas_threads() == before
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_errors_of_threads() -> None:
+    """One of several is raised, and threads of products are as many as before."""
+    before = blas_threads()
+    with runtime.numpy_computing(), pytest.raises(ValueError, match="invalid literal"):
+        runtime.shared(int, "1x2y")
+    assert blas_threads() == before
+
+
+@pytest.mark.parametrize("quality", [40, 90])
+def test_pictures_depend_on_no_number_of_threads(quality: int) -> None:
+    """Neither without an enhancement layer nor with one."""
+    data = codec.encode(photo("coffee.png", 260, 200), quality=quality, effort=1, device="cpu")
+    threads, found = torch.get_num_threads(), []
     try:
-        with runtime.numpy_computing():
-            assert blas_threads() == {1 if copied else 2}
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            found.append(codec.decode(data, device="cpu"))
     finally:
         torch.set_num_threads(threads)
-    assert blas_threads() == before
+    assert all(np.array_equal(found[0], other) for other in found[1:])
 
 
 def test_copies_of_a_process_know_that_they_are() -> None:

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec.autoencoders.networks.patches import Floats, means, of_patches
-from codec.autoencoders.networks.transform_config import MAX_GATE, MAX_RMS, PIXELS, Config
+from codec.autoencoders.networks.transform_config import MAX_GATE, MAX_RMS, PATCH, PIXELS, Config
 from codec.blocks import slices
+from codec.runtime import shared
 
 POSITIONS = 1024  # of a band
 
@@ -74,10 +75,16 @@ class Block:
     def __call__(self, x: Floats) -> Floats:
         """(h, w, channels) to the same."""
         made, inner = np.empty_like(x), np.empty_like(x)
-        for band in bands(x):
+
+        def within(band: slice) -> None:
             inner[band] = _silu(self._mix_in(x[band]))
-        for band, taps in neighbours(inner):
+
+        def around(part: tuple[slice, list[Floats]]) -> None:
+            band, taps = part
             made[band] = self._gated(x[band] + self._mix_out(self._mixed(taps)))
+
+        shared(within, bands(x))
+        shared(around, neighbours(inner))
         return made
 
     def _mixed(self, taps: list[Floats]) -> Floats:
@@ -113,6 +120,7 @@ class Decoder:
         self._expand = weights.pointwise("expand", config.coarse, config.latent)
         self._modulation = weights.take("modulation", config.knots, config.coarse)
         self._coarse = weights.blocks("coarse", coarse, config.coarse, config.expansion)
+        self._channels = config.fine
         self._up = weights.pointwise("up", 4 * config.fine, config.coarse)
         self._fine = weights.blocks("fine", fine, config.fine, config.expansion)
         self._unembed = weights.spatial("unembed", PIXELS, config.fine)
@@ -127,20 +135,34 @@ class Decoder:
         x = self._expand(latents) * (1 + knots @ self._modulation)
         for block in self._coarse:
             x = block(x)
-        height, width, _ = x.shape
-        x = self._up(x).reshape(height, width, -1, 2, 2).transpose(0, 3, 1, 4, 2).reshape(2 * height, 2 * width, -1)
+        x = self._finer(x)
         for block in self._fine:
             x = block(x)
         return self._pixels(x, scale)
 
+    def _finer(self, x: Floats) -> Floats:
+        """Features (h, w, coarse) to (2 h, 2 w, fine)."""
+        height, width, _ = x.shape
+        made = np.empty((height, 2, width, 2, self._channels), np.float32)
+
+        def part(band: slice) -> None:
+            made[band] = self._up(x[band]).reshape(-1, width, self._channels, 2, 2).transpose(0, 3, 1, 4, 2)
+
+        shared(part, bands(x))
+        return made.reshape(2 * height, 2 * width, -1)
+
     def _pixels(self, x: Floats, scale: int) -> Floats:
         """Features (h, w, fine) to (3, 8 h / scale, 8 w / scale)."""
         rows = means(self._unembed, scale)
-        unembed = Pointwise(rows[:, :-1].T, rows[:, -1])
-        patches = np.empty((*x.shape[:2], len(rows)), np.float32)
-        for band, taps in neighbours(x):
-            patches[band] = unembed(np.concatenate(taps, -1))
-        return of_patches(patches)
+        unembed, side = Pointwise(rows[:, :-1].T, rows[:, -1]), PATCH // scale
+        made = np.empty((3, side * x.shape[0], side * x.shape[1]), np.float32)
+
+        def part(found: tuple[slice, list[Floats]]) -> None:
+            band, taps = found
+            made[:, side * band.start : side * band.stop] = of_patches(unembed(np.concatenate(taps, -1)))
+
+        shared(part, neighbours(x))
+        return made
 
 
 def bands(x: Floats) -> Iterator[slice]:

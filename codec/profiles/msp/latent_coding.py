@@ -20,8 +20,10 @@ from codec.blocks import bands
 from codec.container import CorruptError
 from codec.entropy import selftest, tables
 from codec.entropy.coder import LIMIT, Coder, Decoder, Encoder, code_laplace, continuations
-from codec.entropy.layers import Integers
+from codec.entropy.layers import Integers, Whole
+from codec.runtime import pieces, shared
 
+ROWS, CELLS = 8, 256  # that a thread computes at least
 SURE = 0  # scale index up to which a symbol whose mean rounds to zero is zero
 
 Symbols = NDArray[np.int32]
@@ -190,16 +192,24 @@ class LatentCoding:
         self, halving: int, offset: int, place: tuple[slice, slice], band: slice, known: list[Activations],
         phase: NDArray[np.bool_],
     ) -> None:  # fmt: skip
-        halo = slice(max(0, band.start - BLOCKS), band.stop + BLOCKS)
-        inputs = np.concatenate([grid[halo] for grid in known], -1).astype(np.float32)
-        context = self._prior.context(halving, offset, inputs)[band.start - halo.start :]
-        row, column = np.nonzero(phase[band])
-        context = context[row, column]
+        def contexts(piece: slice) -> Whole:
+            start, stop = band.start + piece.start, band.start + piece.stop
+            halo = slice(max(0, start - BLOCKS), stop + BLOCKS)
+            inputs = np.concatenate([grid[halo] for grid in known], -1).astype(np.float32)
+            return self._prior.context(halving, offset, inputs)[start - halo.start :][: stop - start]
+
+        inside = phase[band]
+        row, column = np.nonzero(inside)
+        context = np.concatenate(shared(contexts, pieces(len(inside), ROWS)))[row, column]
         cells = row + band.start, column
         for group, channels in enumerate(self._prior.prior.groups):
-            earlier = self._activations[place][row + band.start, column, : channels.start].astype(np.float32)
-            mean, scale = self._prior.distributions(halving, offset, group, context, earlier)
-            self._code(place, cells, channels, mean, scale)
+            earlier = self._activations[place][*cells, : channels.start].astype(np.float32)
+
+            def distributions(piece: slice, group: int = group, earlier: Whole = earlier) -> tuple[Integers, Integers]:
+                return self._prior.distributions(halving, offset, group, context[piece], earlier[piece])
+
+            found = shared(distributions, pieces(len(context), CELLS))
+            self._code(place, cells, channels, *map(np.concatenate, zip(*found, strict=True)))
 
     def _code(
         self, place: tuple[slice, slice], cells: Cells, channels: slice,
@@ -217,15 +227,15 @@ class LatentCoding:
 
     def _run(self, told: NDArray[np.float32] | None, mean: Integers, scale: Integers) -> Symbols:
         """Code symbols but for sure zeros, those of one width of tables after those of another."""
+        shape, mean, scale = mean.shape, mean.ravel(), scale.ravel()
         symbols = ((mean + tables.FRACTIONS // 2) // tables.FRACTIONS).astype(np.int32)
         width = np.where((scale > SURE) | (symbols != 0), tables.half_width_index()[scale], -1)
         for found in range(len(tables.HALF_WIDTHS)):
-            chosen = width == found
-            if self._coders and chosen.any():
-                expected = symbols[chosen]
-                coded = None if told is None else np.rint(told[chosen]).clip(-LIMIT, LIMIT).astype(np.int32)
-                symbols[chosen] = self._decided(coded, mean[chosen], scale[chosen], expected)
-        return symbols
+            chosen = np.flatnonzero(width == found)
+            if self._coders and len(chosen):
+                coded = None if told is None else np.rint(told.ravel()[chosen]).clip(-LIMIT, LIMIT).astype(np.int32)
+                symbols[chosen] = self._decided(coded, mean[chosen], scale[chosen], symbols[chosen])
+        return symbols.reshape(shape)
 
     def _decided(self, told: Symbols | None, mean: Integers, scale: Integers, expected: Symbols) -> Symbols:
         """Code symbols; from the first on in which decoders differ, there are expected ones."""
