@@ -21,6 +21,7 @@ from codec.autoencoders.networks.patches import Floats, means, of_patches, to_pa
 from codec.autoencoders.networks.transform_config import DOWNSCALE, PATCH, TILE
 from codec.blocks import bands
 from codec.entropy.layers import Integers
+from codec.runtime import shared
 
 if TYPE_CHECKING:
     from codec.autoencoders.transform_networks import TransformNetworks
@@ -79,8 +80,11 @@ class EnhancementLayer(Layer):
     def encode(self, differences: Floats, position: int) -> Floats:
         """Symbols, not yet rounded, (*size(height, width), channels) of differences (3, height, width)."""
         patches, gains = to_patches(differences), self._gains(position)
-        for band in bands(*patches.shape[:2]):
+
+        def part(band: slice) -> None:
             patches[band] = patches[band] @ self._basis.T * gains
+
+        shared(part, bands(*patches.shape[:2]))
         return patches
 
     def decode(self, symbols: Floats, position: int, height: int, width: int, scale: int = 1) -> Floats:
@@ -88,9 +92,12 @@ class EnhancementLayer(Layer):
         kernel, gains = means(self._basis.T, scale), self._gains(position)
         (rows, columns, _), side = symbols.shape, PATCH // scale
         made = np.empty((3, rows * side, columns * side), np.float32)
-        for band in bands(rows, columns):
+
+        def part(band: slice) -> None:
             coefficients: Floats = symbols[band] / gains
             made[:, side * band.start : side * band.stop] = of_patches(coefficients @ kernel.T)
+
+        shared(part, bands(rows, columns))
         return made[:, : -(-height // scale), : -(-width // scale)]
 
 

@@ -132,7 +132,8 @@ class Decoder:
         Args:
             scale: 1, 2, 4 or 8: the result is as if means were taken over so many rows and columns of the picture.
         """
-        x = self._expand(latents) * (1 + knots @ self._modulation)
+        x = np.concatenate(shared(lambda band: self._expand(latents[band]), bands(latents)))
+        x *= 1 + knots @ self._modulation
         for block in self._coarse:
             x = block(x)
         x = self._finer(x)
