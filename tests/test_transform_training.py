@@ -25,7 +25,7 @@ from codec.training import plots, synthetic, validation
 from codec.training.data import HELD_OUT, Photos, crop, find_benchmark, find_photos
 from codec.training.loop import CHECKPOINT, DECAYED, Budget, Loop, read_log
 from codec.training.optimizers import MuonAndAdam, Schedule, orthogonalised
-from codec.training.transform import Model, Settings, TransformTask, export
+from codec.training.transform import Model, Settings, TransformTask, export, pruned
 from codec.training.validation import Validation
 
 SAMPLE = Path(__file__).parent.parent / "samples" / "coffee.png"
@@ -376,6 +376,22 @@ def test_exported_weights_start_another_training(photos: Photos, tmp_path: Path)
     assert started.keys() == loop.average.keys()
     for name, tensor in loop.average.items():
         assert torch.equal(started[name], tensor.half().float())
+
+
+def test_pruned_channels_are_zero_and_pictures_are_those_of_their_values() -> None:
+    torch.manual_seed(0)
+    whole, less, values = Model(TINY.network), Model(TINY.network), torch.randn(8)
+    less.load_state_dict(pruned(whole.state_dict(), [5, 7], values))
+    pictures, lambdas = torch.rand(2, 3, 48, 32), torch.tensor([0.01, 0.001])
+    with torch.no_grad():
+        latents = whole.transform.encode(pictures, lambdas)
+        zero, valued = latents.clone(), latents.clone()
+        zero[:, [5, 7]] = 0
+        valued[:, [5, 7]] = values[[5, 7], None, None]
+        torch.testing.assert_close(less.transform.encode(pictures, lambdas), zero)
+        found, wanted = (m.transform.decode(z, lambdas, 48, 32) for m, z in ((less, zero), (whole, valued)))
+        torch.testing.assert_close(found, wanted)
+        assert not torch.allclose(found, whole.transform.decode(zero, lambdas, 48, 32))
 
 
 def test_weights_of_another_shape_start_nothing(photos: Photos, tmp_path: Path) -> None:
