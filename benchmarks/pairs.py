@@ -83,7 +83,11 @@ def make(folder: Path, profile: str, effort: int, rates: list[float], only: str,
     key = {}
     for number, (path, rate) in enumerate(wanted, 1):
         photo = read_rgb(path)
-        data, (size, other) = codings(photo, profile, effort, rate)
+        try:
+            data, (size, other) = codings(photo, profile, effort, rate)
+        except codec.BatchError as error:
+            click.echo(f"{path.stem} at {rate:g} bits per pixel is left out: {error}")
+            continue
         chance = random.Random(f"{seed} {path.stem} {rate}")
         original, our, their = crop([photo, codec.decode(data), other], chance)
         ours_left = chance.random() < 0.5
