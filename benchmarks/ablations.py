@@ -63,9 +63,7 @@ class SoapTask(TransformTask):
     """The training with SOAP in Muon's place."""
 
     def optimizer(self) -> MuonAndAdam:
-        model = self.model
-        fast = [model.transform.log_gain, model.prior.log_scale, model.prior.mean]
-        return SoapAndAdam(wide(model, but=fast), model.parameters(), fast, SPEED)
+        return SoapAndAdam(wide(self.model, but=self.fast), self.model.parameters(), self.fast, SPEED)
 
 
 def without_structure(made: Tensor, pictures: Tensor) -> Tensor:

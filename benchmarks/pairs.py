@@ -24,7 +24,8 @@ from PIL import Image
 from smallest import avif
 
 import codec
-from codec.training.data import read_rgb
+from codec.training.data import middle, read_rgb
+from codec.training.validation import judge
 
 Pixels = NDArray[np.uint8]
 
@@ -38,24 +39,23 @@ def crop(pictures: list[Pixels], chance: random.Random) -> list[Pixels]:
     while True:
         top, left = chance.randrange(max(1, height - CROP + 1)), chance.randrange(max(1, width - CROP + 1))
         parts = [picture[top : top + CROP, left : left + CROP] for picture in pictures]
-        if parts[0].std() > pictures[0].std() / 2:
+        if parts[0].std() >= pictures[0].std() / 2:
             return parts
 
 
 def sheet(parts: list[Pixels]) -> Image.Image:
     """Parts side by side, and below them the middle of each, twice as large."""
     made = Image.new("RGB", (len(parts) * (CROP + GAP) - GAP, 2 * CROP + GAP), "white")
-    for column, part in enumerate(map(Image.fromarray, parts)):
-        inner = part.crop((part.width // 4, part.height // 4, part.width * 3 // 4, part.height * 3 // 4))
-        made.paste(part, (column * (CROP + GAP), 0))
-        made.paste(inner.resize(part.size, Image.Resampling.NEAREST), (column * (CROP + GAP), CROP + GAP))
+    for column, part in enumerate(parts):
+        inner = Image.fromarray(middle(part, CROP // 2))
+        made.paste(Image.fromarray(part), (column * (CROP + GAP), 0))
+        twice = inner.resize((2 * inner.width, 2 * inner.height), Image.Resampling.NEAREST)
+        made.paste(twice, (column * (CROP + GAP), CROP + GAP))
     return made
 
 
 def codings(photo: Pixels, profile: str, effort: int, rate: float) -> tuple[bytes, tuple[int, Pixels]]:
     """Our file of so many bits per pixel, and AVIF of no more bytes, in the number of pixels that measures best."""
-    from codec.training.validation import judge
-
     data = codec.encode(photo, profile=profile, effort=effort, target_size=round(rate * photo[..., 0].size / 8))
     found = [other for smaller in SMALLER if (other := avif(photo, len(data), smaller))]
     return data, max(found, key=lambda other: judge(photo, other[1])["ssimulacra2"])

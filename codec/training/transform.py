@@ -127,11 +127,15 @@ class TransformTask(Task):
         if compiled:
             compile_blocks(self.model)
 
-    def optimizer(self) -> MuonAndAdam:
+    @property
+    def fast(self) -> list[nn.Parameter]:
+        """Parameters that learn `SPEED` times as fast as others, and are no matrices."""
         model = self.model
-        fast = [model.transform.log_gain, model.prior.log_scale, model.prior.mean]
-        kernels = wide(model, but=fast) if self.settings.muon else []
-        return MuonAndAdam(kernels, model.parameters(), fast=fast, speed=SPEED)
+        return [model.transform.log_gain, model.prior.log_scale, model.prior.mean]
+
+    def optimizer(self) -> MuonAndAdam:
+        kernels = wide(self.model, but=self.fast) if self.settings.muon else []
+        return MuonAndAdam(kernels, self.model.parameters(), fast=self.fast, speed=SPEED)
 
     def batch(self, seed: int, iteration: int) -> Tensor:
         """(batch, side, side, 3) in 0..255"""

@@ -114,7 +114,7 @@ class Overfitting:
         """A latent, rounded, that costs less than a latent (1, channels, ...) in symbols, not rounded."""
         free = self._free(latents.round())
         symbols = self._explore(latents, free, iterations.explore) if iterations.explore else latents.round()
-        return self._descend(symbols, free, iterations) if iterations.descend else symbols
+        return self._descend(symbols, free, iterations.descend) if iterations.descend else symbols
 
     @property
     def _trade(self) -> float:
@@ -166,7 +166,7 @@ class Overfitting:
                 self.progress(iteration)
         return best
 
-    def _descend(self, symbols: Tensor, free: Tensor, iterations: Iterations) -> Tensor:
+    def _descend(self, symbols: Tensor, free: Tensor, iterations: int) -> Tensor:
         """Symbols of which, in each iteration, some changed by one where that should make the cost lower.
 
         Contexts count by what they say, not by how they would change: they are far from linear in whole symbols.
@@ -174,17 +174,17 @@ class Overfitting:
         generator = torch.Generator(symbols.device).manual_seed(self.seed)
         weights = symbols.new_ones(1, 1, 1, 1) if self.weights is None else of_cells(self.weights, DOWNSCALE)
         state, curvatures = self._state(symbols), Curvatures(self._curvature, symbols.shape[1], weights)
-        for iteration in range(iterations.descend):
+        for iteration in range(iterations):
             change, gain = self._change(state, curvatures.now())
             together = torch.rand(change.shape, generator=generator, device=change.device) < TOGETHER
             change = change * (free & together & (gain > 0))
             tried = self._state(state.symbols.detach() + change)
-            if iteration + 1 < iterations.descend:
+            if iteration + 1 < iterations:
                 expected = (gain * change.abs()).sum().item()
                 fell = (state.cost - tried.cost) / max(expected, 1e-30)
                 curvatures.learn(change, tried.gradient - state.gradient, fell)
             state = min(state, tried, key=lambda each: each.cost)
-            self.progress(iterations.explore + iteration)
+            self.progress(iteration)
         return state.symbols.detach()
 
     def _state(self, symbols: Tensor) -> State:
