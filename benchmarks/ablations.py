@@ -27,7 +27,7 @@ from codec.training.optimizers import MuonAndAdam, Schedule, wide
 from codec.training.transform import SPEED, Settings, TransformTask
 from codec.training.validation import JUDGES, compare, photos_and_validation
 
-BASELINE = Settings()
+BASELINE = Settings(network=Config(latent=192))
 WARM_UP = 100  # iterations
 
 
@@ -85,7 +85,7 @@ class Variant:
 
 
 def _network(**changed: Any) -> Variant:
-    return Variant(replace(BASELINE, network=Config(**changed)))
+    return Variant(replace(BASELINE, network=replace(BASELINE.network, **changed)))
 
 
 VARIANTS = {
@@ -93,6 +93,7 @@ VARIANTS = {
     "fine160": _network(fine=160),
     "fine192": _network(fine=192),
     "blocks3": _network(decoder=(3, 2)),
+    "latent128": _network(latent=128),
     "latent320": _network(latent=320),
     "expansion1": _network(expansion=1),
     "adam": Variant(replace(BASELINE, muon=False), 6e-4),

@@ -18,6 +18,8 @@ from torch import Tensor
 
 from codec.autoencoders.errors import ModelFileError
 from codec.autoencoders.networks import transform as networks
+from codec.autoencoders.networks.coding_order import PRESETS
+from codec.autoencoders.networks.progressive_prior import ProgressivePrior
 from codec.autoencoders.networks.transform_config import Config
 from codec.distortion.pixels import coarse_error, picture_error, squared_error, structural_error
 from codec.training import __main__ as command
@@ -25,7 +27,8 @@ from codec.training import plots, synthetic, validation
 from codec.training.data import HELD_OUT, Photos, crop, find_benchmark, find_photos
 from codec.training.loop import CHECKPOINT, DECAYED, Budget, Loop, read_log
 from codec.training.optimizers import MuonAndAdam, Schedule, orthogonalised
-from codec.training.transform import Model, Settings, TransformTask, export, pruned
+from codec.training.pruning import pruned, pruned_prior
+from codec.training.transform import Model, Settings, TransformTask, export
 from codec.training.validation import Validation
 
 SAMPLE = Path(__file__).parent.parent / "samples" / "coffee.png"
@@ -378,20 +381,43 @@ def test_exported_weights_start_another_training(photos: Photos, tmp_path: Path)
         assert torch.equal(started[name], tensor.half().float())
 
 
-def test_pruned_channels_are_zero_and_pictures_are_those_of_their_values() -> None:
+def test_pruned_channels_are_gone_and_pictures_are_those_of_their_values() -> None:
     torch.manual_seed(0)
-    whole, less, values = Model(TINY.network), Model(TINY.network), torch.randn(8)
-    less.load_state_dict(pruned(whole.state_dict(), [5, 7], values))
+    kept, values = [0, 1, 2, 3, 4, 6, 7], torch.randn(8)
+    whole, less = Model(TINY.network), Model(replace(TINY.network, latent=len(kept)))
+    less.load_state_dict(pruned(whole.state_dict(), [5], values))
     pictures, lambdas = torch.rand(2, 3, 48, 32), torch.tensor([0.01, 0.001])
     with torch.no_grad():
         latents = whole.transform.encode(pictures, lambdas)
-        zero, valued = latents.clone(), latents.clone()
-        zero[:, [5, 7]] = 0
-        valued[:, [5, 7]] = values[[5, 7], None, None]
-        torch.testing.assert_close(less.transform.encode(pictures, lambdas), zero)
-        found, wanted = (m.transform.decode(z, lambdas, 48, 32) for m, z in ((less, zero), (whole, valued)))
+        torch.testing.assert_close(less.transform.encode(pictures, lambdas), latents[:, kept])
+        valued = latents.clone()
+        valued[:, 5] = values[5]
+        found, wanted = (m.transform.decode(z, lambdas, 48, 32) for m, z in ((less, latents[:, kept]), (whole, valued)))
         torch.testing.assert_close(found, wanted)
-        assert not torch.allclose(found, whole.transform.decode(zero, lambdas, 48, 32))
+
+
+@pytest.mark.parametrize("preset", ["baseline", "extra"])
+def test_a_pruned_prior_is_as_the_whole_one_where_the_others_are_zero(preset: str) -> None:
+    """But for the groups of channels: so only the one without any, and the first group's of another, stay the same."""
+    torch.manual_seed(0)
+    order, kept = PRESETS[preset], [*range(60), *range(62, 96)]
+    whole, less = ProgressivePrior(order, 96, 2, 16), ProgressivePrior(order, len(kept), 2, 16)
+    with torch.no_grad():
+        for parameter in whole.parameters():
+            parameter.add_(torch.randn_like(parameter) / 10)
+    less.load_state_dict(pruned_prior(whole.state_dict(), order, 96, kept))
+    latents, knots = torch.randn(1, 96, 16, 16).mul(2).round(), torch.tensor([[0.3, 0.7]])
+    latents[:, 60:62] = 0
+    same = kept if preset == "baseline" else range(min(order.bounds(96)[1], order.bounds(len(kept))[1]))
+    with torch.no_grad():
+        for found, wanted in zip(less(latents[:, kept], knots), whole(latents, knots), strict=True):
+            torch.testing.assert_close(found[:, : len(same)], wanted[:, list(same)])
+
+
+def test_pruning_keeps_a_channel_for_each_group() -> None:
+    prior = ProgressivePrior(PRESETS["normal"], 24, 2, 16)
+    with pytest.raises(ValueError, match="a latent of 2 channels has fewer groups than one of 24"):
+        pruned_prior(prior.state_dict(), PRESETS["normal"], 24, [0, 1])
 
 
 def test_weights_of_another_shape_start_nothing(photos: Photos, tmp_path: Path) -> None:

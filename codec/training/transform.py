@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -197,24 +197,6 @@ def export(config: Config, weights: Mapping[str, Tensor], path: Path) -> None:
     """
     tensors = {name.removeprefix("transform."): w.half().cpu().contiguous() for name, w in weights.items()}
     write(path, save(tensors, describe(config)))
-
-
-@torch.no_grad()
-def pruned(weights: Mapping[str, Tensor], channels: Sequence[int], values: Tensor) -> dict[str, Tensor]:
-    """Weights of a model that has some channels of its latent no more: they are zero, which files need no bits for.
-
-    Its decoder makes what the other one makes where these channels have the given values.
-
-    Args:
-        weights: as `read_weights` returns them.
-        values: of all channels, (latent,), with gains divided out; such as their means over photos.
-    """
-    found = {name: tensor.clone() for name, tensor in weights.items()}
-    project, expand = "transform.encoder.project", "transform.decoder.expand"
-    for name in ("weight", "bias"):
-        found[f"{project}.{name}"][list(channels)] = 0
-    found[f"{expand}.bias"] += found[f"{expand}.weight"][:, list(channels)] @ values[list(channels)]
-    return found
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -30,7 +30,7 @@ class Config:
         lambdas: least and greatest of them, for distortions that are squared errors of pictures in 0..1.
     """
 
-    latent: int = 192
+    latent: int = 128
     fine: int = 256
     coarse: int = 320
     encoder: tuple[int, int] = (3, 2)
