@@ -1,12 +1,13 @@
-"""Pairs of crops to be judged by eye, ours and AVIF of equal size, without knowing which is which.
+"""Pairs of crops to be judged by eye, of one profile and of AVIF or another one of equal size, without knowing which.
 
     python benchmarks/pairs.py make FOLDER --profile msp --rates 0.06,0.12,0.25 --out PAIRS
+    python benchmarks/pairs.py make FOLDER --profile vq --against clric --rates 0.024 --out PAIRS
     python benchmarks/pairs.py count PAIRS ANSWERS
 
 `make` leaves numbered pictures in PAIRS: the photo in the middle, the two codings at its sides, above a crop as it is
 and below its middle twice as large; and key.json, which says what is where, and which nobody may look at before all are
 judged. Places of crops are drawn by the photo's name. ANSWERS is a text of lines such as "12 left", "13 right" or
-"14 equal", of the pictures' numbers; `count` says how often ours was preferred, by rate.
+"14 equal", of the pictures' numbers; `count` says how often the profile was preferred, by rate.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ import json
 import random
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
 from common import numbers, table
 from numpy.typing import NDArray
 from PIL import Image
-from smallest import avif
+from smallest import Coded, avif
 
 import codec
 from codec.training.data import middle, read_rgb
@@ -54,11 +56,22 @@ def sheet(parts: list[Pixels]) -> Image.Image:
     return made
 
 
-def codings(photo: Pixels, profile: str, effort: int, rate: float) -> tuple[bytes, tuple[int, Pixels]]:
-    """Our file of so many bits per pixel, and AVIF of no more bytes, in the number of pixels that measures best."""
-    data = codec.encode(photo, profile=profile, effort=effort, target_size=round(rate * photo[..., 0].size / 8))
-    found = [other for smaller in SMALLER if (other := avif(photo, len(data), smaller))]
-    return data, max(found, key=lambda other: judge(photo, other[1])["ssimulacra2"])
+def codings(photo: Pixels, profile: str, against: str, effort: int, rate: float) -> tuple[Coded, Coded]:
+    """The photo in so many bits per pixel, and in no more bytes what it is compared with.
+
+    AVIF is in the number of pixels that measures best.
+    """
+    ours = coded(photo, profile, round(rate * photo[..., 0].size / 8), effort=effort)
+    if against != "avif":
+        return ours, coded(photo, against, ours[0])
+    found = [other for smaller in SMALLER if (other := avif(photo, ours[0], smaller))]
+    return ours, max(found, key=lambda other: judge(photo, other[1])["ssimulacra2"])
+
+
+def coded(photo: Pixels, profile: str, size: int, **options: Any) -> Coded:
+    """The photo in a file of a profile of so many bytes at most."""
+    data = codec.encode(photo, profile=profile, target_size=size, **options)
+    return len(data), codec.decode(data)
 
 
 @click.group()
@@ -69,12 +82,15 @@ def main() -> None:
 @main.command()
 @click.argument("folder", type=click.Path(exists=True, path_type=Path))
 @click.option("--profile", default="msp", show_default=True)
+@click.option("--against", default="avif", show_default=True, help="Or another profile.")
 @click.option("--effort", type=int, default=3, show_default=True)
 @click.option("--rates", type=numbers, default="0.06,0.12,0.25", show_default=True, help="Bits per pixel.")
 @click.option("--only", default="", help="Names of photos, with commas between them; all by default.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True)
-def make(folder: Path, profile: str, effort: int, rates: list[float], only: str, seed: int, out: Path) -> None:
+def make(
+    folder: Path, profile: str, against: str, effort: int, rates: list[float], only: str, seed: int, out: Path
+) -> None:
     """Make pairs of the photos in FOLDER."""
     out.mkdir(parents=True, exist_ok=True)
     paths = [path for path in sorted(folder.glob("*.png")) if not only or path.stem in only.split(",")]
@@ -84,16 +100,16 @@ def make(folder: Path, profile: str, effort: int, rates: list[float], only: str,
     for number, (path, rate) in enumerate(wanted, 1):
         photo = read_rgb(path)
         try:
-            data, (size, other) = codings(photo, profile, effort, rate)
+            (size, ours), (other_size, other) = codings(photo, profile, against, effort, rate)
         except codec.BatchError as error:
             click.echo(f"{path.stem} at {rate:g} bits per pixel is left out: {error}")
             continue
         chance = random.Random(f"{seed} {path.stem} {rate}")
-        original, our, their = crop([photo, codec.decode(data), other], chance)
+        original, our, their = crop([photo, ours, other], chance)
         ours_left = chance.random() < 0.5
         sheet([our, original, their] if ours_left else [their, original, our]).save(out / f"{number:03d}.png")
         key[number] = {"photo": path.stem, "rate": rate, "ours": "left" if ours_left else "right"}
-        key[number] |= {"bytes": len(data), "avif_bytes": size}
+        key[number] |= {"bytes": size, "other_bytes": other_size}
     (out / "key.json").write_text(json.dumps(key, indent=1))
 
 
@@ -101,17 +117,17 @@ def make(folder: Path, profile: str, effort: int, rates: list[float], only: str,
 @click.argument("pairs", type=click.Path(exists=True, path_type=Path))
 @click.argument("answers", type=click.Path(exists=True, path_type=Path))
 def count(pairs: Path, answers: Path) -> None:
-    """Count how often ours was preferred."""
+    """Count how often the profile was preferred."""
     key = json.loads((pairs / "key.json").read_text())
     found: dict[float, Counter[str]] = {}
     for line in answers.read_text().splitlines():
         if line.strip():
             number, answer = line.split()[:2]
             told = key[str(int(number))]
-            name = "equal" if answer == "equal" else "ours" if answer == told["ours"] else "AVIF"
+            name = "equal" if answer == "equal" else "ours" if answer == told["ours"] else "other"
             found.setdefault(told["rate"], Counter())[name] += 1
-    rows = [[f"{rate:g}", *(str(found[rate][name]) for name in ("ours", "equal", "AVIF"))] for rate in sorted(found)]
-    click.echo(table([["bits per pixel", "ours", "equal", "AVIF"], *rows]))
+    rows = [[f"{rate:g}", *(str(found[rate][name]) for name in ("ours", "equal", "other"))] for rate in sorted(found)]
+    click.echo(table([["bits per pixel", "ours", "equal", "other"], *rows]))
 
 
 if __name__ == "__main__":
