@@ -14,8 +14,10 @@ from torch import Tensor
 
 import codec
 from codec.autoencoders import store
+from codec.autoencoders.model import read
 from codec.autoencoders.networks.index_transformer import IndexTransformer
 from codec.autoencoders.networks.vq import Config, IndexConfig, Quantised
+from codec.autoencoders.store import EMBEDDED
 from codec.autoencoders.vector_quantised import VectorQuantised
 from codec.distortion.wasserstein import wasserstein
 from codec.training import __main__ as command
@@ -23,7 +25,7 @@ from codec.training import vq
 from codec.training.data import Photos
 from codec.training.loop import Budget, Loop
 from codec.training.vgg import BLOCKS, Vgg
-from codec.training.vq import Settings, VqTask, codebooks
+from codec.training.vq import Settings, VqTask, codebooks, read_codebooks
 from codec.training.vq_indices import IndexTask, lost_indices
 
 __all__ = ["data", "photos", "weights"]  # fixtures
@@ -184,6 +186,30 @@ def test_indices_are_learned_and_make_a_model(exported: Path, photos: Photos, tm
     picture = photos[0][:64, :80]
     data = codec.encode(picture, profile="vq", model=tmp_path / "model.safetensors", quality=100)
     assert len(data) < 24 + 3 + 20
+
+
+def test_a_model_is_a_start(exported: Path, photos: Photos, vgg: Path, tmp_path: Path) -> None:
+    """Of both of its trainings: what they would make of it at once is the same model, but for what rounding leaves."""
+    learned, path = IndexTask(photos, exported, INDICES, 64, 3), tmp_path / "model.safetensors"
+    with torch.no_grad():
+        for parameter in learned.model.parameters():
+            parameter.add_(torch.randn_like(parameter) / 20)
+    learned.export(path)
+    autoencoder = VqTask(TINY, photos, torch.rand(2, 3, 64, 64), Vgg(vgg), path)
+    known = read_codebooks(exported)[1]
+    for name, tensor in autoencoder.model.state_dict().items():
+        if name != "use":
+            assert torch.equal(tensor, known[name])
+    again = IndexTask(photos, exported, INDICES, 64, 3, path)
+    for name, weight in learned.model.state_dict().items():
+        torch.testing.assert_close(again.model.state_dict()[name], weight, rtol=0.02, atol=0.02)
+    again.export(tmp_path / "again.safetensors")
+    assert read(tmp_path / "again.safetensors").prefix == read(path).prefix
+
+
+def test_other_models_are_no_start(exported: Path, photos: Photos) -> None:
+    with pytest.raises(ValueError, match="model transform is of kind 'msp', and no start as one of 'vq'"):
+        IndexTask(photos, exported, INDICES, 64, 3, EMBEDDED.with_name("transform.safetensors"))
 
 
 def test_lost_indices_are_any_part() -> None:

@@ -191,7 +191,9 @@ def enhancement(data: Path, cache: Path, side: int, batch: int, weights: Path, s
 @training
 @crops(VqSettings.side, VqSettings.batch)
 @vgg
-@click.option("--start", type=FILE, required=True, help="Weights of a learned transform, or of an earlier export.")
+@click.option(
+    "--start", type=FILE, required=True, help="Weights of a learned transform, or of an earlier export or model."
+)
 @compiled
 def vq(data: Path, cache: Path, side: int, batch: int, vgg: Path, start: Path, compiled: bool) -> Task:
     """Train an autoencoder with codebooks."""
@@ -202,12 +204,13 @@ def vq(data: Path, cache: Path, side: int, batch: int, vgg: Path, start: Path, c
 @training
 @crops(256, 16)
 @click.option("--weights", type=FILE, required=True, help="Of the autoencoder, as its training exported them.")
-def vq_indices(data: Path, cache: Path, side: int, batch: int, weights: Path) -> Task:
+@click.option("--start", type=FILE, help="Model whose prior and transformer to start from.")
+def vq_indices(data: Path, cache: Path, side: int, batch: int, weights: Path, start: Path | None) -> Task:
     """Train prior and transformer of codebook indices, of an autoencoder that stays as it is.
 
     --export writes a model for profile vq, with the prior in integers.
     """
-    return IndexTask(_photos(data, cache, side), weights, side=side, count=batch)
+    return IndexTask(_photos(data, cache, side), weights, side=side, count=batch, start=start)
 
 
 @training

@@ -19,10 +19,11 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from codec.autoencoders.k_means import k_means
+from codec.autoencoders.model import build, read
 from codec.autoencoders.networks.vq import Config, Quantised
 from codec.autoencoders.tensor_file import METADATA, check_shapes, opened, read_safetensors
 from codec.device import reduced_precision
-from codec.distortion.pixels import squared_error, structural_error
+from codec.distortion.pixels import picture_error, squared_error, structural_error
 from codec.distortion.wasserstein import wasserstein
 from codec.files import write
 from codec.training.data import Photos, as_pictures, crops
@@ -32,6 +33,7 @@ from codec.training.transform import compile_blocks, read_weights
 from codec.training.vgg import Vgg
 
 DECAY = 0.95  # of what entries have been means of, in each iteration
+LASTING = 1e4  # latents that a codebook's entries are means of after a while, of usual batches
 DEAD = 0.05  # part of the mean use of a codebook's entries below which one is moved
 STARTED = 256  # pictures whose latents the first codebooks are made of
 COMMITMENT = 1.0  # weight of the latents' distance from their entries, in the latents' energy
@@ -46,13 +48,12 @@ class Settings:
     Attributes:
         side: of the crops, a multiple of 16.
         batch: crops at once.
-        structure, texture: weights of structural error and Wasserstein distortion, beside the squared error.
+        texture: weight of the Wasserstein distortion beside `picture_error`.
     """
 
     network: Config = field(default_factory=Config)
     side: int = 256
     batch: int = 16
-    structure: float = 0.01
     texture: float = 0.01
 
 
@@ -103,7 +104,7 @@ class VqTask(Task):
     Args:
         vgg: features that pictures are compared by, beside their samples.
         held_out: pictures (count, 3, side, side) in 0..1 to validate with.
-        weights: of a learned transform to start from, or what `export` made.
+        weights: of a learned transform to start from; or what `export` made, or a model for profile `vq`.
         compiled: as in `TransformTask`.
     """
 
@@ -118,8 +119,8 @@ class VqTask(Task):
         self.config: Mapping[str, Any] = {"network": asdict(settings.network)}
         torch.manual_seed(0)
         self.model = Model(settings.network)
-        if is_export(weights):
-            self.model.load_state_dict(read_export(weights)[1])
+        if has_codebooks(weights):
+            self.model.load_state_dict(read_codebooks(weights)[1])
         else:
             self._start(read_weights(weights))
         if compiled:
@@ -138,10 +139,10 @@ class VqTask(Task):
         books = (torch.randperm(len(pictures), device=batch.device) + iteration) % count
         with reduced_precision(batch.device):
             made, commitment = self.model(pictures, books)
-        error, structure = squared_error(made, pictures).mean(), structural_error(made, pictures).mean()
-        texture = self._texture(made, pictures).mean()
-        distortion = error + settings.structure * structure + settings.texture * texture
-        figures = {"squared_error": error, "structure": structure, "texture": texture, "commitment": commitment}
+        error, texture = picture_error(made, pictures).mean(), self._texture(made, pictures).mean()
+        squares = squared_error(made, pictures).mean()
+        distortion = error + settings.texture * texture
+        figures = {"error": error, "squared_error": squares, "texture": texture, "commitment": commitment}
         figures = {name: figure.detach() for name, figure in figures.items()}
         return SCALE * distortion + COMMITMENT * commitment, figures
 
@@ -226,20 +227,29 @@ def codebooks(points: Tensor, sizes: tuple[int, ...]) -> Tensor:
     return torch.cat([*(k_means(entries, size, counts)[0] for size in sizes[:-1]), entries])
 
 
-def is_export(path: Path) -> bool:
-    """Whether a file is what `VqTask.export` made, rather than a transform."""
+def has_codebooks(path: Path) -> bool:
+    """Whether a file is what `VqTask.export` made, or a model for profile `vq`, rather than a transform."""
     with opened(path) as file:
-        return "autoencoder.entries" in file.header
+        return "autoencoder.entries" in file.header or "entries" in file.header
 
 
-def read_export(path: Path) -> tuple[Config, dict[str, Tensor]]:
-    """Configuration, and weights of a `Model` in float32, from what `VqTask.export` made.
+def read_codebooks(path: Path) -> tuple[Config, dict[str, Tensor]]:
+    """Configuration, and weights of a `Model` in float32, from what `VqTask.export` made, or a model for profile `vq`.
 
     Raises:
         ModelFileError: the file is damaged, or something else.
     """
-    metadata, tensors = read_safetensors(path)
-    config = Config(**json.loads(metadata[METADATA])["config"])
-    weights = {name: tensor.float() for name, tensor in tensors.items()}
+    with opened(path) as file:
+        for_files = "entries" in file.header
+    if for_files:
+        model = read(path)
+        config = Config(**model.config["autoencoder"])
+        networks = build(model).state_dict().items()
+        weights = {f"autoencoder.{name}": w for name, w in networks if not name.startswith("transformer.")}
+        weights["use"] = torch.cat([torch.full((size,), LASTING / size) for size in config.sizes])
+    else:
+        metadata, tensors = read_safetensors(path)
+        config = Config(**json.loads(metadata[METADATA])["config"])
+        weights = {name: tensor.float() for name, tensor in tensors.items()}
     check_shapes(weights, Model(config).state_dict(), str(path))
     return config, weights

@@ -17,11 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codec.autoencoders.model import Model as ModelFile
-from codec.autoencoders.model import check, write
-from codec.autoencoders.networks.index_prior import CODE, IndexPrior, quantised
+from codec.autoencoders.model import build, check, loaded, read, write
+from codec.autoencoders.networks import vq
+from codec.autoencoders.networks.index_prior import CODE, IndexPrior, dequantised, quantised
 from codec.autoencoders.networks.index_transformer import UNKNOWN, WINDOW, IndexTransformer
 from codec.autoencoders.networks.vq import Config, IndexConfig
-from codec.autoencoders.tensor_file import Arrays
+from codec.autoencoders.tensor_file import Arrays, check_shapes
 from codec.device import reduced_precision
 from codec.entropy.layers import narrowed
 from codec.files import replacing
@@ -29,7 +30,7 @@ from codec.training.data import Photos, as_pictures, crops
 from codec.training.loop import Task
 from codec.training.optimizers import MuonAndAdam, Schedule, wide
 from codec.training.transform import SPEED
-from codec.training.vq import Model, read_export
+from codec.training.vq import Model, read_codebooks
 
 NAME = "vq"
 LATTICES, BLOCKS = (2, 3, 4), (2, 4, 8)  # periods of indices that are lost together, and sides of areas that are
@@ -51,6 +52,7 @@ class IndexTask(Task):
         weights: what the training of the autoencoder exported.
         side: of the crops, at least that of the windows that the transformer sees.
         count: crops at once.
+        start: a model for profile `vq` whose prior and transformer to start from.
     """
 
     name = "vq-indices"
@@ -58,10 +60,11 @@ class IndexTask(Task):
     model: Indices
 
     def __init__(
-        self, photos: Photos, weights: Path, config: IndexConfig | None = None, side: int = 256, count: int = 16
-    ) -> None:
+        self, photos: Photos, weights: Path, config: IndexConfig | None = None, side: int = 256, count: int = 16,
+        start: Path | None = None,
+    ) -> None:  # fmt: skip
         self.photos, self.side, self.count, self.indices = photos, side, count, config or IndexConfig()
-        network, found = read_export(weights)
+        network, found = read_codebooks(weights)
         self.config: Mapping[str, Any] = {
             "indices": asdict(self.indices), "weights": sha256(weights.read_bytes()).hexdigest(),
         }  # fmt: skip
@@ -70,7 +73,21 @@ class IndexTask(Task):
         trained.load_state_dict(found)
         self.autoencoder = trained.autoencoder.requires_grad_(False).eval()
         self.model = Indices(network.starts, self.indices)
-        self._start(network, trained.use)
+        if start is None:
+            self._start(network, trained.use)
+        else:
+            self._go_on(read(start))
+
+    def _go_on(self, model: ModelFile) -> None:
+        """Begin as prior and transformer of a model with as many entries."""
+        if model.architecture != "vq":
+            raise ValueError(f"model {model.name} is of kind {model.architecture!r}, and no start as one of 'vq'")
+        known = build(model).state_dict().items()
+        transformer = {name.removeprefix("transformer."): w for name, w in known if name.startswith("transformer.")}
+        prior = dequantised(loaded(vq.parts(model.config), model).prior)
+        for part, state in ((self.model.prior, prior), (self.model.transformer, transformer)):
+            check_shapes(state, part.state_dict(), model.name)
+            part.load_state_dict(state)
 
     @torch.no_grad()
     def _start(self, network: Config, use: Tensor) -> None:

@@ -223,3 +223,23 @@ def quantised(prior: IndexPrior) -> State:
         rows = prior.output.weight[start:stop], prior.output.bias[start:stop]
         made |= layer_state(f"output.{book}", *rows, -LIMIT, LOGIT_FRACTIONS)
     return made
+
+
+def dequantised(prior: IntegerIndexPrior) -> dict[str, Tensor]:
+    """State of the `IndexPrior` that integers stand for."""
+    state = {
+        "code": prior.code / SCALE, "first": prior.first / LOGIT_FRACTIONS, "bias": prior.bias / LOGIT_FRACTIONS,
+        "condition": prior.condition / SCALE,
+    }  # fmt: skip
+    outputs = []
+    for name, layer in prior.layers():
+        unit = LOGIT_FRACTIONS if name.startswith("output.") else SCALE
+        factor = 2.0**-layer.shift / unit
+        rows = layer.weight.reshape(len(factor), -1) * factor[:, None] * SCALE
+        made = rows.reshape(layer.weight.shape), layer.bias * factor
+        if name.startswith("output."):
+            outputs.append(made)
+        else:
+            state[f"{name}.weight"], state[f"{name}.bias"] = made
+    state["output.weight"], state["output.bias"] = map(np.concatenate, zip(*outputs, strict=True))
+    return {name: torch.from_numpy(np.float32(numbers)) for name, numbers in state.items()}
