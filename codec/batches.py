@@ -54,14 +54,14 @@ def encode(items: Sequence[Item], encoder: Encoder, options: Options, device: to
     capacity = pixels_at_once(device, encoder.bytes_per_pixel) if encoder.batchable else 0
     shapes = [(item.header.mode, item.header.height, item.header.width) for item in items]
     files: dict[int, bytes | ValueError] = {}
-    together = buckets(shapes, capacity)
+    together, several = buckets(shapes, capacity), options.progress if len(items) > 1 else None
     with sharing(_helpers(max(map(len, together), default=0), device)):
         for bucket in together:
-            told = options.progress
-            if told and len(items) > 1:
-                told = _in_pictures(told, len(files), len(bucket), len(items))
+            told = _in_pictures(several, len(files), len(bucket), len(items)) if several else options.progress
             for part, coded in _fitted(bucket, items, encoder, options, told):
                 files |= zip(part, coded, strict=True)
+            if several:
+                several(len(files), len(items))  # what is coded without iterations has told nothing
     return [files[i] for i in range(len(items))]
 
 

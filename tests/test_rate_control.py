@@ -69,6 +69,15 @@ def test_together_is_as_good_as_alone(profile: str, effort: int, monkeypatch: py
         assert len(data) < 1.06 * len(alone)
 
 
+@pytest.mark.parametrize(("profile", "effort"), [("msp", 1), ("vq", 3)])
+def test_progress_in_pictures_without_iterations(profile: str, effort: int) -> None:
+    told: list[tuple[int, int]] = []
+    codec.encode_batch(
+        [photo(20, 30)] * 3, profile=profile, effort=effort, device="cpu", progress=lambda *count: told.append(count)
+    )
+    assert told == [(1, 3), (2, 3), (3, 3)]
+
+
 def test_a_batch_of_nothing() -> None:
     assert codec.encode_batch([]) == []
     assert codec.encode_batch([], metadata=[]) == []
