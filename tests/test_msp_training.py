@@ -100,7 +100,6 @@ def test_resumed_is_the_same_as_uninterrupted_bit_by_bit(photos: Photos, model: 
 
 
 def test_commands(data: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "Config", lambda: TINY.network)
     monkeypatch.setattr(command, "EnhancementConfig", lambda: LAYER)
     made, enhanced = tmp_path / "model.safetensors", tmp_path / "enhanced.safetensors"
     for name, given, exported in (("prior", weights, made), ("enhancement", made, enhanced)):

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from codec.autoencoders import store
 from codec.autoencoders.learned_transform import LearnedTransform
-from codec.autoencoders.networks.transform_config import Config
 from codec.training.transform import Model, read_weights
 
 SAMPLES = Path(__file__).parent.parent / "samples"
@@ -97,4 +96,5 @@ def test_photos_get_better_with_the_rate(transform: LearnedTransform) -> None:
 def test_training_can_start_from_them() -> None:
     entry = store.check("transform")
     assert entry is not None
-    Model(Config()).load_state_dict(read_weights(entry.path))
+    network, weights = read_weights(entry.path)
+    Model(network).load_state_dict(weights)

@@ -30,7 +30,7 @@ from codec.training.loop import Budget, Loop, Task
 from codec.training.lpips import Lpips
 from codec.training.msp_prior import PriorTask
 from codec.training.perception import PerceptionTask
-from codec.training.transform import Settings, TransformTask
+from codec.training.transform import Settings, TransformTask, read_weights
 from codec.training.validation import photos_and_validation
 from codec.training.vgg import Vgg
 from codec.training.vq import Settings as VqSettings
@@ -139,7 +139,7 @@ def _told() -> Iterator[None]:
 
 @training
 @crops(Settings.side, Settings.batch)
-@click.option("--start", type=FILE, help="Weights of an earlier export to start from.")
+@click.option("--start", type=FILE, help="Weights of an earlier export, or of a model for profile msp, to start from.")
 @compiled
 def transform(data: Path, cache: Path, side: int, batch: int, start: Path | None, compiled: bool) -> Task:
     """Train the learned transform.
@@ -147,7 +147,7 @@ def transform(data: Path, cache: Path, side: int, batch: int, start: Path | None
     If there is a folder kodak with Kodak's photos, six of these are validated with, too. The folder of the training
     then holds sheets of pictures beside AVIF at equal size.
     """
-    settings = Settings(Config(), side, batch)
+    settings = Settings(Config() if start is None else read_weights(start)[0], side, batch)
     photos, validation = photos_and_validation(data, cache, side)
     counts = ", ".join(f"{len(found)} {label}" for label, found in validation.sets.items())
     click.echo(f"{data}: {len(photos)} photos to train on; to validate with: {counts}")
@@ -173,7 +173,8 @@ def prior(
 
     --export writes a model for profile msp, with the priors in integers.
     """
-    return PriorTask(Settings(Config(), side, batch), _photos(data, cache, side), weights, presets, start)
+    settings = Settings(read_weights(weights)[0], side, batch)
+    return PriorTask(settings, _photos(data, cache, side), weights, presets, start)
 
 
 @training

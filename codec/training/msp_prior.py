@@ -46,7 +46,7 @@ class PriorTask(Task):
     """Training of priors, those of all presets with the same latents.
 
     Args:
-        weights: of a transform and its usual prior, as `TransformTask` exports them.
+        weights: file of a transform and its usual prior, as `read_weights` takes it, of the shape that settings say.
         presets: names among `PRESETS`.
         start: a model whose priors the others start from; without it they start as the usual one, where they can.
     """
@@ -65,7 +65,7 @@ class PriorTask(Task):
         }  # fmt: skip
         torch.manual_seed(0)
         trained = TransformModel(settings.network)
-        trained.load_state_dict(read_weights(weights))
+        trained.load_state_dict(read_weights(weights)[1])
         self.transform = trained.transform.requires_grad_(False).eval()
         self.model = Priors(settings.network, presets)
         for name in presets:

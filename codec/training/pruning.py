@@ -22,7 +22,7 @@ def pruned(weights: Mapping[str, Tensor], channels: Sequence[int], values: Tenso
     one is where they are zero, but for channels that are in another group now: it has to learn.
 
     Args:
-        weights: of a `codec.training.transform.Model`, as its `read_weights` returns them.
+        weights: of a `codec.training.transform.Model`, as `read_weights` returns them.
         values: of all channels, (latent,), with gains divided out; such as their means over photos.
     """
     found = {name: tensor.clone() for name, tensor in weights.items()}

@@ -17,7 +17,7 @@ from codec.autoencoders.networks.coding_order import PRESETS
 from codec.autoencoders.networks.integer_prior import LOG
 from codec.autoencoders.networks.progressive_prior import Distributions, ProgressivePrior, laplace_bits
 from codec.autoencoders.networks.quantisation import dequantised
-from codec.autoencoders.networks.transform import Block, Transform, describe
+from codec.autoencoders.networks.transform import Block, Transform, describe, read_config
 from codec.autoencoders.networks.transform_config import Config
 from codec.autoencoders.tensor_file import check_shapes, opened, read_safetensors
 from codec.device import reduced_precision
@@ -101,7 +101,8 @@ class TransformTask(Task):
     """Training of a transform from photos.
 
     Args:
-        weights: a file that `export` made, to start from; otherwise the network starts as a KLT of the photos.
+        weights: a file that `read_weights` takes, of a network of the same shape, to start from; otherwise the network
+            starts as a KLT of the photos.
         compiled: whether blocks are compiled for the crops' sizes, which takes a minute and a C++ compiler, and saves a
             third of the time of each iteration.
     """
@@ -121,7 +122,7 @@ class TransformTask(Task):
         if weights is None:
             self._start()
         else:
-            found = read_weights(weights)
+            _, found = read_weights(weights)
             check_shapes(found, self.model.state_dict(), str(weights))
             self.model.load_state_dict(found)
         if compiled:
@@ -192,15 +193,14 @@ def draw_mixed(count: int, device: torch.device, settings: Settings) -> Tensor:
 def export(config: Config, weights: Mapping[str, Tensor], path: Path) -> None:
     """Write a model's weights in float16, with what describes the networks.
 
-    The transform's own are named as `codec.autoencoders.networks.transform.load` reads them, the prior's begin with
-    "prior.".
+    The transform's own have their names in a `Transform`, the prior's begin with "prior.".
     """
     tensors = {name.removeprefix("transform."): w.half().cpu().contiguous() for name, w in weights.items()}
     write(path, save(tensors, describe(config)))
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The weights of a `Model`, in float32, from a file that `export` made, or from a model for profile `msp`.
+def read_weights(path: Path) -> tuple[Config, dict[str, Tensor]]:
+    """Shape of a transform, and weights of a `Model` in float32, from what `export` made, or a model for profile `msp`.
 
     Raises:
         ModelFileError: the file is damaged, or something else.
@@ -208,11 +208,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     with opened(path) as file:
         for_files = "gains.log" in file.header
     if not for_files:
-        found = {name: tensor.float() for name, tensor in read_safetensors(path)[1].items()}
-        return {name if name.startswith("prior.") else f"transform.{name}": tensor for name, tensor in found.items()}
+        metadata, tensors = read_safetensors(path)
+        own = {name if name.startswith("prior.") else f"transform.{name}": w.float() for name, w in tensors.items()}
+        return read_config(metadata, path), own
     model = read(path)
     integers = loaded(msp.parts(model.config), model)
     found = {f"transform.{name}": tensor for name, tensor in build(model).state_dict().items()}
     found["transform.log_gain"] = torch.from_numpy(integers.gains.log) / LOG
     prior = dequantised(integers.prior[USUAL])
-    return found | {f"prior.{name}": tensor for name, tensor in prior.state_dict().items()}
+    return integers.config, found | {f"prior.{name}": tensor for name, tensor in prior.state_dict().items()}

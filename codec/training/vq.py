@@ -122,7 +122,7 @@ class VqTask(Task):
         if has_codebooks(weights):
             self.model.load_state_dict(read_codebooks(weights)[1])
         else:
-            self._start(read_weights(weights))
+            self._start(read_weights(weights)[1])
         if compiled:
             compile_blocks(self.model)
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from codec.autoencoders.errors import ModelFileError
 from codec.autoencoders.networks.patches import means
 from codec.autoencoders.networks.transform_config import AT_ONCE, DOWNSCALE, MAX_GATE, MAX_RMS, PATCH, PIXELS, Config
-from codec.autoencoders.tensor_file import METADATA, check_shapes, read_safetensors
+from codec.autoencoders.tensor_file import METADATA
 from codec.blocks import to_multiple
 
 STEP = 10.2  # quantiser's best step by the root of lambda, at high rates, for pictures in -1..1
@@ -288,19 +288,3 @@ def read_config(metadata: dict[str, str], path: Path) -> Config:
         return Config(**told["config"])
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ModelFileError(f"{path} holds no learned transform: {error}") from error
-
-
-def load(path: Path) -> Transform:
-    """A trained transform, in float32, on the CPU.
-
-    Raises:
-        ModelFileError: the file is damaged, or holds something else.
-    """
-    metadata, tensors = read_safetensors(path)
-    with torch.device("meta"):  # no memory is taken before it is known to fit
-        transform = Transform(read_config(metadata, path))
-    expected = transform.state_dict()
-    weights = {name: tensor.float() for name, tensor in tensors.items() if name in expected}  # not the prior's
-    check_shapes(weights, expected, str(path))
-    transform.load_state_dict(weights, assign=True)
-    return transform.requires_grad_(False).eval()
