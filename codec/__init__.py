@@ -46,6 +46,7 @@ __all__ = [
     "TruncatedError",
     "UnsupportedError",
     "decode",
+    "describe",
     "encode",
     "encode_batch",
     "pack",
@@ -160,13 +161,15 @@ def decode(data: bytes, *, device: str = "auto", allow_truncated: bool = False, 
 
     Args:
         data: the complete file; with `allow_truncated`, its beginning is enough if it holds the function's weights, or
-            the latent's head: of what is missing, that is shown which is likely, which leaves a coarser picture.
+            the latent's head: of what is missing, that is shown which is likely, which leaves a coarser picture. Of a
+            file in packets any part behind the header is enough, with a `DamageWarning` that says how many are lost.
         device: device on which the float part runs; the entropy decoding is the same everywhere.
         scale: 1, 2, 4 or 8: height and width are divided by it and rounded up. Of a large picture in profile `clric`
             that is an approximation, which takes about a tenth of the time; else samples are averaged.
 
     Raises:
         FormatError: the file is truncated, damaged, too new or too large; the message says which.
+        ModelError: the model that the file names is not there, or damaged; the message says how to get it.
         ValueError: there is no such scale.
         MemoryError: there is too little of it on the device.
         RuntimeError: the device is not there, or this machine decodes wrongly.

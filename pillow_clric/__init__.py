@@ -1,4 +1,4 @@
-"""Pillow plugin for `.clric`: overfitted-function image compression that looks good at a tenth of JPEG's size.
+"""Pillow plugin for `.clric`, a learned image format: photos at a fraction of their JPEG size.
 
 Importing this package registers the format, and imports neither numpy nor torch: they are imported when pixels are
 coded. Processes that are spawned (not forked) must import it again, in a DataLoader's `worker_init_fn` for instance.

@@ -49,7 +49,7 @@ class IndexTask(Task):
     """Training of prior and transformer.
 
     Args:
-        weights: what the training of the autoencoder exported.
+        weights: what the training of the autoencoder exported, or a model for profile `vq`.
         side: of the crops, at least that of the windows that the transformer sees.
         count: crops at once.
         start: a model for profile `vq` whose prior and transformer to start from.

@@ -1,7 +1,8 @@
 """A transformer that fills in codebook indices that are not known from those that are, wherever these lie.
 
-It is trained as in Chang et al., "MaskGIT: masked generative image transformer", CVPR 2022, and fills in likewise: in
-rounds, in each of which the indices that it is surest of become known.
+It is trained as in Chang et al., "MaskGIT: masked generative image transformer", CVPR 2022. A picture shows the mean of
+what is likely. A file must have indices, which are filled in as there: in rounds, in each of which those that it is
+surest of become known.
 """
 
 from __future__ import annotations

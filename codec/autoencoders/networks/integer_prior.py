@@ -76,7 +76,7 @@ class IntegerStep(Proven):
         self.output = [Linear(2 * (end - start), hidden) for start, end in pairs]
 
     def embedded(self, known: Whole, condition: Integers) -> Whole:
-        """Context of a group of channels: (h, w, inputs), (hidden,) to (h, w, hidden)."""
+        """Context of all groups of channels: (h, w, inputs), (hidden,) to (h, w, hidden)."""
         x = bounded(self.embed(known) + condition.astype(np.float32))
         for block in self.context:
             x = block(x)

@@ -5,8 +5,9 @@ missing positions follow, the middles of four known ones first, given all that i
 in groups, from the strongest on. There is no hyperprior (Zhang et al., "Leveraging progressive model and overfitting
 for efficient learned image compression", 2022).
 
-Activations are what integers of 9 bits hold, rounded with the gradient of the identity. So `codec.profiles.msp` can
-evaluate the same networks in integers, where results are the same on any machine; this one computes in floating point.
+Activations are what integers of 9 bits hold, rounded with the gradient of the identity. So the same
+networks can be evaluated in integers (`integer_prior.py`), where results are the same on any machine; these compute in
+floating point.
 """
 
 from __future__ import annotations
