@@ -11,6 +11,7 @@ coded. Processes that are spawned (not forked) must import it again, in a DataLo
 """
 
 from codec import BatchError
+from codec.autoencoders.errors import ModelError
 from codec.container import CorruptError, DamageWarning, FormatError, LimitError, TruncatedError, UnsupportedError
 from pillow_clric._api import FileInfo, decode, encode, encode_batch, info
 from pillow_clric._losses import LossWarning
@@ -25,6 +26,7 @@ __all__ = [
     "FormatError",
     "LimitError",
     "LossWarning",
+    "ModelError",
     "TruncatedError",
     "UnsupportedError",
     "__version__",

@@ -126,6 +126,7 @@ def decode(data: Bytes, *, device: str = "auto") -> Image.Image:
 
     Raises:
         FormatError: the file is truncated, damaged, too new or too large; the message says which.
+        ModelError: the model that the file names is not there, or damaged; an `OSError` that says how to get it.
         TypeError: it is of another type.
         RuntimeError: the device is not there.
         MemoryError: there is too little of it on the device.
