@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from PIL import Image
 
+from codec.autoencoders.errors import ModelFileError
 from codec.profiles import DEFAULT, by_name
 from pillow_clric import decode, encode, info
 from pillow_clric._colour import check, to_srgb
@@ -278,14 +279,12 @@ def load_lpips(weights: Path | None) -> Lpips | None:
     if weights is None:
         return None
 
-    from safetensors import SafetensorError
-
     from codec.training.lpips import Lpips
 
     try:
         return Lpips.load(weights)
-    except (RuntimeError, SafetensorError) as error:
-        raise click.BadParameter(f"{weights} holds no weights of LPIPS", param_hint="--lpips") from error
+    except ModelFileError as error:
+        raise click.BadParameter(f"{weights} holds no weights of LPIPS: {error}", param_hint="--lpips") from error
 
 
 def compare_all(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import codec
 from codec.autoencoders import store
+from codec.autoencoders.errors import ModelFileError
 from codec.autoencoders.model import read
 from codec.autoencoders.networks.index_transformer import IndexTransformer
 from codec.autoencoders.networks.vq import Config, IndexConfig, Quantised
@@ -210,6 +211,15 @@ def test_a_model_is_a_start(exported: Path, photos: Photos, vgg: Path, tmp_path:
 def test_other_models_are_no_start(exported: Path, photos: Photos) -> None:
     with pytest.raises(ValueError, match="model transform is of kind 'msp', and no start as one of 'vq'"):
         IndexTask(photos, exported, INDICES, 64, 3, EMBEDDED.with_name("transform.safetensors"))
+
+
+def test_files_of_something_else_are_refused(vgg: Path, tmp_path: Path) -> None:
+    """By errors that commands tell."""
+    with pytest.raises(ModelFileError, match=r"vgg\.safetensors is no export of the training of codebooks"):
+        read_codebooks(vgg)
+    save_file({"features.0.weight": torch.zeros(4, 3, 3, 3)}, tmp_path / "less.safetensors")
+    with pytest.raises(ModelFileError, match=r"lacks features\.0\.bias: take torchvision's weights of VGG-16"):
+        Vgg(tmp_path / "less.safetensors")
 
 
 def test_lost_indices_are_any_part() -> None:

@@ -30,6 +30,7 @@ from codec.autoencoders.vector_quantised import VectorQuantised, on_device
 from codec.profiles import packets
 from codec.profiles.vq.profile import PACKETS
 from codec.tensors import to_tensor
+from codec.training.vq import read_codebooks
 
 pytest.importorskip("diffusers")
 pytest.importorskip("sklearn")
@@ -98,6 +99,14 @@ def bits_of(data: bytes) -> int:
 
 
 # Models
+
+
+def test_no_training_starts_from_it(tmp_path: Path) -> None:
+    added(tmp_path)
+    entry = store.check("theirs")
+    assert entry is not None
+    with pytest.raises(ModelFileError, match="is of kind 'vqgan': trainings start from models of kind 'vq'"):
+        read_codebooks(entry.path)
 
 
 @pytest.mark.parametrize("norm", ["group", "spatial"])

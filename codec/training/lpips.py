@@ -10,10 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from codec.autoencoders.perceptual_loss import DEVIATION, MEAN, Fire, pool
+from codec.autoencoders.tensor_file import check_shapes, read_safetensors
 
 TAPS = (1, 4, 7, 9, 10, 11, 12)  # layers of SqueezeNet whose outputs are compared
 
@@ -26,9 +26,14 @@ class Lpips(nn.Module):
 
     @classmethod
     def load(cls, weights: Path) -> Lpips:
-        """The metric, with its weights from a file as this module's docstring says."""
-        metric = cls()
-        metric.load_state_dict({name: tensor.float() for name, tensor in load_file(weights).items()})
+        """The metric, with its weights from a file as this module's docstring says.
+
+        Raises:
+            ModelFileError: it is none.
+        """
+        metric, found = cls(), read_safetensors(weights)[1]
+        check_shapes(found, metric.state_dict(), str(weights))
+        metric.load_state_dict({name: tensor.float() for name, tensor in found.items()})
         return metric
 
     def __init__(self) -> None:

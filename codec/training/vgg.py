@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from codec.autoencoders.errors import ModelFileError
 from codec.autoencoders.tensor_file import read_safetensors
 
 BLOCKS = ((0, 2), (5, 7), (10, 12, 14))  # torchvision's numbers of the convolutions
@@ -22,6 +23,12 @@ class Vgg(nn.Module):
     """Features of pictures (batch, 3, h, w) in 0..1: after each block of layers, at 1, 1/2 and 1/4 of the resolution.
 
     Means are taken where the original takes maxima, as Gatys et al. do: no pattern is invisible.
+
+    Args:
+        weights: a file as this module's docstring says.
+
+    Raises:
+        ModelFileError: it is none.
     """
 
     mean: Tensor
@@ -31,7 +38,10 @@ class Vgg(nn.Module):
         found = read_safetensors(weights)[1]
         self.layers = nn.ModuleDict()
         for number in (number for block in BLOCKS for number in block):
-            weight, bias = (found[f"features.{number}.{name}"].float() for name in ("weight", "bias"))
+            names = [f"features.{number}.{name}" for name in ("weight", "bias")]
+            if missing := [name for name in names if name not in found]:
+                raise ModelFileError(f"{weights} lacks {missing[0]}: take torchvision's weights of VGG-16")
+            weight, bias = (found[name].float() for name in names)
             layer = nn.Conv2d(weight.shape[1], weight.shape[0], 3, padding=1)
             layer.load_state_dict({"weight": weight, "bias": bias})
             self.layers[str(number)] = layer

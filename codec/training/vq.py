@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from codec.autoencoders.errors import ModelFileError
 from codec.autoencoders.k_means import k_means
 from codec.autoencoders.model import build, read
 from codec.autoencoders.networks.vq import Config, Quantised
@@ -243,13 +244,18 @@ def read_codebooks(path: Path) -> tuple[Config, dict[str, Tensor]]:
         for_files = "entries" in file.header
     if for_files:
         model = read(path)
+        if model.architecture != "vq":
+            raise ModelFileError(f"{path} is of kind {model.architecture!r}: trainings start from models of kind 'vq'")
         config = Config(**model.config["autoencoder"])
         networks = build(model).state_dict().items()
         weights = {f"autoencoder.{name}": w for name, w in networks if not name.startswith("transformer.")}
         weights["use"] = torch.cat([torch.full((size,), LASTING / size) for size in config.sizes])
     else:
         metadata, tensors = read_safetensors(path)
-        config = Config(**json.loads(metadata[METADATA])["config"])
+        try:
+            config = Config(**json.loads(metadata[METADATA])["config"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelFileError(f"{path} is no export of the training of codebooks: {error}") from error
         weights = {name: tensor.float() for name, tensor in tensors.items()}
     check_shapes(weights, Model(config).state_dict(), str(path))
     return config, weights
