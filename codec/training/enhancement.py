@@ -27,8 +27,7 @@ from codec.distortion.pixels import SIDES, coarse_error, squared_error
 from codec.entropy.layers import narrowed
 from codec.files import replacing
 from codec.profiles.msp.overfitting import WORTH
-from codec.training.data import Photos, as_pictures, crops
-from codec.training.loop import Task
+from codec.training.data import Photos, PhotoTask, as_pictures, crops
 from codec.training.msp_prior import read_integers
 from codec.training.optimizers import MuonAndAdam, Schedule, wide
 from codec.training.transform import SPEED
@@ -39,7 +38,7 @@ COARSE = 1.0  # weight of the coarse error: more than where rates are low, and P
 STEP = 5.1  # of the best quantiser at high rates by the root of lambda, 18 / ln 2 to the power of 1 / 2
 
 
-class EnhancementTask(Task):
+class EnhancementTask(PhotoTask):
     """Training of the layer's prior.
 
     Args:
@@ -57,7 +56,8 @@ class EnhancementTask(Task):
     def __init__(
         self, config: Config, photos: Photos, weights: Path, side: int, count: int, start: Path | None = None
     ) -> None:
-        self.layer, self.photos, self.side, self.count = config, photos, side, count
+        super().__init__(photos, side, count)
+        self.layer = config
         self.config: Mapping[str, Any] = {
             "layer": asdict(config), "weights": sha256(weights.read_bytes()).hexdigest()
         }  # fmt: skip
@@ -82,10 +82,6 @@ class EnhancementTask(Task):
     def optimizer(self) -> MuonAndAdam:
         fast = [self.model.log_scale, self.model.mean]
         return MuonAndAdam(wide(self.model, but=fast), self.model.parameters(), fast=fast, speed=SPEED)
-
-    def batch(self, seed: int, iteration: int) -> Tensor:
-        """(batch, side, side, 3) in 0..255"""
-        return crops(self.photos, self.side, self.count, seed, iteration)
 
     def loss(self, batch: Tensor, iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
         differences = self._differences(as_pictures(batch)).repeat(DRAWN, 1, 1, 1)

@@ -23,8 +23,7 @@ from codec.autoencoders.tensor_file import Arrays
 from codec.device import reduced_precision
 from codec.entropy.layers import narrowed
 from codec.files import replacing
-from codec.training.data import Photos, as_pictures, crops
-from codec.training.loop import Task
+from codec.training.data import Photos, PhotoTask, as_pictures
 from codec.training.optimizers import MuonAndAdam, Schedule, wide
 from codec.training.transform import SPEED, USUAL, Settings, draw_mixed, read_weights
 from codec.training.transform import Model as TransformModel
@@ -42,7 +41,7 @@ class Priors(nn.Module):
         )
 
 
-class PriorTask(Task):
+class PriorTask(PhotoTask):
     """Training of priors, those of all presets with the same latents.
 
     Args:
@@ -58,7 +57,8 @@ class PriorTask(Task):
     def __init__(
         self, settings: Settings, photos: Photos, weights: Path, presets: Sequence[str], start: Path | None = None
     ) -> None:
-        self.settings, self.photos, self.presets = settings, photos, list(presets)
+        super().__init__(photos, settings.side, settings.batch)
+        self.settings, self.presets = settings, list(presets)
         self.config: Mapping[str, Any] = {
             "network": asdict(settings.network), "presets": self.presets,
             "weights": sha256(weights.read_bytes()).hexdigest(),
@@ -86,10 +86,6 @@ class PriorTask(Task):
     def optimizer(self) -> MuonAndAdam:
         fast = [p for name, p in self.model.named_parameters() if name.endswith((".log_scale", ".mean"))]
         return MuonAndAdam(wide(self.model, but=fast), self.model.parameters(), fast=fast, speed=SPEED)
-
-    def batch(self, seed: int, iteration: int) -> Tensor:
-        """(batch, side, side, 3) in 0..255"""
-        return crops(self.photos, self.settings.side, self.settings.batch, seed, iteration)
 
     def loss(self, batch: Tensor, iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
         pictures, transform = as_pictures(batch), self.transform.to(batch.device)

@@ -23,8 +23,8 @@ from codec.autoencoders.tensor_file import check_shapes, opened, read_safetensor
 from codec.device import reduced_precision
 from codec.distortion.pixels import picture_error, squared_error
 from codec.files import write
-from codec.training.data import Photos, as_pictures, crops
-from codec.training.loop import Progress, Task
+from codec.training.data import Photos, PhotoTask, as_pictures, crops
+from codec.training.loop import Progress
 from codec.training.optimizers import MuonAndAdam, Schedule, wide
 from codec.training.prior import draw_lambdas
 from codec.training.validation import Validation
@@ -97,7 +97,7 @@ class Model(nn.Module):
         return found.scaled(gains)
 
 
-class TransformTask(Task):
+class TransformTask(PhotoTask):
     """Training of a transform from photos.
 
     Args:
@@ -115,7 +115,8 @@ class TransformTask(Task):
         self, settings: Settings, photos: Photos, validation: Validation | None = None, weights: Path | None = None,
         compiled: bool = False,
     ) -> None:  # fmt: skip
-        self.settings, self.photos, self.validation = settings, photos, validation
+        super().__init__(photos, settings.side, settings.batch)
+        self.settings, self.validation = settings, validation
         self.config: Mapping[str, Any] = {"network": asdict(settings.network), "muon": settings.muon}
         torch.manual_seed(0)
         self.model = Model(settings.network)
@@ -139,11 +140,10 @@ class TransformTask(Task):
         return MuonAndAdam(kernels, self.model.parameters(), fast=self.fast, speed=SPEED)
 
     def batch(self, seed: int, iteration: int) -> Tensor:
-        """(batch, side, side, 3) in 0..255"""
-        side, count = self.settings.side, self.settings.batch
-        if iteration % OFTEN == OFTEN - 1:
-            side, count = round(side * LARGE), max(1, round(count / LARGE**2))
-        return crops(self.photos, side, count, seed, iteration)
+        """(count, side, side, 3) in 0..255; now and then fewer, larger ones."""
+        if iteration % OFTEN != OFTEN - 1:
+            return super().batch(seed, iteration)
+        return crops(self.photos, round(self.side * LARGE), max(1, round(self.count / LARGE**2)), seed, iteration)
 
     def loss(self, batch: Tensor, iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
         pictures = as_pictures(batch)

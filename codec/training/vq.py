@@ -27,8 +27,8 @@ from codec.device import reduced_precision
 from codec.distortion.pixels import picture_error, squared_error, structural_error
 from codec.distortion.wasserstein import wasserstein
 from codec.files import write
-from codec.training.data import Photos, as_pictures, crops
-from codec.training.loop import Progress, Task
+from codec.training.data import Photos, PhotoTask, as_pictures, crops
+from codec.training.loop import Progress
 from codec.training.optimizers import MuonAndAdam, Schedule, wide
 from codec.training.transform import compile_blocks, read_weights
 from codec.training.vgg import Vgg
@@ -99,7 +99,7 @@ class Model(nn.Module):
             entries[dead], use[dead] = points[torch.randint(len(points), (len(dead),), device=points.device)], usual
 
 
-class VqTask(Task):
+class VqTask(PhotoTask):
     """Training of an autoencoder with codebooks from photos.
 
     Args:
@@ -116,7 +116,8 @@ class VqTask(Task):
     def __init__(
         self, settings: Settings, photos: Photos, held_out: Tensor, vgg: Vgg, weights: Path, compiled: bool = False
     ) -> None:
-        self.settings, self.photos, self.held_out, self.vgg = settings, photos, held_out, vgg
+        super().__init__(photos, settings.side, settings.batch)
+        self.settings, self.held_out, self.vgg = settings, held_out, vgg
         self.config: Mapping[str, Any] = {"network": asdict(settings.network)}
         torch.manual_seed(0)
         self.model = Model(settings.network)
@@ -129,10 +130,6 @@ class VqTask(Task):
 
     def optimizer(self) -> MuonAndAdam:
         return MuonAndAdam(wide(self.model), self.model.parameters())
-
-    def batch(self, seed: int, iteration: int) -> Tensor:
-        """(batch, side, side, 3) in 0..255"""
-        return crops(self.photos, self.settings.side, self.settings.batch, seed, iteration)
 
     def loss(self, batch: Tensor, iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
         pictures, settings = as_pictures(batch), self.settings

@@ -26,8 +26,7 @@ from codec.autoencoders.tensor_file import Arrays, check_shapes
 from codec.device import reduced_precision
 from codec.entropy.layers import narrowed
 from codec.files import replacing
-from codec.training.data import Photos, as_pictures, crops
-from codec.training.loop import Task
+from codec.training.data import Photos, PhotoTask, as_pictures
 from codec.training.optimizers import MuonAndAdam, Schedule, wide
 from codec.training.transform import SPEED
 from codec.training.vq import Model, read_codebooks
@@ -45,7 +44,7 @@ class Indices(nn.Module):
         self.transformer = IndexTransformer(starts, config.width, config.layers, config.heads)
 
 
-class IndexTask(Task):
+class IndexTask(PhotoTask):
     """Training of prior and transformer.
 
     Args:
@@ -63,7 +62,8 @@ class IndexTask(Task):
         self, photos: Photos, weights: Path, config: IndexConfig | None = None, side: int = 256, count: int = 16,
         start: Path | None = None,
     ) -> None:  # fmt: skip
-        self.photos, self.side, self.count, self.indices = photos, side, count, config or IndexConfig()
+        super().__init__(photos, side, count)
+        self.indices = config or IndexConfig()
         network, found = read_codebooks(weights)
         self.config: Mapping[str, Any] = {
             "indices": asdict(self.indices), "weights": sha256(weights.read_bytes()).hexdigest(),
@@ -109,10 +109,6 @@ class IndexTask(Task):
         tables = [prior.code, prior.first, prior.bias, prior.condition, self.model.transformer.entries]
         fast = [prior.first, prior.bias]
         return MuonAndAdam(wide(self.model, but=tables), self.model.parameters(), fast=fast, speed=SPEED)
-
-    def batch(self, seed: int, iteration: int) -> Tensor:
-        """(count, side, side, 3) in 0..255"""
-        return crops(self.photos, self.side, self.count, seed, iteration)
 
     def loss(self, batch: Tensor, iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
         pictures, autoencoder, device = as_pictures(batch), self.autoencoder.to(batch.device), batch.device
