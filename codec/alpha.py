@@ -54,7 +54,9 @@ def decode(container: Container, scale: int = 1) -> Samples | None:
     """
     header = container.header
     if header.has_alpha != (Section.ALPHA in header.spans):
-        raise CorruptError(f"file is damaged: its mode is {header.mode}, which its sections do not agree with")
+        raise CorruptError(
+            f"file is damaged: its mode is {header.mode}, which its sections do not agree with; get it again"
+        )
     if not header.has_alpha:
         return None
     body, (_, length) = container.sections[Section.ALPHA], header.spans[Section.ALPHA]

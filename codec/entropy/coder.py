@@ -88,7 +88,7 @@ class Decoder:
             if self._instead is not None:
                 self._damaged = True
                 return None
-            raise CorruptError("the entropy-coded data is not valid: the file is damaged") from error
+            raise CorruptError("the entropy-coded data is not valid: the file is damaged; get it again") from error
 
     @property
     def exhausted(self) -> bool:

@@ -40,4 +40,4 @@ def by_id(number: int) -> Profile[Any]:
     for profile in profiles():
         if profile.id == number:
             return profile
-    raise UnsupportedError(f"coding profile {number} is not known to this version: please update pillow-clric")
+    raise UnsupportedError(f"coding profile {number} is not known to this version: update pillow-clric")

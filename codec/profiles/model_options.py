@@ -40,4 +40,4 @@ class ModelOptions(Options):
 def check_model(header: Header) -> None:
     """Raise a `CorruptError` if the file names no model."""
     if not header.model:
-        raise CorruptError("file names no model: it is no picture of this profile")
+        raise CorruptError("file names no model, as all of its profile do: it is damaged; get it again")

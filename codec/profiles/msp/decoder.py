@@ -86,7 +86,8 @@ class MspDecoder(Decoder):
         if layer is None or position > layer.positions:
             has = "none" if layer is None else f"0 to {layer.positions}"
             raise CorruptError(
-                f"file has an enhancement layer at position {position}, and its model has {has}: it is damaged"
+                f"file has an enhancement layer at position {position}, and its model has {has}: the file is damaged; "
+                "get it again"
             )
         return layer, position, stream
 
@@ -111,7 +112,7 @@ class MspDecoder(Decoder):
         if head.position > transform.positions or head.preset not in transform.presets:
             raise CorruptError(
                 f"file is coded in preset {head.preset} at position {head.position}, and its model has "
-                f"{', '.join(transform.presets)} and 0 to {transform.positions}: it is damaged"
+                f"{', '.join(transform.presets)} and 0 to {transform.positions}: the file is damaged; get it again"
             )
 
     def _head(self, found: Packets) -> Head:

@@ -79,7 +79,7 @@ def decode(
     coder = Decoder(stream)
     symbols = LatentCoding([coder], prior, height, width, spacing=spacing).run()
     if not coder.exhausted or np.abs(symbols).max() > LIMIT:
-        raise CorruptError("the latent does not end where its stream does: the file is damaged")
+        raise CorruptError("the latent does not end where its stream does: the file is damaged; get it again")
     return symbols
 
 
