@@ -29,8 +29,9 @@ forked = False  # whether this process is a copy of another one
 
 
 def _note_fork() -> None:
-    global forked
+    global forked, _products
     forked = True
+    _products = _Products()  # a thread that is not there any more may hold the lock of the other one for ever
 
 
 if hasattr(os, "register_at_fork"):
