@@ -6,22 +6,17 @@ import copy
 import itertools
 import pickle
 from collections.abc import Callable
-from decimal import ROUND_FLOOR, Decimal, localcontext
 from math import prod
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
-from torch import nn
 
-from codec.autoencoders.networks.transform import Block
-from codec.autoencoders.networks.transform_config import MAX_GATE
-from codec.entropy.layers import Convolution, Definition, Linear, Proven, Table, narrowed, product, quantise
+from codec.entropy.layers import Convolution, Definition, Linear, Proven, narrowed, quantise
 
 FLOAT32, FLOAT64 = 2**24, 2**53
 Nested = list[Any]
@@ -247,25 +242,28 @@ def test_wrong_convolutions() -> None:
 
 
 class Network(Proven):
-    """Two layers and an activation."""
+    """Three layers."""
 
     def __init__(self) -> None:
         super().__init__()
         self.layers_ = [Convolution(6, 4, 1, 1), Convolution(6, 1, 3, 3, padding=1, depthwise=True)]
-        self.by_name = {"silu": Table.silu((-99, 100), 16, 16)}
+        self.by_name = {"linear": Linear(6, 6)}
 
     def __call__(self, x: Array) -> Array:
-        return self.layers_[1](self.by_name["silu"](self.layers_[0](x)))
+        return self.layers_[1](self.by_name["linear"](self.layers_[0](x)))
 
 
 def state() -> dict[str, Array]:
     generator = np.random.default_rng(0)
-    pointwise, depthwise = (generator.normal(size=shape) for shape in ((6, 4, 1, 1), (6, 1, 3, 3)))
-    first, _ = quantise(pointwise, None, (-255, 255), 16, 16)
-    second, _ = quantise(depthwise, np.ones(6), (-99, 100), 16, 256, np.float64)
-    silu = Table.silu((-99, 100), 16, 16)
-    found = {f"layers_.{i}.{n}": v for i, layer in enumerate((first, second)) for n, v in layer._asdict().items()}
-    return found | {"by_name.silu.values": silu.values, "by_name.silu.low": silu.low}
+    shapes = {"layers_.0": (6, 4, 1, 1), "layers_.1": (6, 1, 3, 3), "by_name.linear": (6, 6)}
+    ranges = {"layers_.0": (-255, 255), "layers_.1": (-99, 100), "by_name.linear": (-255, 255)}
+    dtypes = {"layers_.1": np.float64}
+    found = dict[str, Array]()
+    for name, shape in shapes.items():
+        bias = generator.normal(size=6)
+        layer, _ = quantise(generator.normal(size=shape), bias, ranges[name], 16, 16, dtypes.get(name, np.float32))
+        found |= {f"{name}.{field}": numbers for field, numbers in layer._asdict().items()}
+    return found
 
 
 INPUT = np.arange(5 * 7 * 4).reshape(5, 7, 4) * 37 % 511 - 255
@@ -275,14 +273,14 @@ def test_loaded_layers_are_the_same() -> None:
     """From the smallest integers that hold their numbers, in place of other numbers, and beside names of others."""
     narrow = narrowed(state())
     kinds = {name: numbers.dtype for name, numbers in narrow.items()}
-    assert kinds["layers_.0.weight"] == kinds["layers_.0.shift"] == kinds["by_name.silu.low"] == np.int8
+    assert kinds["layers_.0.weight"] == kinds["layers_.0.shift"] == kinds["by_name.linear.weight"] == np.int8
     assert Network().outline() == {name: numbers.shape for name, numbers in narrow.items()}
     made, loaded = Network().load(state()), Network().load({name: numbers // 2 for name, numbers in state().items()})
     assert not np.array_equal(loaded(INPUT), made(INPUT))
     loaded.load({"other": np.zeros(1)} | {f"one.{name}": numbers for name, numbers in narrow.items()}, "one.")
     assert np.array_equal(loaded(INPUT), made(INPUT))
     assert len(np.unique(made(INPUT))) > 50
-    assert [name for name, _ in made.layers()] == ["layers_.0", "layers_.1"]
+    assert [name for name, _ in made.layers()] == ["layers_.0", "layers_.1", "by_name.linear"]
 
 
 def test_what_is_loaded_is_proven() -> None:
@@ -309,69 +307,6 @@ def test_what_is_loaded_is_proven() -> None:
 def test_copies_are_the_same(change: Callable[[Network], Network]) -> None:
     network = Network().load(state())
     assert np.array_equal(change(network)(INPUT), network(INPUT))
-
-
-# Activations
-
-
-@settings(deadline=None)
-@given(
-    st.lists(whole_numbers(FLOAT32 - 1), min_size=1, max_size=30),
-    whole_numbers(1000),
-    st.lists(whole_numbers(2**40), max_size=30),
-    st.sampled_from((np.int64, np.float64)),
-)
-def test_table(values: list[int], low: int, inputs: list[int], dtype: type[np.generic]) -> None:
-    found = Table(np.array(values), low)(np.array(inputs, dtype))
-    assert found.tolist() == [values[min(max(x - low, 0), len(values) - 1)] for x in inputs]
-
-
-@settings(deadline=None)
-@given(st.integers(-3000, 3000), st.integers(1, 500), st.integers(1, 500), st.integers(-9, 500))
-def test_silu_is_rounded_to_the_nearest(x: int, scale_in: int, scale_out: int, ceiling: int) -> None:
-    with localcontext(prec=60):
-        real = Decimal(x) / scale_in
-        exact = scale_out * real / (1 + (-real).exp())
-        expected = int((exact + Decimal("0.5")).to_integral_value(ROUND_FLOOR))
-    table = Table.silu((x - 1, x + 1), scale_in, scale_out)
-    assert table(np.array([x])).tolist() == [expected]
-    table = Table.silu((x, x), scale_in, scale_out, ceiling)
-    assert table(np.array([x])).tolist() == [min(expected, ceiling)]
-
-
-@pytest.mark.parametrize(
-    ("values", "low", "message"),
-    [
-        (np.array([FLOAT32]), 0, r"below 2\*\*24, not 16777216"),
-        (np.array([1, 2]), FLOAT32 - 1, r"below 2\*\*24"),
-        (np.array([0.5]), 0, "whole numbers of an integer type"),
-        (np.zeros((2, 2), np.int64), 0, "a row of numbers"),
-    ],
-)
-def test_wrong_tables(values: Array, low: int, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Table(values, low)
-
-
-@settings(deadline=None)
-@given(st.data(), st.integers(0, 30), st.tuples(limits, limits))
-def test_product(data: st.DataObject, shift: int, bounds: tuple[int, int]) -> None:
-    x, y = (data.draw(st.lists(whole_numbers(2 * b), min_size=5, max_size=5)) for b in bounds)
-    found = product(np.array(x, np.float32), np.array(y), shift, bounds)
-    pairs = [[min(max(n, -b), b) for n in numbers] for numbers, b in zip((x, y), bounds, strict=True)]
-    assert found.tolist() == [(a * b + ((1 << shift) >> 1)) >> shift for a, b in zip(*pairs, strict=True)]
-
-
-def test_products_at_the_bounds() -> None:
-    for bound, dtype in ((4095, np.float32), (4097, np.float64), (94906265, np.float64)):
-        x = np.array((bound, -bound, bound - 1))
-        found = product(x, x[::-1], 0, (bound, bound))
-        assert found.dtype == dtype
-        assert np.array_equal(found, x * x[::-1])
-    with pytest.raises(ValueError, match="sums may reach"):
-        product(x, x, 0, (94906266, 94906266))
-    with pytest.raises(ValueError, match="shifts must be 0 to 52, not 53"):
-        product(x, x, 53, (1, 1))
 
 
 # Quantisation
@@ -416,60 +351,3 @@ def test_scales_that_are_too_fine() -> None:
     with pytest.raises(ValueError, match=r"output 1 cannot be exact in float32: its weights are up to 1e\+03"):
         quantise(np.array([[1.0], [1000.0]]), None, (-9, 9), 1, 1)
     quantise(np.array([[1.0], [1000.0]]), None, (-9, 9), 1, 1, np.float64)
-
-
-# A network
-
-
-class IntegerBlock:
-    """The residual block of the transform and its prior, in whole numbers.
-
-    Args:
-        stream: whole numbers for a real one, between blocks.
-        inner: and within.
-        reach: greatest real number there is room for.
-    """
-
-    def __init__(self, block: Block, stream: int, inner: int, reach: int, dtype: type[np.floating]) -> None:
-        self.outer, self.limit, self.inner = reach * stream, reach * inner, inner
-        inside = (-self.limit, self.limit)
-        self.layers: list[Convolution] = []
-
-        def layer(of: nn.Linear | nn.Conv2d, inputs: int, scale_in: int, scale_out: int, **options: Any) -> Convolution:
-            weight, bias = of.weight.numpy(), of.get_parameter("bias").numpy()
-            weight = weight if weight.ndim == 4 else weight[:, :, None, None]
-            definition, _ = quantise(weight, bias, (-inputs, inputs), scale_in, scale_out, dtype)
-            self.layers.append(Convolution.of(definition, **options))
-            return self.layers[-1]
-
-        self.mix_in = layer(block.mix_in, self.outer, stream, inner)
-        self.silu = Table.silu(inside, inner, inner)
-        self.mix = layer(block.mix, self.limit, inner, inner, padding=1, depthwise=True)
-        self.mix_out = layer(block.mix_out, self.limit, inner, stream)
-        self.gate_in = layer(block.gate_in, self.outer, stream, inner)
-        self.gate = Table.silu(inside, inner, inner, ceiling=round(MAX_GATE * inner))
-        self.gate_out = layer(block.gate_out, self.limit, inner, stream)
-
-    def __call__(self, x: Array) -> Array:
-        x = (x + self.mix_out(self.mix(self.silu(self.mix_in(x))))).clip(-self.outer, self.outer)
-        gate, value = np.split(self.gate_in(x), 2, -1)
-        gated = product(self.gate(gate), value, self.inner.bit_length() - 1, (self.limit, self.limit))
-        return (x + self.gate_out(gated)).clip(-self.outer, self.outer)
-
-
-@pytest.mark.parametrize(
-    ("dtype", "stream", "inner", "reach", "tolerance"),
-    [(np.float32, 16, 16, 16, 0.1), (np.float64, 2048, 1024, 64, 2e-3)],
-)
-def test_block_of_the_prior(dtype: type[np.floating], stream: int, inner: int, reach: int, tolerance: float) -> None:
-    generator = torch.Generator().manual_seed(0)
-    block = Block(48, 1).requires_grad_(False)
-    for layer in (block.mix_in, block.mix, block.mix_out, block.gate_in, block.gate_out):
-        layer.weight.normal_(std=layer.weight[0].numel() ** -0.5, generator=generator)
-        nn.init.normal_(layer.bias, std=0.1, generator=generator)  # type: ignore[arg-type]
-    integer = IntegerBlock(block, stream, inner, reach, dtype)
-    assert all(layer.dtype == dtype for layer in integer.layers if not layer.depthwise)
-    x = torch.randn(1, 48, 9, 12, generator=generator).mul(stream / 4).round()  # so that nothing is shortened
-    found = integer(x[0].permute(1, 2, 0).numpy()) / stream
-    error = found - block(x / stream)[0].permute(1, 2, 0).numpy()
-    assert np.sqrt(np.square(error).mean()) < tolerance

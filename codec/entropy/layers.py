@@ -17,13 +17,11 @@ round is beyond.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from itertools import product as pairs
+from itertools import product
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
-
-from codec.entropy.tables import exp_fixed
 
 OPERAND_LIMIT = 1 << 8  # of float32's matrix products
 MAX_SHIFT = 52
@@ -31,7 +29,6 @@ _WEIGHT_LIMIT = 1 << 31  # that sums of weights can be computed in int64
 _FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 _BITS = {_FLOAT32: 24, _FLOAT64: 53}
 _QUANTISED = {_FLOAT32: (127, 2.0**24), _FLOAT64: ((1 << 15) - 1, 2.0**52)}  # weights and sums
-_ONE = 1 << 96  # of `exp_fixed`
 
 Integers = NDArray[np.int64]
 Whole = NDArray[np.floating]  # integers in floating point
@@ -256,7 +253,7 @@ class Convolution(Layer):
         height, width = (1 + size - self._size for size in x.shape[:2])
         if min(height, width) < 1:
             raise ValueError(f"inputs of {x.shape[:2]}, edges included, are smaller than the kernel's {self._size}")
-        for dy, dx in pairs(range(self._size), repeat=2):
+        for dy, dx in product(range(self._size), repeat=2):
             yield x[dy : dy + height : self._stride, dx : dx + width : self._stride]
 
     def _depthwise(self, taps: list[Whole]) -> Whole:
@@ -265,73 +262,6 @@ class Convolution(Layer):
         for tap, weight in zip(taps[1:], self._weight[1:], strict=True):
             sums += tap * weight
         return np.floor(sums, out=sums)
-
-
-class Table(Proven):
-    """Any function of one integer.
-
-    Args:
-        values: (n,) integers below 2**24, its values at low, low + 1, ...; those beyond are as at the ends.
-    """
-
-    values: Integers
-    low: Integers
-
-    def __init__(self, values: Integers, low: int) -> None:
-        if values.ndim != 1 or not len(values):
-            raise ValueError(f"a table must be a row of numbers, not of shape {values.shape}")
-        super().__init__(values=values.shape, low=())
-        self.load({"values": values, "low": np.array(low)})
-
-    @classmethod
-    def silu(cls, inputs: tuple[int, int], scale_in: int, scale_out: int, ceiling: int | None = None) -> Table:
-        """SiLU, rounded to the nearest.
-
-        Args:
-            inputs: the least and the greatest.
-            scale_in, scale_out: integers that stand for 1.0 in inputs and outputs.
-            ceiling: greatest value, if there is a bound.
-        """
-        low, high = inputs
-        values = np.array([_silu(x, scale_in, scale_out) for x in range(low, high + 1)])
-        return cls(values if ceiling is None else values.clip(max=ceiling), low)
-
-    def prove(self) -> None:
-        self._low, self._high = int(self.low), int(self.low) + len(self.values) - 1
-        greatest = max(-int(self.values.min()), int(self.values.max()), -self._low, self._high)
-        if greatest >= 1 << _BITS[_FLOAT32]:
-            raise ValueError(f"numbers of tables must be below 2**24, not {greatest}")
-        self._table = self.values.astype(np.float32)
-
-    def __call__(self, x: NDArray[Any]) -> NDArray[np.float32]:
-        """Integers to float32 of the same shape."""
-        return self._table[(x.clip(self._low, self._high) - self._low).astype(np.intp)]
-
-
-def _silu(x: int, scale_in: int, scale_out: int) -> int:
-    numerator, denominator = x * scale_out * _ONE, scale_in * (_ONE + exp_fixed(-x, scale_in))
-    return (2 * numerator + denominator) // (2 * denominator)
-
-
-def product(x: NDArray[Any], y: NDArray[Any], shift: int, limits: tuple[int, int]) -> Whole:
-    """floor(x * y / 2**shift + 1 / 2) of integers, element by element: a gate, or a scale of each channel.
-
-    Args:
-        shift: 0..52; 0 rounds nothing.
-        limits: greatest absolute values of x and y; others are clamped to these.
-
-    Raises:
-        ValueError: it may be 2**53 or more, which no floating point has exactly.
-    """
-    if not 0 <= shift <= MAX_SHIFT:
-        raise ValueError(f"shifts must be 0 to {MAX_SHIFT}, not {shift}")
-    dtype = exact_dtype(limits[0] * limits[1] + _half(shift))
-    x, y = (z.astype(dtype).clip(-limit, limit) for z, limit in zip((x, y), limits, strict=True))
-    x *= y
-    x *= dtype.type(2.0**-shift)
-    x += dtype.type(0.5 if shift else 0)
-    found: Whole = np.floor(x, out=x)
-    return found
 
 
 def quantise(
