@@ -5,7 +5,8 @@ Importing this package imports neither torch nor numpy; they are imported when p
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from codec.container import (
     unpack,
 )
 from codec.profiles import DEFAULT, by_id, by_name
+from codec.profiles.base import Decoder
 from codec.runtime import numpy_computing, resolve, resolved
 
 if TYPE_CHECKING:
@@ -182,19 +184,9 @@ def decode(data: bytes, *, device: str = "auto", allow_truncated: bool = False, 
         raise ValueError(f"scale must be 1, 2, 4 or 8, not {scale!r}")
 
     container = unpack(data, allow_truncated=allow_truncated)
-    coder, channel = by_id(container.header.profile), alpha.decode(container, scale)
-    try:
-        with numpy_computing():
-            colours = coder.decoder(container.header, resolved(device)).decode(container, scale)
-    except (MemoryError, RuntimeError) as error:
-        from codec.device import is_out_of_memory
-
-        if not is_out_of_memory(error):
-            raise
-        size = f"{container.header.width} x {container.header.height}"
-        raise MemoryError(
-            f'a picture of {size} takes more memory than there is on device "{device}": free some, or name another one'
-        ) from error
+    channel = alpha.decode(container, scale)
+    with _decoding(container.header, device) as decoder:
+        colours = decoder.decode(container, scale)
     return colours if channel is None else np.dstack([colours, channel])
 
 
@@ -214,15 +206,14 @@ def verify(data: bytes) -> None:
 def repair(data: bytes, *, device: str = "auto") -> bytes:
     """A whole file of a damaged one in packets, which looks as that does; metadata and alpha stay as they are.
 
-    If all that is lost can be restored, it is the file as it was before.
+    If all that is lost can be restored, it is the file as it was before; else there is a `DamageWarning`.
 
     Raises:
         FormatError: the file is damaged beyond that, or not in packets.
-        RuntimeError: as `decode`.
+        ModelError, MemoryError, RuntimeError: as `decode`.
     """
     container = unpack(data)
-    decoder = by_id(container.header.profile).decoder(container.header, resolved(device))
-    with numpy_computing():
+    with _decoding(container.header, device) as decoder:
         return pack(container.header, {**container.sections, **decoder.repair(container)})
 
 
@@ -236,11 +227,28 @@ def describe(data: bytes, *, device: str = "auto") -> dict[str, Any]:
     empty.
 
     Raises:
-        FormatError, RuntimeError: as `decode`.
+        FormatError, ModelError, MemoryError, RuntimeError: as `decode`.
     """
     container = unpack(data)
-    with numpy_computing():
-        return by_id(container.header.profile).decoder(container.header, resolved(device)).describe(container)
+    with _decoding(container.header, device) as decoder:
+        return decoder.describe(container)
+
+
+@contextmanager
+def _decoding(header: Header, device: str) -> Iterator[Decoder]:
+    """The decoder of a file, and as many threads as it may take; where memory does not suffice, what to do is said."""
+    try:
+        with numpy_computing():
+            yield by_id(header.profile).decoder(header, resolved(device))
+    except (MemoryError, RuntimeError) as error:
+        from codec.device import is_out_of_memory
+
+        if not is_out_of_memory(error):
+            raise
+        size = f"{header.width} x {header.height}"
+        raise MemoryError(
+            f'a picture of {size} takes more memory than there is on device "{device}": free some, or name another one'
+        ) from error
 
 
 def _mode(pixels: NDArray[np.uint8]) -> str:

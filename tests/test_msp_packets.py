@@ -18,7 +18,7 @@ from conftest import METADATA, opened, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from latents import TINY, latent_coded, latent_of, symbols_of_packets, transform_of
-from lossy import check_damage, decode, exact, mended, overwritten
+from lossy import check_damage, decode, exact, mended, overwritten, repaired
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -279,7 +279,7 @@ def test_a_picture_whatever_is_lost(share: float, burst: bool) -> None:
             image = pillow_clric.decode(damaged)
         assert image.size == (130, 100)
         known = symbols_of_packets(unpack(damaged))[1]
-        assert np.array_equal(latent_of(codec.repair(damaged))[known], whole_of(data)[1][known])
+        assert np.array_equal(latent_of(repaired(damaged))[known], whole_of(data)[1][known])
 
 
 def test_what_is_lost_looks_more_like_the_photo_than_nothing_would() -> None:
@@ -336,7 +336,7 @@ def test_repair(tmp_path: Path) -> None:
     xmp = {Section.XMP: METADATA["xmp"]}
     data = encode(photo(100, 120, 4), resilience=2, metadata=xmp)
     damaged = without(data, [2, 6])
-    picture, whole = mended(damaged), codec.repair(damaged)
+    picture, whole = mended(damaged), repaired(damaged)
     codec.verify(whole)
     known = symbols_of_packets(unpack(damaged))[1]
     assert np.array_equal(latent_of(whole)[known], latent_of(data)[known])
@@ -358,7 +358,7 @@ def test_repair(tmp_path: Path) -> None:
 def test_what_is_cut_before_its_packets_is_repaired_too() -> None:
     data = coded(2)
     grey = data[: unpack(data).header.size]
-    picture, whole = mended(grey), codec.repair(grey)
+    picture, whole = mended(grey), repaired(grey)
     codec.verify(whole)
     assert np.abs(decode(whole).astype(float) - picture).mean() < 4
 

@@ -101,7 +101,7 @@ class Decoder(ABC):
         """
 
     def repair(self, container: Container) -> Sections:
-        """Sections of a whole file that shows what `decode` makes of a damaged one.
+        """Sections of a whole file that shows what `decode` makes of a damaged one, and as that, warn of what is lost.
 
         Raises:
             FormatError: nothing can be made of it.

@@ -181,7 +181,7 @@ class Packets:
         return replace(self, streams=sound), contents
 
     def warn(self) -> None:
-        """Tell the caller of `codec.decode`, if its decoder calls this, of packets that are not sound."""
+        """Tell the caller of `codec.decode` or `repair`, if the decoder calls this, of packets that are not sound."""
         if self.lost:
             warnings.warn(f"{self.damage}: the picture has likely contents there", DamageWarning, stacklevel=4)
 

@@ -150,7 +150,8 @@ def convert(job: Job, settings: Settings, progress: Progress | None = None) -> R
         source = job.read()
         if job.encoding and source.startswith(MAGIC):  # in a store, only names are looked at before
             raise ValueError("it is a .clric file and named like a photo: rename it")
-        data, size, lost = (_encoded if job.encoding else _decoded)(source, job, settings, progress)
+        made = _encoded if job.encoding else _repaired if settings.repair else _decoded
+        data, size, lost = made(source, job, settings, progress)
     except Exception as error:  # one bad file does not stop the batch
         return Result(job, time.perf_counter() - start, error=message(error, job.source))
     return Result(job, time.perf_counter() - start, data, len(source), size, warnings=lost)
@@ -217,13 +218,21 @@ def _decoded(source: bytes, job: Job, settings: Settings, _: Progress | None) ->
         warnings.simplefilter("always")
         image = decode(source, device=settings.device)
     damage = tuple(str(told.message) for told in caught)
-    if settings.repair:
-        return codec.repair(source, device=settings.device), image.size, damage
     if settings.strip:
         image = _stripped(image)
         image.info.clear()
     data = to_format(image, job.suffix, round(settings.options.get("quality", 95)))
     return data, image.size, (*damage, *_left_out(image, job.suffix))
+
+
+def _repaired(source: bytes, job: Job, settings: Settings, _: Progress | None) -> Converted:
+    """The damaged `.clric` file as a whole one, its size, and what of it could not be restored."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        read_header(BytesIO(source))  # says more about what is no `.clric` file than `Image.open` does
+        with Image.open(BytesIO(source), formats=["CLRIC"]) as image:  # which refuses what has too many pixels
+            data = codec.repair(source, device=settings.device)
+    return data, image.size, tuple(str(told.message) for told in caught)
 
 
 def _left_out(image: Image.Image, suffix: str) -> Iterator[str]:

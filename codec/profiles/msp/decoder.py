@@ -53,6 +53,7 @@ class MspDecoder(Decoder):
         if Section.PACKETS not in container.sections:
             return super().repair(container)
         read = self._read(container)
+        read.found.warn()
         symbols, resilience = (read.means() + FRACTIONS // 2) // FRACTIONS, max(1, read.found.head.resilience)
         return Coded.of(read.prior, read.head, resilience, symbols.astype(np.float32)).sections()
 

@@ -38,6 +38,7 @@ class VqDecoder(Decoder):
     def repair(self, container: Container) -> Sections:
         """Sections of a file with the likely contents of its lost packets."""
         found, indices = self._known(container)
+        found.warn()
         with computing(self.autoencoder.device):
             whole = coded(self.autoencoder, found.head, self.autoencoder.mend(indices, found.head.coding))
             check(self.autoencoder, whole)
