@@ -80,12 +80,16 @@ class Coded:
     indices: Indices
 
     def sections(self) -> Sections:
-        return {Section.GRIDS: packets.write(self.head, self.streams)}
+        return {Section.GRIDS: self._section}
 
-    @cached_property
+    @property
     def size(self) -> int:
         """Bytes of the section."""
-        return len(packets.write(self.head, self.streams))
+        return len(self._section)
+
+    @cached_property
+    def _section(self) -> bytes:
+        return packets.write(self.head, self.streams)
 
 
 class IndexCoder:
