@@ -24,7 +24,7 @@ import click
 from PIL import Image
 
 from codec.autoencoders.errors import ModelFileError
-from codec.profiles import DEFAULT, by_name
+from codec.profiles import DEFAULT, by_name, names
 from pillow_clric import decode, encode, info
 from pillow_clric._colour import check, to_srgb
 from pillow_clric._metadata import upright
@@ -202,7 +202,7 @@ def _to_rates(_context: click.Context, _option: click.Parameter, text: str) -> l
     default=[DEFAULT],
     show_default=True,
     metavar="NAME",
-    help="Profile of .clric; may be given several times. coolchic takes long.",
+    help=f"Profile of .clric, {' or '.join(names())}; may be given several times. coolchic takes long.",
 )
 @click.option("-e", "--effort", type=click.IntRange(1, 9), help="Of .clric. Default: that of each profile.")
 @click.option("--device", metavar="NAME", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps ...")
