@@ -6,16 +6,17 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A path to write to, whose file takes the place of `path` at the end, unless an error ends it.
 
-    The folder is made. Other processes may write the same file meanwhile: the last one counts.
+    The folder is made. Other threads and processes may write the same file meanwhile: the last one counts.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{token_hex(8)}.tmp")
     try:
         yield temporary
         os.replace(temporary, path)

@@ -17,6 +17,17 @@ def test_files_are_replaced_and_folders_made(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_of_two_at_once_the_last_one_counts(tmp_path: Path) -> None:
+    """In one process, too, as of two threads."""
+    path = tmp_path / "file"
+    with replacing(path) as first:
+        first.write_bytes(b"first")
+        write(path, b"second")
+        assert path.read_bytes() == b"second"
+    assert path.read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
 def test_an_error_leaves_what_there_was(tmp_path: Path, error: type[BaseException]) -> None:
     path = tmp_path / "file"
