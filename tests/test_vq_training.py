@@ -123,6 +123,15 @@ def test_entries_follow_their_latents_and_dead_ones_move_to_some(task: VqTask) -
     assert torch.equal(model.autoencoder.entries[6:], others)
 
 
+def test_a_step_that_is_not_taken_moves_no_entries(task: VqTask) -> None:
+    model = task.model.train()
+    before = {name: tensor.clone() for name, tensor in model.named_buffers()}
+    model(torch.full((2, 3, 64, 64), torch.nan), torch.tensor([0, 2]))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.named_buffers())
+    model(torch.rand(2, 3, 64, 64), torch.tensor([0, 2]))
+    assert not torch.equal(model.autoencoder.entries, before["autoencoder.entries"])
+
+
 def test_each_codebook_is_searched_alone() -> None:
     torch.manual_seed(0)
     autoencoder = Quantised(TINY.network)

@@ -76,7 +76,7 @@ class Model(nn.Module):
         autoencoder = self.autoencoder
         latents = autoencoder.encode(pictures, books)
         quantised, places = autoencoder.quantised(latents.detach(), books)
-        if self.training:
+        if self.training and latents.isfinite().all():  # or entries would be lost, though the step is not taken
             self._follow(latents.detach(), places, books)
         commitment = (latents - quantised).square().mean() / latents.detach().square().mean()
         passed = latents + (quantised - latents).detach()
