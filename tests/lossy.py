@@ -143,6 +143,20 @@ def check_forgery(data: bytes, layout: Layout, forgery: str) -> None:
     assert mended(none[:-1]).shape == picture.shape  # what is missing may be sound
 
 
+def check_forgery_is_restored(data: bytes, layout: Layout) -> None:
+    """Packets that hold nothing valid are restored as lost ones are, if parity packets say what they held."""
+    file, whole = unpack(data), exact(data)
+    found = layout.of(file)
+    false = list(found.streams)[1 : len(found.parity)]
+    contents = {n: s + b"123456789" if n in false else s for n, s in {**found.streams, **found.parity}.items()}
+    del contents[0]
+    section = b"".join(packets.packet(found.head, *each) for each in contents.items())
+    made = pack(file.header, file.sections | {layout.section: section})
+    assert np.array_equal(exact(made), whole)
+    assert codec.describe(made, device="cpu")["restored"] == 1 + len(false)
+    assert codec.repair(made, device="cpu") == data
+
+
 def of_section(like: bytes, layout: Layout, section: bytes, length: int | None = None) -> Packets:
     """Packets of a section that was written with so many bytes, in a file like another one."""
     body = bytes(len(section) if length is None else length)

@@ -405,6 +405,19 @@ def test_packets_that_hold_nothing_valid_are_lost(forgery: str) -> None:
     lossy.check_forgery(coded(2), PACKETS, forgery)
 
 
+def test_packets_that_hold_nothing_valid_are_restored() -> None:
+    lossy.check_forgery_is_restored(coded(4, 100, 130), PACKETS)
+
+
+def test_stray_bytes_between_packets_are_told() -> None:
+    file = unpack(coded(2))
+    section = file.sections[PACKETS.section]
+    data = codec.pack(file.header, file.sections | {PACKETS.section: section + b"1234"})
+    with pytest.raises(CorruptError, match=r"^there are bytes that belong to no packet.*--repair"):
+        codec.verify(data)
+    assert codec.repair(data) == coded(2)
+
+
 def test_repair(tmp_path: Path) -> None:
     data = codec.encode(
         photo(100, 120, 4), profile="vq", model=TINY_VQ, resilience=2, metadata={Section.XMP: METADATA["xmp"]}

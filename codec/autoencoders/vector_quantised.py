@@ -73,16 +73,23 @@ class VectorQuantised:
         """
         if isinstance(self.prior, EquallyLikely):
             return self._nearest(latents, book)
-        distances = self._distances(latents[0].permute(1, 2, 0), book)
-        usual = distances.amin(-1).mean().clamp_min(1e-6)
-        return (distances / usual).cpu().numpy()
+        parts = self._parts(latents, book)
+        usual = torch.cat([self._distances(part, book).amin(-1) for part in parts]).mean().clamp_min(1e-6)
+        found = np.empty((*latents.shape[2:], self.sizes[book]), np.float32)
+        for part, rows in zip(parts, np.split(found, np.cumsum([len(part) for part in parts])[:-1]), strict=True):
+            rows[:] = (self._distances(part, book) / usual).cpu().numpy()
+        return found
 
     def _nearest(self, latents: Tensor, book: int) -> Indices:
         """Indices (h, w) of the nearest entries."""
-        points = latents[0].permute(1, 2, 0)
-        rows = max(1, AT_ONCE // (points.shape[1] * self.sizes[book]))
-        found = torch.cat([self._distances(part, book).argmin(-1) for part in points.split(rows)])
+        found = torch.cat([self._distances(part, book).argmin(-1) for part in self._parts(latents, book)])
         return found.cpu().numpy().astype(np.int32)
+
+    def _parts(self, latents: Tensor, book: int) -> tuple[Tensor, ...]:
+        """Points (h, w, dimensions) of a few rows each, whose distances from all entries take little memory."""
+        points = latents[0].permute(1, 2, 0)
+        parts: tuple[Tensor, ...] = points.split(max(1, AT_ONCE // (points.shape[1] * self.sizes[book])))
+        return parts
 
     def _distances(self, points: Tensor, book: int) -> Tensor:
         """Squared distances of points (h, w, dimensions) from all entries, (h, w, entries)."""

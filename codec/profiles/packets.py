@@ -149,11 +149,12 @@ class Packets:
                 "contents there"
             )
         if not self.whole:
-            damaged = f"{self._count(self.restored)} are lost or damaged, and can be restored exactly"
-            raise CorruptError(
-                f"{damaged if self.restored else 'only parity packets are lost or damaged'}: make the file whole by "
-                "`clric-convert --repair`, before more is lost"
-            )
+            told = "there are bytes that belong to no packet"
+            if self.restored:
+                told = f"{self._count(self.restored)} are lost or damaged, and can be restored exactly"
+            elif len(self.parity) < len(parity_numbers(self.head.resilience, len(self.places))):
+                told = "only parity packets are lost or damaged"
+            raise CorruptError(f"{told}: make the file whole by `clric-convert --repair`, before more is lost")
 
     def _count(self, numbers: Collection[int]) -> str:
         return f"{len(numbers)} of {len(self.places)} packets"
@@ -168,17 +169,27 @@ class Packets:
         Raises:
             CorruptError: none is left, though the end is not missing.
         """
-        sound, contents = dict[int, bytes](), list[tuple[Place, Contents]]()
-        for number, stream in self.streams.items():
-            place = self.places[number]
-            with suppress(CorruptError):  # as its checksum is right, a faulty program wrote it, or somebody by hand
-                contents.append((place, decode(stream, place, False)))
-                sound[number] = stream
+
+        def valid(streams: Mapping[int, bytes]) -> Iterator[tuple[int, Contents]]:
+            for number, stream in streams.items():
+                with suppress(CorruptError):  # its checksum is right by chance, or a faulty program wrote it
+                    yield number, decode(stream, self.places[number], False)
+
+        contents = dict(valid(self.streams))
+        sound = {number: self.streams[number] for number in contents}
+        restored = sound.keys() & self.restored
+        if len(sound) < len(self.streams):
+            streams = _restored(self.head, sound, self.parity, self.places) or {}
+            more = dict(valid(streams))
+            contents, restored = contents | more, restored | more.keys()
+            sound |= {number: streams[number] for number in more}
         if not (sound or self.cut):
             raise _nothing_sound()
+        found = [(self.places[number], each) for number, each in contents.items()]
         for number, stream in self.beginnings.items():
-            contents.append((self.places[number], decode(stream, self.places[number], True)))
-        return replace(self, streams=sound), contents
+            if number not in sound:
+                found.append((self.places[number], decode(stream, self.places[number], True)))
+        return replace(self, streams=sound, restored=restored), found
 
     def warn(self) -> None:
         """Tell the caller of `codec.decode` or `repair`, if the decoder calls this, of packets that are not sound."""
@@ -363,41 +374,45 @@ class _Found(NamedTuple):
         Args:
             maps: positions of all packets, by number, if a position is of one size or another; the last has most.
         """
+        maps = list({tuple(each): each for each in maps}.values())  # of many sizes the same packets are there
         likely = [each for each in maps if self.streams.keys() <= each.keys()]
         for each in likely or maps[-1:]:
-            restored = self._restored(each)
+            if self.whole and each.keys() <= self.streams.keys():
+                return each, {}
+            restored = _restored(self.head, self.streams, self.parity, each)
             if self.whole or restored is not None:
                 return each, restored or {}
         return next((each for each in likely if self.streams.keys() < each.keys()), maps[-1]), {}
 
-    def _restored(self, numbers: Collection[int]) -> dict[int, bytes] | None:
-        """Streams of missing packets by number; None if parity packets cannot tell, or are not in accord with others.
 
-        It takes time in proportion to what is missing times all bytes, and no more memory than parity packets do.
+def _restored(
+    head: Head, streams: Mapping[int, bytes], parity: Mapping[int, bytes], numbers: Collection[int]
+) -> dict[int, bytes] | None:
+    """Streams of missing packets by number; None if parity packets cannot tell, or are not in accord with others.
 
-        Args:
-            numbers: of all packets but those for parity.
-        """
-        missing = [number for number in numbers if number not in self.streams]
-        if self.whole and not missing:
-            return {}
-        rows = _rows(self.head, {number: self.streams[number] for number in numbers if number in self.streams})
-        size = len(next(iter(self.parity.values()), b""))
-        if not self.parity or len(self.parity) < len(missing) or any(len(row) > size for row in rows.values()):
+    It takes time in proportion to what is missing times all bytes, and no more memory than parity packets do.
+
+    Args:
+        numbers: of all packets but those for parity.
+    """
+    missing = [number for number in numbers if number not in streams]
+    rows = _rows(head, {number: streams[number] for number in numbers if number in streams})
+    size = len(next(iter(parity.values()), b""))
+    if not parity or len(parity) < len(missing) or any(len(row) > size for row in rows.values()):
+        return None
+    from codec import erasure
+
+    if not missing:
+        some = next(iter(parity))
+        return {} if erasure.parity(rows, [some])[some] == parity[some] else None
+    found = {}
+    for number, row in erasure.restored(rows, parity, missing).items():
+        section = head.to_bytes() + bytes([number]) + row
+        packet = _Packet.at(section, 0, len(section), len(head.detail))
+        if not (packet and packet.fits(section) and packet.sound(section)) or any(section[packet.end :]):
             return None
-        from codec import erasure
-
-        if not missing:
-            some = next(iter(self.parity))
-            return {} if erasure.parity(rows, [some])[some] == self.parity[some] else None
-        streams = {}
-        for number, row in erasure.restored(rows, self.parity, missing).items():
-            section = self.head.to_bytes() + bytes([number]) + row
-            packet = _Packet.at(section, 0, len(section), len(self.head.detail))
-            if not (packet and packet.fits(section) and packet.sound(section)) or any(section[packet.end :]):
-                return None
-            streams[number] = section[packet.begin : packet.stop]
-        return streams
+        found[number] = section[packet.begin : packet.stop]
+    return found
 
 
 class _Packet(NamedTuple):

@@ -115,7 +115,7 @@ class IndexCoder:
         if log_weights is not None:
             logs = of_cells(log_weights, autoencoder.downscale)[0, 0].cpu().numpy()
         self._best, self._below = float(logs.max()) / RATE, (logs.max() - logs) / RATE  # in codebooks
-        self._costs: dict[int, NDArray[np.float32] | Indices] = {}  # by codebook
+        self._costs: dict[int, NDArray[np.float32] | Indices] = {}  # of the last two codebooks: each takes memory
         self._known: dict[tuple[int, float], Coded] = {}  # by codebook and trade
 
     def at(self, quality: float) -> Coded:
@@ -168,6 +168,7 @@ class IndexCoder:
         """A file in which a bit is worth so much where weights are greatest; of the nearest entries by default."""
         if (book, trade) not in self._known:
             if book not in self._costs:
+                self._costs = dict(list(self._costs.items())[-1:])
                 self._costs[book] = self._autoencoder.costs(self._autoencoder.encode(self._picture, book), book)
             trades = (trade + self._unit(book) * self._below).clip(min=0)
             head = Head(book, self._resilience)
