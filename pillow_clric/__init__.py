@@ -10,7 +10,7 @@ coded. Processes that are spawned (not forked) must import it again, in a DataLo
     Image.open("photo.clric").show()
 """
 
-from codec import BatchError
+from codec import BatchError, repair, verify
 from codec.autoencoders.errors import ModelError
 from codec.container import CorruptError, DamageWarning, FormatError, LimitError, TruncatedError, UnsupportedError
 from pillow_clric._api import FileInfo, decode, encode, encode_batch, info
@@ -35,6 +35,8 @@ __all__ = [
     "encode_batch",
     "info",
     "register_clric_opener",
+    "repair",
+    "verify",
 ]
 
 __version__ = "0.1.0"
