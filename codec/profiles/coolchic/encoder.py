@@ -37,7 +37,11 @@ ITERATIONS = {
 # Times lambda, that of the reference weights which fits of at least so many iterations begin with. The lower the lambda
 # of weights, the more they leave to the finest grid, and long fits add to that more easily than they take from it.
 AHEAD, LONG = 3.0, 300
-ANNEALING: dict[str, Any] = {"temperature": (0.5, 0.06), "noise": (0.22, 0.15), "preconditioned": True}
+# Least lambda of long fits that begin with empty grids: below about 0.2 bits per pixel the finest one hardly pays.
+COARSE = 0.01
+ANNEALING: dict[str, Any] = {
+    "weight_rate": 1e-2, "temperature": (0.5, 0.06), "noise": (0.22, 0.15), "preconditioned": True,
+}  # fmt: skip
 
 # Logarithms of sizes, found in fits of effort 1 to 5. Of guessed grids, relative to fitted ones: for a lambda of 1 and
 # one iteration, and what the logarithms of both add.
@@ -149,7 +153,9 @@ class PictureFits(Fits):
         if self.ahead is None:
             found = [initialisation.random(self.spec, self.generator) for _ in range(PAPER_CANDIDATES)]
         else:
-            found = [initialisation.trained(self.target, self.ahead * lambdas)]
+            guess = initialisation.trained(self.target, self.ahead * lambdas)
+            empty = (lambdas >= COARSE) & (self.schedule.main >= LONG)
+            found = [initialisation.coarse(guess).where(empty, guess)]
         return [f.within(self.region) for f in found]
 
     def _lambdas(self, logs: Tensor) -> Tensor:
