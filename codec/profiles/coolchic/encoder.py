@@ -37,11 +37,10 @@ ITERATIONS = {
 # Times lambda, that of the reference weights which fits of at least so many iterations begin with. The lower the lambda
 # of weights, the more they leave to the finest grid, and long fits add to that more easily than they take from it.
 AHEAD, LONG = 3.0, 300
+LONG_RATE = 1e-2  # learning rate of their weights; in short ones it only adds noise
 # Least lambda of long fits that begin with empty grids: below about 0.2 bits per pixel the finest one hardly pays.
 COARSE = 0.01
-ANNEALING: dict[str, Any] = {
-    "weight_rate": 1e-2, "temperature": (0.5, 0.06), "noise": (0.22, 0.15), "preconditioned": True,
-}  # fmt: skip
+ANNEALING: dict[str, Any] = {"temperature": (0.5, 0.06), "noise": (0.22, 0.15), "preconditioned": True}
 
 # Logarithms of sizes, found in fits of effort 1 to 5. Of guessed grids, relative to fitted ones: for a lambda of 1 and
 # one iteration, and what the logarithms of both add.
@@ -71,8 +70,9 @@ class CoolChicEncoder(Encoder):
         if self.options.effort == PAPER:
             schedule, ahead = PAPER_SCHEDULE, None
         else:
-            schedule = Schedule(0, *ITERATIONS[int(self.options.effort)], **ANNEALING)
-            ahead = AHEAD if schedule.main >= LONG else 1.0
+            schedule, ahead = Schedule(0, *ITERATIONS[int(self.options.effort)], **ANNEALING), 1.0
+            if schedule.main >= LONG:
+                schedule, ahead = replace(schedule, weight_rate=LONG_RATE), AHEAD
         total = schedule.total + isinstance(goal, Budget) * ROUNDS * (schedule.again + schedule.settle)
         bounds, count = (min(LOG_LAMBDA), max(LOG_LAMBDA)), counting(progress, total)
         with computing(self.device):
