@@ -45,7 +45,7 @@ class SoapAndAdam(MuonAndAdam):
         self.kernels = {kernel: kernel.detach().view(1, len(kernel), -1).requires_grad_() for kernel in kernels}
         own = {id(kernel) for kernel in self.kernels}
         super().__init__([], [p for p in parameters if id(p) not in own], fast=fast, speed=speed)
-        self.soap, self.steps = Soap(self.kernels.values(), damping=0.08), 0
+        self.soap, self.steps = Soap(self.kernels.values()), 0
         self.soap.param_groups[0]["times"] = 1.0
         self.optimizers.append(self.soap)
 

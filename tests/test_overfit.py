@@ -260,7 +260,7 @@ def test_drift() -> None:
 def test_at_low_rates_fits_end_lower_from_empty_grids() -> None:
     target, lambdas = target_of(photo(64, 80)), torch.tensor((0.03,))
     guess = initialisation.trained(target, 3 * lambdas)
-    start, schedule = initialisation.coarse(guess), Schedule(0, 150, 10, weight_rate=1e-2, preconditioned=True)
+    start, schedule = initialisation.coarse(guess), Schedule(0, 150, 10, preconditioned=True)
     assert not any(g.any() for g in start.grids)
     ends = [fit.fit(target, lambdas, [each], schedule, torch.Generator().manual_seed(0)) for each in (guess, start)]
     with torch.no_grad():

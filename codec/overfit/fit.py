@@ -17,7 +17,7 @@ from torch import Tensor
 from codec.device import Repeated
 from codec.overfit import arm, synthesis
 from codec.overfit.function import Function, Weights, choose, joined
-from codec.overfit.soap import EPSILON, EVERY, Soap
+from codec.overfit.soap import DAMPING, EPSILON, EVERY, Soap
 from codec.overfit.spec import Spec
 
 Distortion = Callable[[Function, Tensor], Tensor]  # of a function and its target, (batch,), differentiable
@@ -44,6 +44,7 @@ class Schedule:
     noise: tuple[float, float] = (0.22, 0.12)  # its standard deviation
     drift: float = 2.0  # the weight of `drift` in the cost
     preconditioned: bool = False  # whether the layers of both networks are fitted by `Soap` instead of Adam
+    soap_damping: float = DAMPING
 
     @property
     def total(self) -> int:
@@ -243,7 +244,7 @@ class _Descent:
         layers = [name for name in weights if _is_layer(name)] if schedule.preconditioned else []
         rest = [w for name, w in weights.items() if name not in layers]
         groups = [(grids, self.rates[0], schedule.epsilon(function.spec)), (rest, self.rates[1], EPSILON)]
-        self.soap = Soap([weights[name] for name in layers], self.rates[1]) if layers else None
+        self.soap = Soap([weights[name] for name in layers], self.rates[1], schedule.soap_damping) if layers else None
         self.optimizers = [_adam(*groups), *filter(None, [self.soap])]
 
     def prepare(self, iteration: int, part: float) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 BETA = 0.95  # of the means of gradients and of what they are divided by
-DAMPING = 0.02  # of steps where there is little but noise, relative to the gradients' root mean square
+DAMPING = 0.08  # of steps where there is little but noise, relative to the gradients' root mean square
 EPSILON = 1e-8
 EVERY = 10  # steps, after which the bases should be turned
 

@@ -37,7 +37,8 @@ ITERATIONS = {
 # Times lambda, that of the reference weights which fits of at least so many iterations begin with. The lower the lambda
 # of weights, the more they leave to the finest grid, and long fits add to that more easily than they take from it.
 AHEAD, LONG = 3.0, 300
-LONG_RATE = 1e-2  # learning rate of their weights; in short ones it only adds noise
+# How weights of long fits are fitted; short ones would only get noise of that.
+BOLD = {"weight_rate": 1e-2, "soap_damping": 0.02}
 # Least lambda of long fits that begin with empty grids: below about 0.2 bits per pixel the finest one hardly pays.
 COARSE = 0.01
 ANNEALING: dict[str, Any] = {"temperature": (0.5, 0.06), "noise": (0.22, 0.15), "preconditioned": True}
@@ -72,7 +73,7 @@ class CoolChicEncoder(Encoder):
         else:
             schedule, ahead = Schedule(0, *ITERATIONS[int(self.options.effort)], **ANNEALING), 1.0
             if schedule.main >= LONG:
-                schedule, ahead = replace(schedule, weight_rate=LONG_RATE), AHEAD
+                schedule, ahead = replace(schedule, **BOLD), AHEAD
         total = schedule.total + isinstance(goal, Budget) * ROUNDS * (schedule.again + schedule.settle)
         bounds, count = (min(LOG_LAMBDA), max(LOG_LAMBDA)), counting(progress, total)
         with computing(self.device):
