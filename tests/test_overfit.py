@@ -257,6 +257,18 @@ def test_drift() -> None:
         assert not gradient.any()  # and not NaN either
 
 
+def test_at_low_rates_fits_end_lower_from_empty_grids() -> None:
+    target, lambdas = target_of(photo(64, 80)), torch.tensor((0.03,))
+    guess = initialisation.trained(target, 3 * lambdas)
+    start, schedule = initialisation.coarse(guess), Schedule(0, 150, 10, preconditioned=True)
+    assert not any(g.any() for g in start.grids)
+    ends = [fit.fit(target, lambdas, [each], schedule, torch.Generator().manual_seed(0)) for each in (guess, start)]
+    with torch.no_grad():
+        from_guess, from_empty = (float(fit.cost(end, target, lambdas)) for end in ends)
+    assert from_empty < 0.95 * from_guess
+    assert float(ends[1].grids[0].count_nonzero()) < 0.1 * ends[0].grids[0].count_nonzero()
+
+
 def test_fit_lowers_the_cost_of_every_target() -> None:
     target = torch.cat([target_of(photo(32, 40)), target_of(photo(64, 80)[::2, ::2])])
     lambdas = torch.tensor((0.01, 0.0005))

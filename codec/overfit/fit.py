@@ -17,7 +17,7 @@ from torch import Tensor
 from codec.device import Repeated
 from codec.overfit import arm, synthesis
 from codec.overfit.function import Function, Weights, choose, joined
-from codec.overfit.soap import EPSILON, EVERY, Soap
+from codec.overfit.soap import DAMPING, EPSILON, EVERY, Soap
 from codec.overfit.spec import Spec
 
 Distortion = Callable[[Function, Tensor], Tensor]  # of a function and its target, (batch,), differentiable
@@ -43,7 +43,8 @@ class Schedule:
     temperature: tuple[float, float] = (0.5, 0.1)  # of soft rounding
     noise: tuple[float, float] = (0.22, 0.12)  # its standard deviation
     drift: float = 2.0  # the weight of `drift` in the cost
-    preconditioned: bool = False  # whether the synthesis' layers are fitted by `Soap` instead of Adam
+    preconditioned: bool = False  # whether the layers of both networks are fitted by `Soap` instead of Adam
+    soap_damping: float = DAMPING
 
     @property
     def total(self) -> int:
@@ -240,11 +241,10 @@ class _Descent:
         self.function = replace(function, grids=grids, weights=weights)
         self.noise = torch.cat([g.detach().flatten(1) for g in grids], 1)
         self.rates, self.temperature = [self.noise.new_zeros(()) for _ in range(2)], self.noise.new_zeros(())
-        layers = [name for name, w in weights.items() if name.startswith("synthesis.") and w.dim() > 2]
-        layers = layers if schedule.preconditioned else []
+        layers = [name for name in weights if _is_layer(name)] if schedule.preconditioned else []
         rest = [w for name, w in weights.items() if name not in layers]
         groups = [(grids, self.rates[0], schedule.epsilon(function.spec)), (rest, self.rates[1], EPSILON)]
-        self.soap = Soap([weights[name] for name in layers], self.rates[1]) if layers else None
+        self.soap = Soap([weights[name] for name in layers], self.rates[1], schedule.soap_damping) if layers else None
         self.optimizers = [_adam(*groups), *filter(None, [self.soap])]
 
     def prepare(self, iteration: int, part: float) -> None:
@@ -281,6 +281,11 @@ class _Settling:
         for name, kept in self.best.weights.items():
             kept.copy_(choose(better, self.function.weights[name].detach(), kept))
         _lower(loss, self.optimizers)
+
+
+def _is_layer(name: str) -> bool:
+    """Whether a weight is a matrix that joins channels: none of the biases, nor the taps of upsampling."""
+    return name.startswith(("arm.", "synthesis.")) and not name.endswith("bias")
 
 
 def _leaves(tensors: Iterable[Tensor], *, gradients: bool = True) -> list[Tensor]:

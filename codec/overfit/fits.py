@@ -13,7 +13,7 @@ from codec.container import Section
 from codec.overfit import bitstream, pipeline
 from codec.overfit.bitstream import Integers, QuantisedWeights
 from codec.overfit.fit import STEERED, Fit, Steer
-from codec.overfit.function import Function, choose
+from codec.overfit.function import Function
 from codec.overfit.spec import Spec
 from codec.overfit.trimming import smaller
 from codec.rate_control import Coder
@@ -180,8 +180,5 @@ def _as_it_is(function: Function, lambdas: Tensor, _: float) -> tuple[Function, 
 def chosen(condition: Tensor, yes: Fitted, no: Fitted) -> Fitted:
     """Return the functions of `yes` where the condition (batch,) holds, those of `no` elsewhere."""
     there = condition.to(yes.function.grids[0].device)
-    a, b = yes.function, no.function
-    grids = [choose(there, g, h) for g, h in zip(a.grids, b.grids, strict=True)]
-    weights = {name: choose(there, w, b.weights[name]) for name, w in a.weights.items()}
     either = [y if c else n for c, y, n in zip(condition.tolist(), yes.weights, no.weights, strict=True)]
-    return Fitted(replace(a, grids=grids, weights=weights), either)
+    return Fitted(yes.function.where(there, no.function), either)

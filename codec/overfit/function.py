@@ -58,6 +58,12 @@ class Function:
         """The same with integers in the grids, such as can be coded."""
         return replace(self, grids=[g.round().clamp_(-LIMIT, LIMIT) for g in self.cut(self.grids)])
 
+    def where(self, condition: Tensor, other: Function) -> Function:
+        """These functions where the condition (batch,) holds, those of the other elsewhere."""
+        weights = {name: choose(condition, w, other.weights[name]) for name, w in self.weights.items()}
+        grids = [choose(condition, g, h) for g, h in zip(self.grids, other.grids, strict=True)]
+        return replace(self, weights=weights, grids=grids)
+
     def within(self, region: ValidRegion | None) -> Function:
         """The same with this valid region."""
         function = replace(self, region=region)

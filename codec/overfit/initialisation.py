@@ -5,6 +5,7 @@ A guess of the grids saves the encoder iterations. No reader needs it, and a fil
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from codec.overfit.spec import Spec
 
 # Shape of the function that `principal` makes, but for what depends on the latent.
 PRINCIPAL: dict[str, Any] = {"spatial": 8, "references": 2, "hidden": 1, "residuals": 0, "linear": True}
+SURE = -2.5  # log-scale of samples that are taken to be zero
 FILE = Path(__file__).with_name("analysis.safetensors")
 
 
@@ -39,6 +41,17 @@ def trained(target: Tensor, lambdas: Tensor) -> Function:
     with torch.no_grad():
         guess = analysis(target.expand(-1, OUTPUTS, -1, -1))
         return Function(spec, functions(spec, which), analysis.scale(guess, which))
+
+
+def coarse(function: Function) -> Function:
+    """The same functions with empty grids, the finest of which counts for nothing and is taken to stay empty.
+
+    A fit that begins so fills it only where that pays. From a guess it never gets rid of what it does not need.
+    """
+    weights = {name: w.clone() for name, w in function.weights.items()}
+    weights["synthesis.hidden"][:, :, : function.spec.features[0]] = 0
+    weights["arm.output_bias"][:, 1, -function.spec.features[0] :] = SURE
+    return replace(function, weights=weights, grids=[torch.zeros_like(g) for g in function.grids])
 
 
 def universal(origin: Origin, scaled: Tensor) -> Function:

@@ -24,10 +24,11 @@ class Soap(torch.optim.Optimizer):
 
     Args:
         lr: a number, or a tensor that holds one.
+        damping: as `DAMPING`.
     """
 
-    def __init__(self, tensors: Iterable[Tensor], lr: float | Tensor = 3e-3) -> None:
-        super().__init__(tensors, {"lr": lr})
+    def __init__(self, tensors: Iterable[Tensor], lr: float | Tensor = 3e-3, damping: float = DAMPING) -> None:
+        super().__init__(tensors, {"lr": lr, "damping": damping})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -35,7 +36,7 @@ class Soap(torch.optim.Optimizer):
         for group in self.param_groups:
             for tensor in group["params"]:
                 if tensor.grad is not None:
-                    change = _change(self.state[tensor], tensor.grad.flatten(2))
+                    change = _change(self.state[tensor], tensor.grad.flatten(2), group["damping"])
                     tensor.sub_(change.mul_(group["lr"]).view_as(tensor))
 
     @torch.no_grad()
@@ -49,7 +50,7 @@ class Soap(torch.optim.Optimizer):
             state["mean"].copy_(left.mT @ mean @ right)
 
 
-def _change(state: dict[str, Any], gradient: Tensor) -> Tensor:
+def _change(state: dict[str, Any], gradient: Tensor, damping: float) -> Tensor:
     """Adam's change for gradients (batch, rows, columns), made in bases of its own."""
     products = gradient @ gradient.mT, gradient.mT @ gradient
     if not state:
@@ -63,6 +64,6 @@ def _change(state: dict[str, Any], gradient: Tensor) -> Tensor:
     mean, square = state["mean"].lerp_(turned, 1 - BETA), state["square"].lerp_(turned.square(), 1 - BETA)
     weight = state["weight"].mul_(BETA).add_(1 - BETA)  # of all gradients in the means, which begin at zero
     scale = (square / weight).sqrt_()
-    damping = DAMPING * (square.mean((1, 2), keepdim=True) / weight).sqrt_() + EPSILON
-    change: Tensor = left @ ((mean / weight) / (scale + damping)) @ right.mT
+    least = damping * (square.mean((1, 2), keepdim=True) / weight).sqrt_() + EPSILON
+    change: Tensor = left @ ((mean / weight) / (scale + least)) @ right.mT
     return change

@@ -37,6 +37,10 @@ ITERATIONS = {
 # Times lambda, that of the reference weights which fits of at least so many iterations begin with. The lower the lambda
 # of weights, the more they leave to the finest grid, and long fits add to that more easily than they take from it.
 AHEAD, LONG = 3.0, 300
+# How weights of long fits are fitted; short ones would only get noise of that.
+BOLD: dict[str, Any] = {"weight_rate": 1e-2, "soap_damping": 0.02}
+# Least lambda of long fits that begin with empty grids: below about 0.2 bits per pixel the finest one hardly pays.
+COARSE = 0.01
 ANNEALING: dict[str, Any] = {"temperature": (0.5, 0.06), "noise": (0.22, 0.15), "preconditioned": True}
 
 # Logarithms of sizes, found in fits of effort 1 to 5. Of guessed grids, relative to fitted ones: for a lambda of 1 and
@@ -67,8 +71,9 @@ class CoolChicEncoder(Encoder):
         if self.options.effort == PAPER:
             schedule, ahead = PAPER_SCHEDULE, None
         else:
-            schedule = Schedule(0, *ITERATIONS[int(self.options.effort)], **ANNEALING)
-            ahead = AHEAD if schedule.main >= LONG else 1.0
+            schedule, ahead = Schedule(0, *ITERATIONS[int(self.options.effort)], **ANNEALING), 1.0
+            if schedule.main >= LONG:
+                schedule, ahead = replace(schedule, **BOLD), AHEAD
         total = schedule.total + isinstance(goal, Budget) * ROUNDS * (schedule.again + schedule.settle)
         bounds, count = (min(LOG_LAMBDA), max(LOG_LAMBDA)), counting(progress, total)
         with computing(self.device):
@@ -149,7 +154,9 @@ class PictureFits(Fits):
         if self.ahead is None:
             found = [initialisation.random(self.spec, self.generator) for _ in range(PAPER_CANDIDATES)]
         else:
-            found = [initialisation.trained(self.target, self.ahead * lambdas)]
+            guess = initialisation.trained(self.target, self.ahead * lambdas)
+            empty = (lambdas >= COARSE) & (self.schedule.main >= LONG)
+            found = [initialisation.coarse(guess).where(empty, guess)]
         return [f.within(self.region) for f in found]
 
     def _lambdas(self, logs: Tensor) -> Tensor:
