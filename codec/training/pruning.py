@@ -39,7 +39,11 @@ def pruned(weights: Mapping[str, Tensor], channels: Sequence[int], values: Tenso
 
 
 def pruned_prior(weights: Mapping[str, Tensor], preset: Preset, latent: int, kept: Sequence[int]) -> State:
-    """Weights of a `ProgressivePrior` for those channels of the latent that are kept."""
+    """Weights of a `ProgressivePrior` for those channels of the latent that are kept.
+
+    Raises:
+        ValueError: they are so few that the preset has fewer groups of them.
+    """
     before, after = list(pairwise(preset.bounds(latent))), list(pairwise(preset.bounds(len(kept))))
     if len(before) != len(after):
         raise ValueError(f"a latent of {len(kept)} channels has fewer groups than one of {latent}")
