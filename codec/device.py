@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -167,3 +168,12 @@ class _Float32:
 
 
 _float32 = _Float32()
+
+
+def _note_fork() -> None:
+    global _float32
+    _float32 = _Float32()  # a thread that is not there any more may hold the lock of the other one for ever
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)

@@ -112,6 +112,23 @@ def test_data_loaders(tmp_path: Path) -> None:
     subprocess.run([sys.executable, script], check=True, timeout=1800)
 
 
+FORK = """
+import os, signal, torch
+from codec import device
+with device._float32._lock:  # as another thread may hold it for a moment
+    if not os.fork():
+        signal.alarm(60)
+        with device.computing(torch.device("cpu")):
+            os._exit(0)
+assert os.wait()[1] == 0
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
+def test_copies_of_a_process_wait_for_no_thread_of_the_other() -> None:
+    subprocess.run([sys.executable, "-c", FORK], check=True, timeout=600)
+
+
 @pytest.mark.usefixtures("golden_models")
 @pytest.mark.parametrize(
     "options",

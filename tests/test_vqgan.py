@@ -336,6 +336,17 @@ def test_lost_indices_are_as_the_nearest_known_ones(tmp_path: Path) -> None:
     assert (ours().mend(np.full((2, 3), -1, np.int32), 2) == 0).all()
 
 
+def test_nearly_all_of_a_large_map_may_be_lost(tmp_path: Path) -> None:
+    """Work grows with the map only: if it grew with distances from what is known, too, this would take minutes."""
+    added(tmp_path)
+    indices = np.full((3000, 3000), -1, np.int32)
+    indices[0, 0], indices[-1, -1] = 5, 7
+    far = np.indices(indices.shape).sum(0)
+    found = ours().mend(indices, 2)
+    assert (found[far < 2999] == 5).all()
+    assert (found[far > 2999] == 7).all()
+
+
 def test_lost_packets(tmp_path: Path) -> None:
     added(tmp_path)
     data = encode(photo(64, 80), resilience=2)

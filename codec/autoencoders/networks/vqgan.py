@@ -79,9 +79,17 @@ class VqGan(Codebooks):
 
     def mend(self, indices: Indices, book: int) -> Indices:
         """The same with the nearest known index in place of each `UNKNOWN`; 0 if none is known."""
-        found = indices.copy() if (indices != UNKNOWN).any() else np.zeros_like(indices)
-        while (found == UNKNOWN).any():  # what is known grows by one position each time
-            known = np.pad(found, 1, constant_values=UNKNOWN)
-            for near in (known[:-2, 1:-1], known[2:, 1:-1], known[1:-1, :-2], known[1:-1, 2:]):
-                found = np.where(found == UNKNOWN, near, found)
-        return found
+        known = indices != UNKNOWN
+        if not known.any():
+            return np.zeros_like(indices)
+        padded = np.pad(indices, 1)  # nothing grows into what is not `UNKNOWN`
+        found, width = padded.reshape(-1), padded.shape[1]
+        front = np.flatnonzero(np.pad(known, 1))
+        while len(front):  # which moves on by one position each time, and comes to each position once
+            grown = []
+            for step in (width, -width, 1, -1):
+                source = front[found[front + step] == UNKNOWN]
+                found[source + step] = found[source]
+                grown.append(source + step)
+            front = np.concatenate(grown)
+        return padded[1:-1, 1:-1]
