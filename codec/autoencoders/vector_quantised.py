@@ -74,10 +74,12 @@ class VectorQuantised:
         if isinstance(self.prior, EquallyLikely):
             return self._nearest(latents, book)
         parts = self._parts(latents, book)
-        usual = torch.cat([self._distances(part, book).amin(-1) for part in parts]).mean().clamp_min(1e-6)
-        found = np.empty((*latents.shape[2:], self.sizes[book]), np.float32)
+        found, least = np.empty((*latents.shape[2:], self.sizes[book]), np.float32), []
         for part, rows in zip(parts, np.split(found, np.cumsum([len(part) for part in parts])[:-1]), strict=True):
-            rows[:] = (self._distances(part, book) / usual).cpu().numpy()
+            distances = self._distances(part, book)
+            rows[:] = distances.cpu().numpy()
+            least.append(distances.amin(-1))
+        found /= np.float32(torch.cat(least).mean().clamp_min(1e-6).item())
         return found
 
     def _nearest(self, latents: Tensor, book: int) -> Indices:
