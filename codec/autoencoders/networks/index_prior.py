@@ -22,7 +22,7 @@ from codec.autoencoders.networks import integer_prior
 from codec.autoencoders.networks.coding_order import BLOCKS, LIMIT, OFFSETS, SCALE
 from codec.autoencoders.networks.integer_prior import OUTPUT_LIMIT, IntegerBlock, check_bound
 from codec.autoencoders.networks.progressive_prior import Block, bounded
-from codec.autoencoders.networks.quantisation import State, layer_state, whole
+from codec.autoencoders.networks.quantisation import State, layer_state, layer_weights, whole
 from codec.autoencoders.networks.transform import Pointwise, initialise
 from codec.blocks import to_multiple
 from codec.entropy.layers import Integers, Linear, Proven, Whole
@@ -231,15 +231,9 @@ def dequantised(prior: IntegerIndexPrior) -> dict[str, Tensor]:
         "code": prior.code / SCALE, "first": prior.first / LOGIT_FRACTIONS, "bias": prior.bias / LOGIT_FRACTIONS,
         "condition": prior.condition / SCALE,
     }  # fmt: skip
-    outputs = []
     for name, layer in prior.layers():
-        unit = LOGIT_FRACTIONS if name.startswith("output.") else SCALE
-        factor = 2.0**-layer.shift / unit
-        rows = layer.weight.reshape(len(factor), -1) * factor[:, None] * SCALE
-        made = rows.reshape(layer.weight.shape), layer.bias * factor
-        if name.startswith("output."):
-            outputs.append(made)
-        else:
-            state[f"{name}.weight"], state[f"{name}.bias"] = made
+        if name.startswith("steps."):
+            state[f"{name}.weight"], state[f"{name}.bias"] = layer_weights(layer, SCALE)
+    outputs = [layer_weights(layer, LOGIT_FRACTIONS) for layer in prior.output]
     state["output.weight"], state["output.bias"] = map(np.concatenate, zip(*outputs, strict=True))
     return {name: torch.from_numpy(np.float32(numbers)) for name, numbers in state.items()}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from codec.autoencoders.networks.coding_order import LIMIT, SCALE
 from codec.autoencoders.networks.integer_prior import LOG, MEAN, OUTPUT, IntegerPrior
 from codec.autoencoders.networks.progressive_prior import ProgressivePrior
-from codec.entropy.layers import Integers, quantise
+from codec.entropy.layers import Integers, Layer, quantise
 
 State = dict[str, Integers]
 
@@ -60,6 +60,17 @@ def layer_state(name: str, weight: Tensor, bias: Tensor, low: int, scale: int) -
     return {f"{name}.{field}": numbers for field, numbers in found._asdict().items()}
 
 
+def layer_weights(layer: Layer, scale: Integers | int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Weight and bias that a layer in integers stands for: the reverse of `layer_state`.
+
+    Args:
+        scale: what stands for 1.0 in outputs: of each one, or of all.
+    """
+    factor = 2.0**-layer.shift / scale
+    rows = layer.weight.reshape(len(factor), -1) * factor[:, None] * SCALE
+    return rows.reshape(layer.weight.shape), layer.bias * factor
+
+
 def _numbers(weights: Tensor) -> NDArray[np.float64]:
     found: NDArray[np.float64] = weights.detach().to("cpu", torch.float64).numpy()
     return found
@@ -81,12 +92,8 @@ def dequantised(prior: IntegerPrior) -> ProgressivePrior:
         "log_scale": prior.log_scale / LOG, "mean": prior.mean / MEAN,
     }  # fmt: skip
     for name, layer in prior.layers():
-        factor = 2.0**-layer.shift / SCALE
-        if _gives_distributions(name):
-            means, logarithms = np.split(factor * SCALE, 2)
-            factor = np.concatenate([means / MEAN, logarithms / OUTPUT])
-        rows = layer.weight.reshape(len(factor), -1) * factor[:, None] * SCALE
-        state |= {f"{name}.weight": rows.reshape(layer.weight.shape), f"{name}.bias": layer.bias * factor}
+        scale = np.repeat([MEAN, OUTPUT], len(layer.shift) // 2) if _gives_distributions(name) else SCALE
+        state[f"{name}.weight"], state[f"{name}.bias"] = layer_weights(layer, scale)
     tensors = {name: torch.from_numpy(np.float32(numbers)) for name, numbers in state.items()}
     made.load_state_dict(tensors, assign=True)
     return made.requires_grad_(False)
