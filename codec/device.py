@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -172,8 +171,7 @@ _float32 = _Float32()
 
 def _note_fork() -> None:
     global _float32
-    _float32 = _Float32()  # a thread that is not there any more may hold the lock of the other one for ever
+    _float32 = _Float32()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_note_fork)
+runtime.after_fork(_note_fork)

@@ -28,14 +28,21 @@ Found = TypeVar("Found")
 forked = False  # whether this process is a copy of another one
 
 
+def after_fork(action: Callable[[], None]) -> None:
+    """Have something done in each process that is forked from this one, where systems can do that.
+
+    In such a copy a thread that is not there any more may hold a lock for ever: it needs locks of its own.
+    """
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=action)
+
+
 def _note_fork() -> None:
     global forked, _products
-    forked = True
-    _products = _Products()  # a thread that is not there any more may hold the lock of the other one for ever
+    forked, _products = True, _Products()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_note_fork)
+after_fork(_note_fork)
 
 
 def resolved(name: str) -> str:
