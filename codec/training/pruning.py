@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from codec.autoencoders.networks.coding_order import PRESETS, Preset
+from codec.autoencoders.networks.coding_order import OFFSETS, PRESETS, Preset
 from codec.training.transform import USUAL
 
 State = dict[str, Tensor]
@@ -26,7 +26,7 @@ def pruned(weights: Mapping[str, Tensor], channels: Sequence[int], values: Tenso
         values: of all channels, (latent,), with gains divided out; such as their means over photos.
     """
     found = {name: tensor.clone() for name, tensor in weights.items()}
-    kept = [channel for channel in range(len(values)) if channel not in set(channels)]
+    kept = [channel for channel in range(len(values)) if channel not in channels]
     project, expand = "transform.encoder.project", "transform.decoder.expand"
     for name in (f"{project}.weight", f"{project}.bias"):
         found[name] = found[name][kept]
@@ -50,11 +50,9 @@ def pruned_prior(weights: Mapping[str, Tensor], preset: Preset, latent: int, kep
     found = dict(weights)
     for name in ("unit", "mean", "log_scale"):
         found[name] = weights[name][..., kept]
-    for step in range(sum(name.endswith(".embed.bias") for name in weights)):
+    for step in range(len(OFFSETS)):
         own = f"steps.{step}."
-        columns = weights[f"{own}embed.weight"]
-        grids, also = columns.shape[1] // latent, columns.shape[1] % latent
-        found[f"{own}embed.weight"] = _columns(columns, latent, grids, also, kept)
+        found[f"{own}embed.weight"] = _columns(weights[f"{own}embed.weight"], latent, kept)
         for i, (_, end) in enumerate(after[:-1]):
             name = f"{own}earlier.{i}.weight"
             known = weights[name].new_zeros(len(weights[name]), latent)
@@ -68,7 +66,8 @@ def pruned_prior(weights: Mapping[str, Tensor], preset: Preset, latent: int, kep
     return found
 
 
-def _columns(weight: Tensor, latent: int, grids: int, also: int, kept: Sequence[int]) -> Tensor:
-    """Columns of a layer whose inputs are so many grids of channels, and others after them."""
-    of_grids = weight[:, : grids * latent].unflatten(1, (grids, latent))[:, :, kept].flatten(1)
-    return torch.cat([of_grids, weight[:, len(weight[0]) - also :]], 1)
+def _columns(weight: Tensor, latent: int, kept: Sequence[int]) -> Tensor:
+    """Columns of a layer whose inputs are grids of all channels, and what is less than one after them."""
+    end = weight.shape[1] // latent * latent
+    of_grids = weight[:, :end].unflatten(1, (-1, latent))[:, :, kept].flatten(1)
+    return torch.cat([of_grids, weight[:, end:]], 1)
