@@ -146,10 +146,11 @@ def losses(
         for burst in (False, True):
             rows = []
             for i, (photo, data) in enumerate(zip(photos, files, strict=True)):
+                whole_streams = packets_of(data).streams
                 for seed in range(seeds):
                     gone = lost(data, share, burst, np.random.default_rng([i, seed]))
                     file = damaged(data, gone)
-                    if packets_of(file).streams != packets_of(data).streams:
+                    if packets_of(file).streams != whole_streams:
                         rows.append(judge(photo, codec.decode(file)))
                     else:  # restored exactly
                         rows.append(undamaged[i])

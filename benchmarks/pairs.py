@@ -16,18 +16,16 @@ import json
 import random
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
 from common import numbers, table
 from numpy.typing import NDArray
 from PIL import Image
-from smallest import Coded, avif
+from smallest import Coded, best_avif, coded
 
 import codec
 from codec.training.data import middle, read_rgb
-from codec.training.validation import judge
 
 Pixels = NDArray[np.uint8]
 
@@ -61,17 +59,10 @@ def codings(photo: Pixels, profile: str, against: str, effort: int, rate: float)
 
     AVIF is in the number of pixels that measures best.
     """
-    ours = coded(photo, profile, round(rate * photo[..., 0].size / 8), effort=effort)
-    if against != "avif":
-        return ours, coded(photo, against, ours[0])
-    found = [other for smaller in SMALLER if (other := avif(photo, ours[0], smaller))]
-    return ours, max(found, key=lambda other: judge(photo, other[1])["ssimulacra2"])
-
-
-def coded(photo: Pixels, profile: str, size: int, **options: Any) -> Coded:
-    """The photo in a file of a profile of so many bytes at most."""
-    data = codec.encode(photo, profile=profile, target_size=size, **options)
-    return len(data), codec.decode(data)
+    ours = coded(photo, profile, target_size=round(rate * photo[..., 0].size / 8), effort=effort)
+    if against == "avif":
+        return ours, best_avif(photo, ours[0], SMALLER)
+    return ours, coded(photo, against, target_size=ours[0])
 
 
 @click.group()

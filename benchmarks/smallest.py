@@ -8,8 +8,10 @@ large again (bicubic). Profile msp stands beside them in its smallest files, whi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -48,21 +50,30 @@ def avif(photo: Pixels, size: int, smaller: float) -> Coded | None:
     return len(found), np.asarray(made)
 
 
-def ours(photo: Pixels, profile: str, size: int) -> Coded:
-    """The photo in one of our profiles, of at most so many bytes, or as few as there can be."""
-    try:
-        data = codec.encode(photo, profile=profile, target_size=size)
-    except codec.BatchError:
-        data = codec.encode(photo, profile=profile, quality=0)
+def best_avif(photo: Pixels, size: int, smaller: Sequence[float]) -> Coded:
+    """The photo as AVIF of at most so many bytes, in the number of pixels that SSIMULACRA2 likes best."""
+    found = [made for factor in smaller if (made := avif(photo, size, factor))]
+    return max(found, key=lambda made: judge(photo, made[1])["ssimulacra2"])
+
+
+def coded(photo: Pixels, profile: str, **options: Any) -> Coded:
+    """The photo in one of our profiles."""
+    data = codec.encode(photo, profile=profile, **options)
     return len(data), codec.decode(data)
 
 
+def ours(photo: Pixels, profile: str, size: int) -> Coded:
+    """The photo in one of our profiles, of at most so many bytes, or as few as there can be."""
+    try:
+        return coded(photo, profile, target_size=size)
+    except codec.BatchError:
+        return coded(photo, profile, quality=0)
+
+
 def codings(photo: Pixels) -> dict[str, Coded]:
-    data = codec.encode(photo, profile="vq", quality=100)
-    found = [coded for smaller in SMALLER if (coded := avif(photo, len(data), smaller))]
-    best = max(found, key=lambda coded: judge(photo, coded[1])["ssimulacra2"])
-    others = {profile: ours(photo, profile, len(data)) for profile in ("clric", "msp")}
-    return {"vq": (len(data), codec.decode(data)), "avif": best, **others}
+    vq = coded(photo, "vq", quality=100)
+    others = {profile: ours(photo, profile, vq[0]) for profile in ("clric", "msp")}
+    return {"vq": vq, "avif": best_avif(photo, vq[0], SMALLER), **others}
 
 
 @click.command()

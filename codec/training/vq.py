@@ -138,7 +138,7 @@ class VqTask(PhotoTask):
         with reduced_precision(batch.device):
             made, commitment = self.model(pictures, books)
         error, texture = picture_error(made, pictures).mean(), self._texture(made, pictures).mean()
-        squares = squared_error(made, pictures).mean()
+        squares = squared_error(made.detach(), pictures).mean()
         distortion = error + settings.texture * texture
         figures = {"error": error, "squared_error": squares, "texture": texture, "commitment": commitment}
         figures = {name: figure.detach() for name, figure in figures.items()}
