@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 import codec
+import pillow_clric
 from codec import Container, CorruptError, DamageWarning, pack, unpack
 from codec.profiles import packets
 from codec.profiles.packets import Head, Layout, Packets
@@ -155,6 +156,15 @@ def check_forgery_is_restored(data: bytes, layout: Layout) -> None:
     assert np.array_equal(exact(made), whole)
     assert codec.describe(made, device="cpu")["restored"] == 1 + len(false)
     assert codec.repair(made, device="cpu") == data
+
+
+def check_stray_bytes(data: bytes, layout: Layout) -> None:
+    """Bytes that are no packet are told from packets that are lost, and a repaired file has none."""
+    file = unpack(data)
+    made = pack(file.header, file.sections | {layout.section: file.sections[layout.section] + b"1234"})
+    with pytest.raises(CorruptError, match=r"^there are bytes that belong to no packet.*--repair"):
+        codec.verify(made)
+    assert pillow_clric.repair(made) == data
 
 
 def of_section(like: bytes, layout: Layout, section: bytes, length: int | None = None) -> Packets:
