@@ -27,6 +27,7 @@ from codec.container import (
 )
 from codec.profiles import DEFAULT, by_id, by_name
 from codec.profiles.base import Decoder
+from codec.profiles.options import TUNES
 from codec.runtime import numpy_computing, resolve, resolved
 
 if TYPE_CHECKING:
@@ -158,7 +159,9 @@ def encode_batch(
     return files
 
 
-def decode(data: bytes, *, device: str = "auto", allow_truncated: bool = False, scale: int = 1) -> NDArray[np.uint8]:
+def decode(
+    data: bytes, *, device: str = "auto", allow_truncated: bool = False, scale: int = 1, tune: str | None = None
+) -> NDArray[np.uint8]:  # fmt: skip
     """Decode the bytes of a `.clric` file to a picture, shaped as `encode` took it.
 
     Args:
@@ -168,11 +171,13 @@ def decode(data: bytes, *, device: str = "auto", allow_truncated: bool = False, 
         device: device on which the float part runs; the entropy decoding is the same everywhere.
         scale: 1, 2, 4 or 8: height and width are divided by it and rounded up. Of a large picture in profile `clric`
             that is an approximation, which takes about a tenth of the time; else samples are averaged.
+        tune: "fidelity" shows what is coded only; "looks" has texture drawn beside it, where profile and model of the
+            file know how; None is what the file asks for.
 
     Raises:
         FormatError: the file is truncated, damaged, too new or too large; the message says which.
         ModelError: the model that the file names is not there, or damaged; the message says how to get it.
-        ValueError: there is no such scale.
+        ValueError: there is no such scale or tune.
         MemoryError: there is too little of it on the device.
         RuntimeError: the device is not there, or this machine decodes wrongly.
     """
@@ -182,11 +187,13 @@ def decode(data: bytes, *, device: str = "auto", allow_truncated: bool = False, 
 
     if scale not in (1, *SCALES):
         raise ValueError(f"scale must be 1, 2, 4 or 8, not {scale!r}")
+    if tune not in (None, *TUNES):
+        raise ValueError(f"tune must be None, {' or '.join(map(repr, TUNES))}, not {tune!r}")
 
     container = unpack(data, allow_truncated=allow_truncated)
     channel = alpha.decode(container, scale)
     with _decoding(container.header, device) as decoder:
-        colours = decoder.decode(container, scale)
+        colours = decoder.decode(container, scale, tune)
     return colours if channel is None else np.dstack([colours, channel])
 
 
@@ -224,9 +231,9 @@ def describe(data: bytes, *, device: str = "auto") -> dict[str, Any]:
 
     Of profile `vq`: "codebook", its size; "packets", how many there were; and, if there are any, how many "parity"
     packets there are beside them, and how many packets are damaged: "restored" from these, or "lost". Of profile `msp`:
-    "preset"; "quality", as it may be given to `encode`; and these counts likewise, or "scales", the bytes of each scale
-    of the latent, by its part of the picture's resolution, and of the "enhancement" layer. Of other profiles it is
-    empty.
+    "preset"; "tune"; "quality", as it may be given to `encode`; and these counts likewise, or "scales", the bytes of
+    each scale of the latent, by its part of the picture's resolution, and of the "enhancement" layer. Of other profiles
+    it is empty.
 
     Raises:
         FormatError, ModelError, MemoryError, RuntimeError: as `decode`.

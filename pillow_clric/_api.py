@@ -116,17 +116,19 @@ def encode_batch(
     )
 
 
-def decode(data: Bytes, *, device: str = "auto") -> Image.Image:
+def decode(data: Bytes, *, device: str = "auto", tune: str | None = None) -> Image.Image:
     """Decode the bytes of a `.clric` file to a loaded image, with its metadata in `info`.
 
     Args:
         data: the complete file, as bytes or another object that holds them; its beginning is enough while
             `PIL.ImageFile.LOAD_TRUNCATED_IMAGES` is set.
         device: "auto", or the torch device on which the float part runs.
+        tune: "fidelity" or "looks", as of `encode`, whatever the file asks for; None for that.
 
     Raises:
         FormatError: the file is truncated, damaged, too new or too large; the message says which.
         ModelError: the model that the file names is not there, or damaged; an `OSError` that says how to get it.
+        ValueError: there is no such tune.
         TypeError: it is of another type.
         RuntimeError: the device is not there.
         MemoryError: there is too little of it on the device.
@@ -134,7 +136,7 @@ def decode(data: Bytes, *, device: str = "auto") -> Image.Image:
     """
     read_header(_stream(data))  # says more about what is no `.clric` file than `Image.open` does
     image = Image.open(_stream(data), formats=["CLRIC"])
-    image.decoderconfig = (device,)
+    image.decoderconfig = (device, tune)
     image.load()
     return image
 

@@ -133,18 +133,20 @@ class ClricImageFile(ImageFile.ImageFile):
 
 
 class ClricDecoder(ImageFile.PyDecoder):
-    """Decodes the one tile of a file. Its arguments are the file's size, a scale and, where one was named, a device."""
+    """Decodes the one tile of a file. Its arguments: the file's size, a scale and, of `decode`, device and tune."""
 
     _pulls_fd = True
 
     def decode(self, buffer: Image.DecoderInput) -> tuple[int, int]:
         assert self.fd is not None
-        file_size, scale, *device = self.args
+        file_size, scale, *told = self.args
+        device, tune = told or (plugin_options.DEVICE, plugin_options.TUNE)
         pixels = codec.decode(
             _read(self.fd, file_size),
-            device=device[0] if device else plugin_options.DEVICE,
+            device=device,
             allow_truncated=ImageFile.LOAD_TRUNCATED_IMAGES,
             scale=scale,
+            tune=tune,
         )
         self.set_as_raw(pixels.tobytes())
         return -1, 0

@@ -72,7 +72,7 @@ class FastEncoder(Encoder):
 
 
 class FastDecoder(Decoder):
-    def decode(self, container: Container, scale: int = 1) -> NDArray[np.uint8]:
+    def decode(self, container: Container, scale: int = 1, tune: str | None = None) -> NDArray[np.uint8]:
         if container.sections[Section.WEIGHTS] != b"w":
             raise TruncatedError("file is truncated: its weights are missing")
         header = container.header

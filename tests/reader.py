@@ -525,6 +525,8 @@ class Latent(Networks):
         if len(head) < 3:
             raise DamagedError
         number, self.position = head[0] % 16 if packets else head[0], int.from_bytes(head[1:], "little")
+        if not enhancement:
+            number &= ~8  # texture
         if number >= len(PRESETS):
             raise UnknownError
         self.preset = PRESETS[number]
@@ -660,6 +662,17 @@ def difference(coefficients: Floats) -> Floats:
         _, v, u = order[k // 3]
         made += np.einsum("hw,y,x,c->hywxc", coefficients[:, :, k], wave(v), wave(u), axes[k % 3])
     return made.reshape(8 * height, 8 * width, 3)
+
+
+def texture_noise(row: int, column: int, function: int) -> float:
+    """The noise of a function of a patch, given its row and column."""
+    x = row * 0x9E3779B1 + column * 0x85EBCA77 + function * 0xC2B2AE3D & 0xFFFFFFFF
+    x ^= x >> 16
+    x = x * 0x85EBCA6B & 0xFFFFFFFF
+    x ^= x >> 13
+    x = x * 0xC2B2AE35 & 0xFFFFFFFF
+    x ^= x >> 16
+    return float((2 * (x >> 24) - 255) / np.sqrt(4 * (256**2 - 1) / 12))
 
 
 # Packets

@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 import reader
 import torch
-from latents import TINY, TINY_ENHANCED, TINY_VQ, enhancement_of, latent_of
+from latents import TINY_VQ, enhancement_of, latent_of
 from lossy import numbers_of, overwritten
 from numpy.typing import NDArray
 from PIL import Image
@@ -149,6 +149,7 @@ def test_there_are_golden_files() -> None:
     assert {latent_bitstream.PACKETS.of(c).head.spacing for c in latents if Section.PACKETS in c.sections} == {2, 4, 10}
     assert {head.preset for head in heads} == set(PRESETS)
     assert any(head.position % STEPS for head in heads)
+    assert any(head.grain for head in heads)
     assert {c.header.mode for c in latents if Section.ENHANCEMENT in c.sections} == {"RGB", "LA"}
     for profile in (0, 1):
         of_profile = [data for data in contents if unpack(data).header.profile == profile]
@@ -245,7 +246,8 @@ def check_another_reader(data: bytes, expected: NDArray[np.int32]) -> None:
     section = container.sections[Section.PACKETS if in_packets else Section.GRIDS]
     if container.header.profile == 2:
         enhanced = Section.ENHANCEMENT in container.sections
-        tensors = reader.model_tensors(TINY_ENHANCED if enhanced else TINY)
+        [model] = FOLDER.glob(f"*@{container.header.model.hex()}.safetensors")
+        tensors = reader.model_tensors(model)
         assert np.array_equal(reader.Latent(section, tensors, *size, in_packets=in_packets).symbols, expected)
         if enhanced:
             layer = reader.Latent(container.sections[Section.ENHANCEMENT], tensors, *patches, enhancement=True)

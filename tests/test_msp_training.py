@@ -15,13 +15,16 @@ import codec
 from codec import Section, unpack
 from codec.autoencoders import model as files
 from codec.autoencoders import store
+from codec.autoencoders.learned_transform import on_device
 from codec.autoencoders.networks import enhancement
 from codec.training import __main__ as command
 from codec.training import msp_prior, synthetic
 from codec.training.data import Photos
 from codec.training.enhancement import EnhancementTask
+from codec.training.grain import GrainTask
 from codec.training.loop import Budget, Loop, Task
 from codec.training.msp_prior import PriorTask
+from codec.training.transform import transform_of
 
 __all__ = ["data", "photos", "weights"]  # fixtures
 
@@ -87,6 +90,26 @@ def test_layer_of_a_good_quality_shows_the_picture(photos: Photos, model: Path, 
     assert Section.ENHANCEMENT in unpack(coded).sections
 
 
+def test_texture_learns_what_is_lost_and_a_model_comes_of_it(photos: Photos, model: Path, tmp_path: Path) -> None:
+    task = GrainTask(photos, model, SIDE, COUNT)
+    before, after = learnt(task, tmp_path / "a")
+    assert after < before - 0.01
+    task.export(tmp_path / "grain.safetensors")
+    made = on_device(files.read(tmp_path / "grain.safetensors"), "cpu")
+    assert made.has_grain
+    symbols = np.zeros((2, 3, made.channels), np.float32)
+    plain, drawn = (made.decode(symbols, made.positions, 32, 48, grain=grain) for grain in (False, True))
+    texture = (drawn - plain).mean(0).reshape(4, 8, 6, 8)
+    assert np.abs(texture).max() > 1e-3
+    assert np.abs(texture.mean((1, 3))).max() < 1e-4
+    again = GrainTask(photos, tmp_path / "grain.safetensors", SIDE, COUNT)
+    again.export(tmp_path / "again.safetensors")
+    assert files.read(tmp_path / "again.safetensors").tensors.keys() == made.model.tensors.keys()
+    config, found = transform_of(made.model)
+    assert config.grain == 0
+    assert not any(".grain." in name for name in found)
+
+
 def test_resumed_is_the_same_as_uninterrupted_bit_by_bit(photos: Photos, model: Path, tmp_path: Path) -> None:
     def loop(folder: Path) -> Loop:
         return Loop(EnhancementTask(LAYER, photos, model, SIDE, COUNT), folder, SCHEDULE, torch.device("cpu"))
@@ -102,7 +125,9 @@ def test_resumed_is_the_same_as_uninterrupted_bit_by_bit(photos: Photos, model: 
 def test_commands(data: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "EnhancementConfig", lambda: LAYER)
     made, enhanced = tmp_path / "model.safetensors", tmp_path / "enhanced.safetensors"
-    for name, given, exported in (("prior", weights, made), ("enhancement", made, enhanced)):
+    grain = tmp_path / "grain.safetensors"
+    trainings = (("prior", weights, made), ("enhancement", made, enhanced), ("grain", enhanced, grain))
+    for name, given, exported in trainings:
         arguments = (
             name, "--hours", 1e-5, "--data", data, "--checkpoint", tmp_path / name, "--weights", given, "--side", SIDE,
             "--batch", COUNT, "--validate", 0, "--device", "cpu", "--export", exported,

@@ -110,6 +110,7 @@ class LearnedTransform(Layer):
     Attributes:
         model: whose networks these are.
         presets: names of the orders in which latents can be coded.
+        has_grain: whether texture can be drawn beside pictures.
     """
 
     def __init__(self, model: Model, device: str) -> None:
@@ -121,6 +122,7 @@ class LearnedTransform(Layer):
         self._config = self._parts.config
         super().__init__(self._config.lambdas, loaded(self._parts.gains, model, "gains.").log)
         self.model, self._device, self.presets = model, device, tuple(self._parts.prior)
+        self.has_grain = self._config.grain > 0
         self._priors: dict[str, IntegerPrior] = {}
 
     def size(self, height: int, width: int) -> tuple[int, int]:
@@ -168,7 +170,9 @@ class LearnedTransform(Layer):
     def _decoder(self) -> transform_numpy.Decoder:
         return shaped(lambda _: transform_numpy.Decoder(self.model.arrays, self._config), self.model)
 
-    def decode(self, symbols: Floats, position: int, height: int, width: int, scale: int = 1) -> Floats:
+    def decode(
+        self, symbols: Floats, position: int, height: int, width: int, scale: int = 1, grain: bool = False
+    ) -> Floats:
         """Picture (3, height / scale, width / scale), sides rounded up, not clamped.
 
         On the CPU NumPy makes what is not larger than a tile, in float32. All else is made by `networks`.
@@ -176,10 +180,12 @@ class LearnedTransform(Layer):
         Args:
             symbols: (*size(height, width), channels)
             scale: 1, 2, 4 or 8, by how much the picture is made smaller.
+            grain: whether texture is drawn beside what is coded, if the model has that.
         """
+        grain = grain and self.has_grain
         if self._device != "cpu" or max(symbols.shape[:2]) > TILE:
-            return self.networks.picture(symbols, position, height, width, scale)
-        made = self._decoder(symbols / self._gains(position), knots_at(position, self._knots), scale)
+            return self.networks.picture(symbols, position, height, width, scale, grain)
+        made = self._decoder(symbols / self._gains(position), knots_at(position, self._knots), scale, grain)
         return made[:, : -(-height // scale), : -(-width // scale)] * np.float32(0.5) + np.float32(0.5)
 
 

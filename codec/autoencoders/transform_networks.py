@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from codec.autoencoders import model as files
 from codec.autoencoders.model import Model
 from codec.autoencoders.networks.gains import gains_at, knots_at
+from codec.autoencoders.networks.grain import noise
 from codec.autoencoders.networks.integer_prior import IntegerPrior
 from codec.autoencoders.networks.progressive_prior import Distributions, ProgressivePrior
 from codec.autoencoders.networks.quantisation import dequantised
@@ -56,26 +58,38 @@ class TransformNetworks:
             latents = _tiled(lambda x: self._encoder(2 * x - 1, knots), padded, self._channels, (DOWNSCALE, 1))
         return latents.float() * self._gains(position)
 
-    def decode(self, symbols: Tensor, position: int, height: int, width: int, scale: int = 1) -> Tensor:
+    def decode(
+        self, symbols: Tensor, position: int, height: int, width: int, scale: int = 1, grain: bool = False
+    ) -> Tensor:
         """Pictures (batch, 3, height / scale, width / scale), sides rounded up, float32, not clamped.
 
         Args:
             symbols: (batch, channels, *size(height, width)); the result is differentiable in them.
             scale: 1, 2, 4 or 8, by how much the picture is made smaller.
+            grain: whether texture is drawn beside what is coded.
         """
-        latents = symbols.to(self.device, torch.float32) / self._gains(position)
+        source = symbols.to(self.device, torch.float32) / self._gains(position)
+        if grain:
+            source = torch.cat([source, self._noise(source)], 1)
         knots = self._knot_weights(position, len(symbols))
+
+        def decoded(x: Tensor) -> Tensor:
+            latents, drawn = x[:, : self._channels], x[:, self._channels :]
+            pictures: Tensor = self._decoder(latents, knots, scale, F.pixel_shuffle(drawn, 2) if grain else None)
+            return pictures
+
         with reduced_precision(self.device):
-            made = _tiled(lambda x: self._decoder(x, knots, scale), latents, 3, (1, DOWNSCALE // scale))
+            made = _tiled(decoded, source, 3, (1, DOWNSCALE // scale))
         return made[:, :, : -(-height // scale), : -(-width // scale)].float() / 2 + 0.5
 
     def picture(
-        self, symbols: NDArray[np.float32], position: int, height: int, width: int, scale: int
+        self, symbols: NDArray[np.float32], position: int, height: int, width: int, scale: int, grain: bool
     ) -> NDArray[np.float32]:
         """Picture of symbols, by `decode`, (*size(height, width), channels): (3, height / scale, width / scale)."""
         with computing(self.device), torch.no_grad():
-            made: NDArray[np.float32] = self.decode(as_latent(symbols), position, height, width, scale)[0].cpu().numpy()
-        return made
+            made = self.decode(as_latent(symbols), position, height, width, scale, grain)
+            picture: NDArray[np.float32] = made[0].cpu().numpy()
+        return picture
 
     def distributions(self, prior: IntegerPrior, known: Tensor, position: int) -> Distributions:
         """Means and log-scales of symbols (1, channels, ...), nearly; differentiable in what is known of them."""
@@ -84,6 +98,12 @@ class TransformNetworks:
         gains, knots = self._gains(position), self._knot_weights(position, len(known))
         found: Distributions = self._priors[prior](known / gains, knots)
         return found.scaled(gains)
+
+    def _noise(self, latents: Tensor) -> Tensor:
+        """Noise for texture, as channels beside those of latents: (batch, 4 * FUNCTIONS, h, w)."""
+        height, width = latents.shape[2:]
+        drawn = torch.from_numpy(noise(range(2 * height), range(2 * width))).permute(2, 0, 1)[None]
+        return F.pixel_unshuffle(drawn, 2).to(latents).expand(len(latents), -1, -1, -1)
 
     def _gains(self, position: int) -> Tensor:
         return torch.from_numpy(gains_at(self._log_gain, position)).to(self.device)[:, None, None]

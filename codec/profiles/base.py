@@ -90,11 +90,12 @@ class Decoder(ABC):
     """Decoder of files that have one profile and model."""
 
     @abstractmethod
-    def decode(self, container: Container, scale: int = 1) -> NDArray[np.uint8]:
+    def decode(self, container: Container, scale: int = 1, tune: str | None = None) -> NDArray[np.uint8]:
         """Decode a picture to (height, width) or (height, width, 3), uint8.
 
         Args:
             scale: 1, 2, 4 or 8: by how much the picture is made smaller, as `codec.decode` says.
+            tune: one of `TUNES`, or None for what the file asks for; in vain where there is no choice.
 
         Raises:
             FormatError: the sections are not valid.

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from codec.container import MAX_SECTION, Section
 
 PAPER = "paper"  # the effort that is the published recipe
+TUNES = ("fidelity", "looks")  # for which a picture may be shown: what is coded, or texture drawn beside it
 LARGEST = len(Section) * MAX_SECTION  # bytes of a file, but for its header
 
 

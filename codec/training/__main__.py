@@ -26,6 +26,7 @@ from codec.training.bases import FitTask, GuessTask
 from codec.training.data import Photos, find_photos, load_photos
 from codec.training.enhancement import EnhancementTask
 from codec.training.function import FunctionTask
+from codec.training.grain import GrainTask
 from codec.training.loop import Budget, Loop, Task
 from codec.training.lpips import Lpips
 from codec.training.msp_prior import PriorTask
@@ -187,6 +188,17 @@ def enhancement(data: Path, cache: Path, side: int, batch: int, weights: Path, s
     --export writes the model with the layer.
     """
     return EnhancementTask(EnhancementConfig(), _photos(data, cache, side), weights, side, batch, start)
+
+
+@training
+@crops(256, 8)
+@click.option("--weights", type=FILE, required=True, help="Model for profile msp.")
+def grain(data: Path, cache: Path, side: int, batch: int, weights: Path) -> Task:
+    """Train strengths of texture that is drawn, of a learned transform, which stays as it is.
+
+    --export writes the model with these.
+    """
+    return GrainTask(_photos(data, cache, side), weights, side, batch)
 
 
 @training

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from codec.autoencoders.model import Model as ModelFile
 from codec.autoencoders.model import build, loaded, read
 from codec.autoencoders.networks import msp
 from codec.autoencoders.networks.coding_order import PRESETS
@@ -212,8 +213,18 @@ def read_weights(path: Path) -> tuple[Config, dict[str, Tensor]]:
         own = {name if name.startswith("prior.") else f"transform.{name}": w.float() for name, w in tensors.items()}
         return read_config(metadata, path), own
     model = read(path)
+    config, weights = transform_of(model)
+    prior = dequantised(loaded(msp.parts(model.config), model).prior[USUAL]).state_dict().items()
+    return config, {f"transform.{n}": w for n, w in weights.items()} | {f"prior.{n}": w for n, w in prior}
+
+
+def transform_of(model: ModelFile) -> tuple[Config, dict[str, Tensor]]:
+    """Shape and weights of a `Transform` in float32, from a model for profile `msp`.
+
+    Without what draws texture, which is trained when the transform is done.
+    """
     integers = loaded(msp.parts(model.config), model)
-    found = {f"transform.{name}": tensor for name, tensor in build(model).state_dict().items()}
-    found["transform.log_gain"] = torch.from_numpy(integers.gains.log) / LOG
-    prior = dequantised(integers.prior[USUAL])
-    return integers.config, found | {f"prior.{name}": tensor for name, tensor in prior.state_dict().items()}
+    networks = build(model).state_dict().items()
+    weights = {name: weight for name, weight in networks if not name.startswith("decoder.grain.")}
+    weights["log_gain"] = torch.from_numpy(integers.gains.log) / LOG
+    return replace(integers.config, grain=0), weights

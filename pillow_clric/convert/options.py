@@ -13,6 +13,7 @@ from pillow_clric._options import Documented, options
 _SHORT = {"quality": "-q", "effort": "-e"}
 _NOTES = {
     "quality": " 95 by default for what a .clric file is converted to.",
+    "tune": " Of .clric files that are converted, that of the file by default.",
     "target_size": " Units are known: 50000, 200kB, 64KiB.",
 }
 _UNITS = {"": 1, "k": 10**3, "ki": 2**10, "m": 10**6, "mi": 2**20}
@@ -73,4 +74,5 @@ def _type(kind: Kind) -> click.ParamType[Any]:
 def _metavar(kind: Kind) -> str:
     if isinstance(kind, Amount):
         return "SIZE" if kind.whole else "BPP"
-    return "N" if isinstance(kind, (Range, Choice)) else "NAME"
+    numbers = isinstance(kind, Range) or (isinstance(kind, Choice) and any(isinstance(v, int) for v in kind.values))
+    return "N" if numbers else "NAME"

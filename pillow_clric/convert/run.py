@@ -216,7 +216,7 @@ def _decoded(source: bytes, job: Job, settings: Settings, _: Progress | None) ->
     """The `.clric` file as a file of its target's format, its size, and what of it is damaged or not known."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        image = decode(source, device=settings.device)
+        image = decode(source, device=settings.device, tune=settings.options.get("tune"))
     damage = tuple(str(told.message) for told in caught)
     if settings.strip:
         image = _stripped(image)

@@ -15,7 +15,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from latents import HIDDEN, TINY, TINY_ENHANCED, TINY_VQ, latent_coded, latent_file, random_prior, transform_of
+from latents import (
+    HIDDEN,
+    TINY,
+    TINY_ENHANCED,
+    TINY_GRAIN,
+    TINY_VQ,
+    latent_coded,
+    latent_file,
+    random_prior,
+    transform_of,
+)
 from numpy.typing import NDArray
 from PIL import Image
 from test_golden import FOLDER, fingerprint, function_of, latent_fingerprint, symbols
@@ -32,7 +42,7 @@ from codec.autoencoders.networks.index_prior import quantised as quantised_indic
 from codec.autoencoders.networks.index_transformer import IndexTransformer
 from codec.autoencoders.networks.integer_prior import LOG
 from codec.autoencoders.networks.quantisation import quantised, whole
-from codec.autoencoders.networks.transform import Transform
+from codec.autoencoders.networks.transform import Grain, Transform
 from codec.autoencoders.networks.transform_config import PIXELS
 from codec.autoencoders.networks.transform_config import Config as TransformConfig
 from codec.autoencoders.networks.vq import Config as VqConfig
@@ -157,6 +167,19 @@ def tiny_enhanced_model() -> Model:
     return replace(tiny, name="tinyenhanced", config=config, tensors={**tiny.tensors, **tensors})
 
 
+def tiny_grain_model() -> Model:
+    """The tiny model with an enhancement layer that draws texture of random strengths, too."""
+    torch.manual_seed(0)
+    tiny = files.read(TINY_ENHANCED)
+    told = {**tiny.config["transform"], "grain": 5}
+    grain = Grain(TransformConfig(**told))
+    for parameter in grain.parameters():
+        parameter.data += 0.5 * torch.randn_like(parameter)
+    grain.condition.data -= 3
+    own = {f"decoder.grain.{name}": tensor.half() for name, tensor in grain.state_dict().items()}
+    return replace(tiny, name="tinygrain", config={**tiny.config, "transform": told}, tensors={**tiny.tensors, **own})
+
+
 def tiny_vq_model() -> Model:
     """An autoencoder that is a KLT of photos, codebooks of its latents, a prior and a transformer of random weights."""
     torch.manual_seed(0)
@@ -223,6 +246,7 @@ FILES: dict[str, Callable[[], bytes]] = {
     "msp-parity": lambda: latent_coded("baseline", crop("rocket.jpg", (250, 60, 410, 220), "RGB"), 150, resilience=3),
     "msp-enhanced": encoded("astronaut.png", FACE, "RGB", profile="msp", model=TINY_ENHANCED, quality=85),
     "msp-enhanced-alpha": with_alpha("coffee.png", CUP, "L", profile="msp", model=TINY_ENHANCED, quality=97.3),
+    "msp-looks": encoded("coffee.png", CUP, "RGB", profile="msp", model=TINY_GRAIN, quality=50, tune="looks"),
     "vq-photo": encoded("astronaut.png", PORTRAIT, "RGB", profile="vq", model=TINY_VQ),
     "vq-grey": encoded("coffee.png", CUP, "L", profile="vq", model=TINY_VQ, quality=30),
     "vq-alpha": with_alpha("astronaut.png", FACE, "RGB", profile="vq", model=TINY_VQ, resilience=1),
@@ -236,7 +260,11 @@ FILES: dict[str, Callable[[], bytes]] = {
 
 
 def main() -> None:
-    for path, made in ((TINY, tiny_model), (TINY_ENHANCED, tiny_enhanced_model), (TINY_VQ, tiny_vq_model)):
+    models = (
+        (TINY, tiny_model), (TINY_ENHANCED, tiny_enhanced_model), (TINY_GRAIN, tiny_grain_model),
+        (TINY_VQ, tiny_vq_model),
+    )  # fmt: skip
+    for path, made in models:
         if not path.exists():
             files.write(made(), path)
     os.environ[store.VARIABLE] = str(FOLDER)

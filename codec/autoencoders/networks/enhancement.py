@@ -24,6 +24,7 @@ from codec.entropy.layers import Proven
 
 PRESET = PRESETS["normal"]  # order of coding
 COLOURS = ((1, 1, 1), (1, 0, -1), (1, -2, 1))  # axes, not yet of length 1
+FREQUENCIES = sorted(product(range(PATCH), repeat=2), key=lambda f: (sum(f), f))  # along rows' and columns' axis
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,12 @@ class Enhancement(Proven):
 def basis() -> NDArray[np.float32]:
     """Orthonormal functions of a patch, (PIXELS, PIXELS), in float32: each row is one, by `pixel_unshuffle`'s channels.
 
-    By rising frequency, the sum of those along both axes, and of the same sum by that along the rows' axis; for each
-    frequency the axes of colour in their order.
+    In the order of `FREQUENCIES`, for each of them the axes of colour in theirs.
     """
     place = np.arange(PATCH)
     cosines = np.cos(math.pi / PATCH * (place + 0.5) * place[:, None])  # (frequency, place)
     cosines *= math.sqrt(2 / PATCH)
     cosines[0] /= math.sqrt(2)
     colours = COLOURS / np.linalg.norm(COLOURS, axis=1, keepdims=True)
-    frequencies = sorted(product(range(PATCH), repeat=2), key=lambda f: (sum(f), f))
-    rows = [np.einsum("c,y,x->cyx", colour, cosines[v], cosines[u]) for v, u in frequencies for colour in colours]
+    rows = [np.einsum("c,y,x->cyx", colour, cosines[v], cosines[u]) for v, u in FREQUENCIES for colour in colours]
     return np.stack(rows).reshape(PIXELS, PIXELS).astype(np.float32)

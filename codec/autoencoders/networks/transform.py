@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codec.autoencoders.errors import ModelFileError
+from codec.autoencoders.networks.grain import FUNCTIONS, MAX_STRENGTH, functions
 from codec.autoencoders.networks.patches import means
 from codec.autoencoders.networks.transform_config import AT_ONCE, DOWNSCALE, MAX_GATE, MAX_RMS, PATCH, PIXELS, Config
 from codec.autoencoders.tensor_file import METADATA
@@ -131,6 +132,32 @@ class Encoder(nn.Module):
         return latents
 
 
+class Grain(nn.Module):
+    """Strength of texture at each frequency, from a decoder's features: see `codec.autoencoders.networks.grain`."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.inner = Pointwise(config.fine, config.grain)
+        self.strength = Pointwise(config.grain, FUNCTIONS)
+        self.modulation = nn.Parameter(torch.zeros(config.knots, config.grain))
+        self.condition = nn.Parameter(torch.zeros(config.knots, FUNCTIONS))
+        initialise(self.inner)
+        for tensor in (self.strength.weight, self.strength.bias):
+            nn.init.zeros_(tensor)
+
+    def forward(self, features: Tensor, knots: Tensor) -> Tensor:
+        """Logarithms of strengths (batch, FUNCTIONS, h, w) of features (batch, fine, h, w), for samples in -1..1."""
+        inner = F.silu(self.inner(features) * (1 + spread(knots @ self.modulation)))
+        found: Tensor = self.strength(inner) + spread(knots @ self.condition)
+        return found
+
+    def patches(self, features: Tensor, knots: Tensor, noise: Tensor, scale: int) -> Tensor:
+        """Texture (batch, PIXELS / scale**2, h, w) of noise (batch, FUNCTIONS, h, w)."""
+        drawn = self(features, knots).exp().clamp_max(MAX_STRENGTH) * noise
+        kernel = means(torch.from_numpy(functions().T.copy()).to(drawn), scale)
+        return F.conv2d(drawn, kernel[:, :, None, None])
+
+
 class Decoder(nn.Module):
     """Latents to pictures, in -1..1 but for small excursions."""
 
@@ -143,24 +170,39 @@ class Decoder(nn.Module):
         self.fine = Stack(config.fine, fine, config.expansion)
         self.unembed = Spatial(config.fine, PIXELS)
         self.modulation = nn.Parameter(torch.zeros(config.knots, config.coarse))
+        self.grain = Grain(config) if config.grain else None
         for layer in (self.expand, self.up, self.unembed):
             initialise(layer)
 
-    def forward(self, latents: Tensor, knots: Tensor, scale: int = 1) -> Tensor:
+    def forward(self, latents: Tensor, knots: Tensor, scale: int = 1, noise: Tensor | None = None) -> Tensor:
         """(batch, latent, h, w), weights of knots (batch, knots) to (batch, 3, 16 h / scale, 16 w / scale).
 
         Args:
             scale: 1, 2, 4 or 8: the result is as if means were taken over so many rows and columns of the picture.
+            noise: (batch, FUNCTIONS, 2 h, 2 w), of which texture is made, if there shall be any.
         """
+        features = self.features(latents, knots)
+        patches = self.patches(features, scale)
+        if noise is not None:
+            assert self.grain is not None
+            patches = patches + self.grain.patches(features, knots, noise, scale)
+        return F.pixel_shuffle(patches, PATCH // scale)
+
+    def features(self, latents: Tensor, knots: Tensor) -> Tensor:
+        """(batch, latent, h, w), weights of knots (batch, knots) to (batch, fine, 2 h, 2 w), which make patches."""
         x = self.coarse(self.expand(latents) * (1 + spread(knots @ self.modulation)))
-        x = self.fine(F.pixel_shuffle(self.up(x), 2))
+        fine: Tensor = self.fine(F.pixel_shuffle(self.up(x), 2))
+        return fine
+
+    def patches(self, features: Tensor, scale: int = 1) -> Tensor:
+        """Patches (batch, PIXELS / scale**2, h, w) of features (batch, fine, h, w)."""
         if scale == 1:
-            return F.pixel_shuffle(self.unembed(x), PATCH)
+            patches: Tensor = self.unembed(features)
+            return patches
         rows = torch.cat([self.unembed.weight.flatten(1), self.unembed.get_parameter("bias")[:, None]], 1)
         rows = means(rows, scale)
         kernel = rows[:, :-1].reshape(-1, *self.unembed.weight.shape[1:])
-        x = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), kernel, rows[:, -1])
-        return F.pixel_shuffle(x, PATCH // scale)
+        return F.conv2d(F.pad(features, (1, 1, 1, 1), mode="replicate"), kernel, rows[:, -1])
 
 
 class Coders(nn.Module):

@@ -28,6 +28,7 @@ class Config:
         expansion: hidden channels of each block's gated layer, in its channels.
         knots: lambdas for which there are gains and modulations, evenly spaced in log lambda.
         lambdas: least and greatest of them, for distortions that are squared errors of pictures in 0..1.
+        grain: hidden channels of what tells how strong texture is that may be drawn; 0: there is none.
     """
 
     latent: int = 128
@@ -38,6 +39,7 @@ class Config:
     expansion: int = 2
     knots: int = 12
     lambdas: tuple[float, float] = (3e-5, 0.1)
+    grain: int = 0
 
     def __post_init__(self) -> None:
         whole("fine", self.fine, 1, MAX_WIDTH)
@@ -45,6 +47,7 @@ class Config:
         whole("latent", self.latent, 1, min(self.coarse, 4 * PIXELS))
         whole("expansion", self.expansion, 1, 16)
         whole("knots", self.knots, 2, 256)
+        whole("grain", self.grain, 0, MAX_WIDTH)
         for name in ("encoder", "decoder"):
             first, second = getattr(self, name)
             object.__setattr__(self, name, (whole(name, first, 0, MAX_BLOCKS), whole(name, second, 0, MAX_BLOCKS)))

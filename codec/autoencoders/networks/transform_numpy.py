@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from codec.autoencoders.networks.grain import FUNCTIONS, MAX_STRENGTH, functions, noise
 from codec.autoencoders.networks.patches import Floats, means, of_patches
 from codec.autoencoders.networks.transform_config import MAX_GATE, MAX_RMS, PATCH, PIXELS, Config
 from codec.blocks import slices
@@ -105,6 +106,23 @@ class Block:
         return x
 
 
+class Grain:
+    """A `transform.Grain`."""
+
+    def __init__(self, weights: Weights, config: Config) -> None:
+        self._inner = weights.pointwise("inner", config.grain, config.fine)
+        self._strength = weights.pointwise("strength", FUNCTIONS, config.grain)
+        self._modulation = weights.take("modulation", config.knots, config.grain)
+        self._condition = weights.take("condition", config.knots, FUNCTIONS)
+
+    def __call__(self, features: Floats, knots: Floats, noise: Floats, scale: int) -> Floats:
+        """Texture (h, w, PIXELS / scale**2) of features (h, w, fine) and noise (h, w, FUNCTIONS)."""
+        inner = _silu(self._inner(features) * (1 + knots @ self._modulation))
+        strengths = np.exp(self._strength(inner) + knots @ self._condition)
+        drawn: Floats = np.minimum(strengths, np.float32(MAX_STRENGTH)) * noise @ means(functions().T, scale).T
+        return drawn
+
+
 class Decoder:
     """Latents to pictures.
 
@@ -124,13 +142,15 @@ class Decoder:
         self._up = weights.pointwise("up", 4 * config.fine, config.coarse)
         self._fine = weights.blocks("fine", fine, config.fine, config.expansion)
         self._unembed = weights.spatial("unembed", PIXELS, config.fine)
+        self._grain = Grain(Weights(arrays, "decoder.grain."), config) if config.grain else None
 
     @np.errstate(all="ignore")  # of weights of a file made to do harm; exponentials may be infinite, too
-    def __call__(self, latents: Floats, knots: Floats, scale: int = 1) -> Floats:
+    def __call__(self, latents: Floats, knots: Floats, scale: int = 1, grain: bool = False) -> Floats:
         """(h, w, latent), weights of knots (knots,) to (3, 16 h / scale, 16 w / scale), in -1..1 but for excursions.
 
         Args:
             scale: 1, 2, 4 or 8: the result is as if means were taken over so many rows and columns of the picture.
+            grain: whether texture is drawn beside what is coded.
         """
         x = np.concatenate(shared(lambda band: self._expand(latents[band]), bands(latents)))
         x *= 1 + knots @ self._modulation
@@ -139,7 +159,7 @@ class Decoder:
         x = self._finer(x)
         for block in self._fine:
             x = block(x)
-        return self._pixels(x, scale)
+        return self._pixels(x, scale, knots if grain else None)
 
     def _finer(self, x: Floats) -> Floats:
         """Features (h, w, coarse) to (2 h, 2 w, fine)."""
@@ -152,15 +172,24 @@ class Decoder:
         shared(part, bands(x))
         return made.reshape(2 * height, 2 * width, -1)
 
-    def _pixels(self, x: Floats, scale: int) -> Floats:
-        """Features (h, w, fine) to (3, 8 h / scale, 8 w / scale)."""
+    def _pixels(self, x: Floats, scale: int, drawn: Floats | None) -> Floats:
+        """Features (h, w, fine) to (3, 8 h / scale, 8 w / scale).
+
+        Args:
+            drawn: weights of knots by which texture is drawn, or None if none is.
+        """
         rows = means(self._unembed, scale)
         unembed, side = Pointwise(rows[:, :-1].T, rows[:, -1]), PATCH // scale
         made = np.empty((3, side * x.shape[0], side * x.shape[1]), np.float32)
 
         def part(found: tuple[slice, list[Floats]]) -> None:
             band, taps = found
-            made[:, side * band.start : side * band.stop] = of_patches(unembed(np.concatenate(taps, -1)))
+            patches = unembed(np.concatenate(taps, -1))
+            if drawn is not None:
+                assert self._grain is not None
+                own = noise(range(band.start, band.stop), range(x.shape[1]))
+                patches += self._grain(x[band], drawn, own, scale)
+            made[:, side * band.start : side * band.stop] = of_patches(patches)
 
         shared(part, neighbours(x))
         return made

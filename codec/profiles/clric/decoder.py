@@ -23,7 +23,7 @@ class ClricDecoder(Decoder):
     def __init__(self, model: bytes, device: str) -> None:
         self.autoencoder = on_device(store.find(model), torch.device(device))
 
-    def decode(self, container: Container, scale: int = 1) -> NDArray[np.uint8]:
+    def decode(self, container: Container, scale: int = 1, tune: str | None = None) -> NDArray[np.uint8]:
         autoencoder, device, header = self.autoencoder, self.autoencoder.device, container.header
         size = *autoencoder.latent_size(header.height, header.width), autoencoder.channels
         with computing(device), torch.no_grad():

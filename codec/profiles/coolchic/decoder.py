@@ -20,7 +20,7 @@ class CoolChicDecoder(Decoder):
     def __init__(self, device: str) -> None:
         self.device = torch.device(device)
 
-    def decode(self, container: Container, scale: int = 1) -> NDArray[np.uint8]:
+    def decode(self, container: Container, scale: int = 1, tune: str | None = None) -> NDArray[np.uint8]:
         sections, shape = function_sections(container), container.header.shape
         output, _ = pipeline.decode(*sections, shape, self.device, truncated=container.truncated)
         return to_pixels(shrunk(output, scale)[0].cpu().numpy())

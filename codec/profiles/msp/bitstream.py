@@ -16,6 +16,7 @@ PACKETS = Layout(Section.PACKETS, detail=2, sides=(16,))
 PRESETS = ("baseline", "normal", "extra")  # the index is what the file holds
 _HEAD = Struct("<BH")
 _POSITION = Struct("<H")
+_GRAIN = 8  # in the preset's byte
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,15 @@ class Head:
     Attributes:
         preset: name of the order in which it is.
         position: quality among the knots of the model, in 1 / 256 of the distance between two of them.
+        grain: whether texture shall be drawn beside what is coded.
     """
 
     preset: str
     position: int
+    grain: bool = False
 
     def to_bytes(self) -> bytes:
-        return _HEAD.pack(PRESETS.index(self.preset), self.position)
+        return _HEAD.pack(PRESETS.index(self.preset) | _GRAIN * self.grain, self.position)
 
     @classmethod
     def of(cls, data: bytes) -> Head:
@@ -40,10 +43,11 @@ class Head:
         Raises:
             UnsupportedError: it has a preset that this version does not know.
         """
-        preset, position = _HEAD.unpack(data)
+        first, position = _HEAD.unpack(data)
+        preset, grain = first & ~_GRAIN, bool(first & _GRAIN)
         if preset >= len(PRESETS):
             raise UnsupportedError(f"preset {preset} of profile msp is not known to this version: update pillow-clric")
-        return cls(PRESETS[preset], position)
+        return cls(PRESETS[preset], position, grain)
 
     @classmethod
     def of_packet(cls, head: packets.Head) -> Head:

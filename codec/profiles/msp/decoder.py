@@ -21,6 +21,7 @@ from codec.profiles.msp.coded import Coded
 from codec.profiles.msp.concealment import Mask, Means, conceal
 from codec.profiles.msp.latent_coding import Symbols
 from codec.profiles.msp.profile import LOG_LAMBDA
+from codec.profiles.options import TUNES
 from codec.profiles.packets import Packets, Place
 from codec.tensors import from_rgb
 
@@ -31,7 +32,7 @@ class MspDecoder(Decoder):
     def __init__(self, model: bytes, device: str) -> None:
         self.transform = on_device(store.find(model), device)
 
-    def decode(self, container: Container, scale: int = 1) -> NDArray[np.uint8]:
+    def decode(self, container: Container, scale: int = 1, tune: str | None = None) -> NDArray[np.uint8]:
         transform, header = self.transform, container.header
         if Section.PACKETS in container.sections:
             read = self._read(container)
@@ -43,7 +44,9 @@ class MspDecoder(Decoder):
             size = transform.size(header.height, header.width)
             symbols = latent_coding.decode(prior, stream, *size, truncated=container.truncated).astype(np.float32)
             more = self._enhancement(container, scale)
-        picture = transform.decode(symbols, head.position, header.height, header.width, scale)
+        # What the enhancement layer has of texture is real.
+        grain = (head.grain if tune is None else tune == "looks") and Section.ENHANCEMENT not in container.sections
+        picture = transform.decode(symbols, head.position, header.height, header.width, scale, grain)
         if more is not None:
             picture += more
         return from_rgb(picture, header.channels)
@@ -72,7 +75,8 @@ class MspDecoder(Decoder):
         return {**facts, "scales": scales}
 
     def _facts(self, head: Head) -> dict[str, Any]:
-        return {"preset": head.preset, "quality": _quality(self.transform.log_lambda(head.position))}
+        quality = _quality(self.transform.log_lambda(head.position))
+        return {"preset": head.preset, "tune": TUNES[head.grain], "quality": quality}
 
     def _coded(self, container: Container) -> tuple[Head, Conditioned, bytes]:
         """Head of a latent, its prior, and its stream."""

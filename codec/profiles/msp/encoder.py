@@ -62,6 +62,11 @@ class MspEncoder(Encoder):
         self.sections = (Section.PACKETS if options.resilience else Section.GRIDS,)
         self.transform = on_device(store.load(options.model), str(device))
         self.model, self.device = self.transform.model.prefix, device
+        self.grain = options.tune == "looks"
+        if self.grain and not self.transform.has_grain:
+            raise ValueError(
+                f'model {self.transform.model.name} draws no texture: give tune="fidelity", or another model'
+            )
 
     def encode(
         self, pictures: Sequence[NDArray[np.uint8]], importance: Sequence[Importance | None], goal: Goal,
@@ -84,9 +89,8 @@ class MspEncoder(Encoder):
         coder = LatentCoder(
             self.transform, picture, logs, preset, corrected, iterations, count, options.seed, options.resilience
         )
-        if isinstance(goal, Budget):
-            return of_size(coder, goal.sizes).sections()
-        return coder.at(goal.log_lambda(LOG_LAMBDA)).sections()
+        coded = of_size(coder, goal.sizes) if isinstance(goal, Budget) else coder.at(goal.log_lambda(LOG_LAMBDA))
+        return replace(coded, head=replace(coded.head, grain=self.grain)).sections()
 
 
 class Place(NamedTuple):

@@ -27,7 +27,7 @@ class VqDecoder(Decoder):
     def __init__(self, model: bytes, device: str) -> None:
         self.autoencoder = on_device(store.find(model), torch.device(device))
 
-    def decode(self, container: Container, scale: int = 1) -> NDArray[np.uint8]:
+    def decode(self, container: Container, scale: int = 1, tune: str | None = None) -> NDArray[np.uint8]:
         header = container.header
         found, indices = self._known(container)
         found.warn()
