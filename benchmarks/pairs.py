@@ -2,6 +2,7 @@
 
     python benchmarks/pairs.py make FOLDER --profile msp --rates 0.06,0.12,0.25 --out PAIRS
     python benchmarks/pairs.py make FOLDER --profile vq --against clric --rates 0.024 --out PAIRS
+    python benchmarks/pairs.py make FOLDER --tune looks --against msp --out PAIRS
     python benchmarks/pairs.py count PAIRS ANSWERS
 
 `make` leaves numbered pictures in PAIRS: the photo in the middle, the two codings at its sides, above a crop as it is
@@ -15,7 +16,9 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -54,12 +57,12 @@ def sheet(parts: list[Pixels]) -> Image.Image:
     return made
 
 
-def codings(photo: Pixels, profile: str, against: str, effort: int, rate: float) -> tuple[Coded, Coded]:
+def codings(photo: Pixels, options: Mapping[str, Any], against: str, rate: float) -> tuple[Coded, Coded]:
     """The photo in so many bits per pixel, and in no more bytes what it is compared with.
 
     AVIF is in the number of pixels that measures best.
     """
-    ours = coded(photo, profile, target_size=round(rate * photo[..., 0].size / 8), effort=effort)
+    ours = coded(photo, target_size=round(rate * photo[..., 0].size / 8), **options)
     if against == "avif":
         return ours, best_avif(photo, ours[0], SMALLER)
     return ours, coded(photo, against, target_size=ours[0])
@@ -75,14 +78,17 @@ def main() -> None:
 @click.option("--profile", default="msp", show_default=True)
 @click.option("--against", default="avif", show_default=True, help="Or another profile.")
 @click.option("--effort", type=int, default=3, show_default=True)
+@click.option("--tune", help="As of the profile, for its side of the pairs.")
 @click.option("--rates", type=numbers, default="0.06,0.12,0.25", show_default=True, help="Bits per pixel.")
 @click.option("--only", default="", help="Names of photos, with commas between them; all by default.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 def make(
-    folder: Path, profile: str, against: str, effort: int, rates: list[float], only: str, seed: int, out: Path
-) -> None:
+    folder: Path, profile: str, against: str, effort: int, tune: str | None, rates: list[float], only: str, seed: int,
+    out: Path,
+) -> None:  # fmt: skip
     """Make pairs of the photos in FOLDER."""
+    options = {"profile": profile, "effort": effort, **({"tune": tune} if tune else {})}
     out.mkdir(parents=True, exist_ok=True)
     paths = [path for path in sorted(folder.glob("*.png")) if not only or path.stem in only.split(",")]
     wanted = [(path, rate) for path in paths for rate in rates]
@@ -91,7 +97,7 @@ def make(
     for number, (path, rate) in enumerate(wanted, 1):
         photo = read_rgb(path)
         try:
-            (size, ours), (other_size, other) = codings(photo, profile, against, effort, rate)
+            (size, ours), (other_size, other) = codings(photo, options, against, rate)
         except codec.BatchError as error:
             click.echo(f"{path.stem} at {rate:g} bits per pixel is left out: {error}")
             continue

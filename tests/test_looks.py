@@ -25,7 +25,7 @@ from codec.autoencoders.learned_transform import LearnedTransform
 from codec.autoencoders.networks.enhancement import FREQUENCIES, basis
 from codec.autoencoders.networks.grain import FUNCTIONS, MAX_STRENGTH, functions, noise
 from codec.autoencoders.networks.transform_config import PATCH
-from codec.training.grain import NONE_BELOW
+from codec.training.grain import NONE_UNTIL
 from pillow_clric.cli import main
 
 Pixels = NDArray[np.uint8]
@@ -187,6 +187,6 @@ def test_texture_of_the_model_that_ships_is_fine() -> None:
     assert transform.has_grain
     drawn = (looks - plain).reshape(12, 8, 16, 8).transpose(0, 2, 1, 3).reshape(-1, PATCH**2)
     energies = np.square(drawn @ functions().reshape(FUNCTIONS, 3, -1)[:, 0].T).mean(0)
-    low = np.array([sum(frequency) <= NONE_BELOW for frequency in FREQUENCIES])
+    low = np.array([sum(frequency) <= NONE_UNTIL for frequency in FREQUENCIES])
     assert energies[low].sum() < 0.02 * energies.sum()
     assert 1 < drawn.std() < 255 * MAX_STRENGTH / 20

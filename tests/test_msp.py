@@ -333,8 +333,8 @@ def test_files_without_a_section_or_model() -> None:
 
 def test_verify_finds_unknown_presets() -> None:
     codec.verify(coded("extra"))
-    with pytest.raises(UnsupportedError, match="preset 9"):
-        codec.verify(with_section(coded("extra"), lambda body: b"\x09" + body[1:]))
+    with pytest.raises(UnsupportedError, match="preset 7"):
+        codec.verify(with_section(coded("extra"), lambda body: b"\x07" + body[1:]))
 
 
 @settings(max_examples=60)

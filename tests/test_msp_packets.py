@@ -180,7 +180,7 @@ def test_previews(scale: int) -> None:
 
 
 def test_describe() -> None:
-    facts = {"preset": "normal", "quality": 80.0, "packets": 16}
+    facts = {"preset": "normal", "tune": "fidelity", "quality": 80.0, "packets": 16}
     assert codec.describe(coded(3)) == facts | {"parity": 3}
     assert codec.describe(without(coded(3), [1, 5])) == facts | {"lost": 2}
     assert codec.describe(overwritten(coded(3), PACKETS, [1, 5], b"")) == facts | {"parity": 3, "restored": 2}
@@ -189,9 +189,8 @@ def test_describe() -> None:
 def test_small_latents_have_fewer_packets() -> None:
     data = encode(photo(20, 40), resilience=9)
     assert codec.describe(data)["packets"] == 6
-    assert codec.describe(without(data, [0])) | {"preset": "", "quality": 0} == {
-        "preset": "", "quality": 0, "packets": 6, "lost": 1,
-    }  # fmt: skip
+    facts = codec.describe(without(data, [0]))
+    assert (facts["packets"], facts["lost"]) == (6, 1)
 
 
 # Packets

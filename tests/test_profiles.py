@@ -55,7 +55,7 @@ class ToyEncoder(Encoder):
 
 
 class ToyDecoder(Decoder):
-    def decode(self, container, scale=1):
+    def decode(self, container, scale=1, tune=None):
         height, width, channels = container.header.shape
         body = container.sections[Section.GRIDS]
         side = body[0]

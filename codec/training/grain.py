@@ -10,6 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,7 +19,8 @@ from codec.autoencoders.model import check, read, write
 from codec.autoencoders.networks.enhancement import FREQUENCIES
 from codec.autoencoders.networks.grain import functions
 from codec.autoencoders.networks.transform import Grain, Transform
-from codec.autoencoders.networks.transform_config import PATCH
+from codec.autoencoders.networks.transform_config import PATCH, Config
+from codec.autoencoders.tensor_file import check_shapes
 from codec.device import reduced_precision
 from codec.files import replacing
 from codec.training.data import Photos, PhotoTask, as_pictures
@@ -26,25 +28,31 @@ from codec.training.optimizers import MuonAndAdam, Schedule, wide
 from codec.training.prior import draw_lambdas
 from codec.training.transform import transform_of
 
+NAMES = "decoder.grain."  # beginning of the names of strengths in a model
 HIDDEN = 256
 LAMBDAS = 1e-3, 6e-2  # for files that have no enhancement layer
 USUAL = 0.02  # size of what is lost
+FAINTEST = 0.03  # part of what is lost beside an edge that counts
 LEAST = 0.004  # below which remainders are all alike: half a level of 8 bits, of samples in -1..1
 DEVIATION = 0.635  # logarithm of a normal distribution's deviation less the mean of the logarithms of its sizes
-# Part of what is typically lost that is drawn, and frequencies, sums of those along both axes, from which on there is
-# any, and all of it. Noise of low frequencies costs ten times as much SSIMULACRA2 as that of high ones, which is what
-# makes things look crisp.
-PART, NONE_BELOW, ALL_FROM = 0.7, 2, 5
+# Squared mean of gradients in their mean square, and how far they are along one direction, both 0..1, from which on a
+# patch has no texture to the one at which it has nothing else; and gradients that are those of smooth parts.
+DENSE, ALONG, SMOOTH = (0.25, 0.45), (0.75, 0.35), 0.004
+# Part of what is typically lost that is drawn, by lambda. Far more would still cost less than 2 points of SSIMULACRA2.
+PARTS, PARTS_AT = (0.9, 1.2), (1e-3, 3e-2)
+# Frequencies, sums of those along both axes, above which something is drawn, and from which on all of it. Noise of low
+# ones costs ten times as much SSIMULACRA2 as that of high ones, which is what makes things look crisp.
+NONE_UNTIL, ALL_FROM = 2, 5
 
 
 class GrainTask(PhotoTask):
     """Training of strengths, as the typical size of what is lost at each frequency.
 
-    That is the mean of logarithms, which is far below the root of the mean square where little is known, as beside
-    edges: noise where there is no texture is worse than too little of it.
+    That is the mean of logarithms, which is far below the root of the mean square where little is known: noise where
+    there is no texture is worse than too little of it. What is lost beside edges counts as `texture` says.
 
     Args:
-        weights: a model for profile `msp`; the strengths that it has are replaced.
+        weights: a model for profile `msp`; if it has strengths, they are started from.
         side: of the crops.
         count: crops at once.
     """
@@ -64,6 +72,15 @@ class GrainTask(PhotoTask):
         self.transform.load_state_dict(found)
         self.model = Grain(self.network)
         nn.init.constant_(self.model.condition, math.log(USUAL))
+        if known := {n.removeprefix(NAMES): w.float() for n, w in self.base.tensors.items() if n.startswith(NAMES)}:
+            known["condition"] -= self._drawn
+            check_shapes(known, self.model.state_dict(), str(weights))
+            self.model.load_state_dict(known)
+
+    @property
+    def _drawn(self) -> Tensor:
+        """Logarithms of strengths less those of typical sizes, (knots, FUNCTIONS)."""
+        return parts(self.network).log() + DEVIATION
 
     def optimizer(self) -> MuonAndAdam:
         return MuonAndAdam(wide(self.model), self.model.parameters())
@@ -74,7 +91,7 @@ class GrainTask(PhotoTask):
         with reduced_precision(batch.device):
             features, knots, lost = self._lost(pictures, lambdas)
             found = self.model(features, knots).float()
-        sizes = (lost.abs() + LEAST).log()
+        sizes = (lost.abs() + LEAST).log() + texture(pictures).clamp_min(FAINTEST).log()
         return (sizes - found).square().mean(), {"size": found.detach().exp().mean()}
 
     @torch.no_grad()
@@ -90,18 +107,50 @@ class GrainTask(PhotoTask):
 
     def export(self, path: Path) -> None:
         """Write the model with the strengths."""
-        own = {f"decoder.grain.{name}": tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
-        own["decoder.grain.condition"] += parts().log() + DEVIATION
-        kept = {name: tensor for name, tensor in self.base.tensors.items() if not name.startswith("decoder.grain.")}
+        own = {name: tensor.detach().cpu() for name, tensor in self.model.state_dict().items()}
+        own["condition"] = own["condition"] + self._drawn
         told = json.loads(json.dumps(asdict(self.network)))
-        tensors = {**kept, **{name: tensor.half().cpu() for name, tensor in own.items()}}
+        tensors = {**self.base.tensors, **{NAMES + name: tensor.half() for name, tensor in own.items()}}
         model = replace(self.base, config={**self.base.config, "transform": told}, tensors=tensors)
         check(model, "the trained model")
         with replacing(path) as temporary:
             write(model, temporary)
 
 
-def parts() -> Tensor:
-    """Part of what is typically lost that is drawn by each function, (FUNCTIONS,), above 0."""
+def texture(pictures: Tensor) -> Tensor:
+    """Part of each patch, 0..1, that is texture rather than edges: (batch, 1, h / PATCH, w / PATCH).
+
+    Beside an edge few of a patch's gradients, and of those around it, are large, and they have one direction: noise is
+    seen there as dots on what is smooth.
+
+    Args:
+        pictures: (batch, 3, h, w) in 0..1.
+    """
+    luma = pictures.mean(1, keepdim=True)
+    down = F.pad(luma.diff(dim=2), (0, 0, 0, 1))
+    right = F.pad(luma.diff(dim=3), (0, 1))
+
+    def around(x: Tensor) -> Tensor:
+        return F.avg_pool2d(F.avg_pool2d(x, PATCH), 3, 1, 1, count_include_pad=False)
+
+    squares = (down.square() + right.square()).sqrt()
+    energy = around(squares.square()) + SMOOTH**2
+    dense = around(squares).square() / energy
+    along = (around(down.square() - right.square()).square() + around(2 * down * right).square()).sqrt() / energy
+    found: Tensor = _risen(dense, *DENSE) * _risen(along, *ALONG)
+    return found
+
+
+def _risen(x: Tensor, none: float, all_: float) -> Tensor:
+    """Part of the way from one number to another, 0..1."""
+    return ((x - none) / (all_ - none)).clamp(0, 1)
+
+
+def parts(config: Config) -> Tensor:
+    """Part of what is typically lost that is drawn, by knot and function, (knots, FUNCTIONS), above 0."""
     frequencies = torch.tensor([float(sum(pair)) for pair in FREQUENCIES])
-    return PART * ((frequencies - NONE_BELOW) / (ALL_FROM - NONE_BELOW)).clamp(1e-6, 1)
+    by_function = ((frequencies - NONE_UNTIL) / (ALL_FROM - NONE_UNTIL)).clamp(1e-6, 1)
+    low, high = np.log(config.lambdas)
+    knots = np.linspace(low, high, config.knots)
+    by_knot = torch.from_numpy(np.interp(knots, np.log(PARTS_AT), PARTS)).float()
+    return by_knot[:, None] * by_function
