@@ -61,7 +61,9 @@ def test_info_in_detail() -> None:
     result = run("info", "--detail", SAMPLES / "rocket.clric", Path(__file__).parent / "golden" / "rgb.clric")
     assert (result.exit_code, result.stderr) == (0, "")
     assert re.search(
-        r"preset +normal\n +tune +fidelity\n +quality +40\.\d\n +scales +1/128 \d+, 1/64 \d+, 1/32 \d+, 1/16 \d+\n", result.stdout
+        r"preset +normal\n +tune +fidelity\n +quality +40\.\d\n"
+        r" +scales +1/128 \d+, 1/64 \d+, 1/32 \d+, 1/16 \d+\n",
+        result.stdout,
     )
     assert result.stdout.count("quality") == 1  # other profiles say no more than their headers do
     [told] = records(run("info", "--detail", "--json", SAMPLES / "rocket.clric"))
