@@ -133,9 +133,9 @@ def texture(pictures: Tensor) -> Tensor:
     def around(x: Tensor) -> Tensor:
         return F.avg_pool2d(F.avg_pool2d(x, PATCH), 3, 1, 1, count_include_pad=False)
 
-    squares = (down.square() + right.square()).sqrt()
-    energy = around(squares.square()) + SMOOTH**2
-    dense = around(squares).square() / energy
+    sizes = (down.square() + right.square()).sqrt()
+    energy = around(sizes.square()) + SMOOTH**2
+    dense = around(sizes).square() / energy
     along = (around(down.square() - right.square()).square() + around(2 * down * right).square()).sqrt() / energy
     found: Tensor = _risen(dense, *DENSE) * _risen(along, *ALONG)
     return found

@@ -223,8 +223,8 @@ def transform_of(model: ModelFile) -> tuple[Config, dict[str, Tensor]]:
 
     Without what draws texture, which is trained when the transform is done.
     """
-    integers = loaded(msp.parts(model.config), model)
+    parts = msp.parts(model.config)
     networks = build(model).state_dict().items()
     weights = {name: weight for name, weight in networks if not name.startswith("decoder.grain.")}
-    weights["log_gain"] = torch.from_numpy(integers.gains.log) / LOG
-    return replace(integers.config, grain=0), weights
+    weights["log_gain"] = torch.from_numpy(loaded(parts.gains, model, "gains.").log) / LOG
+    return replace(parts.config, grain=0), weights

@@ -7,6 +7,8 @@ The noise comes from a fixed generator of integers, so that all readers draw the
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,8 +22,9 @@ _STEPS = (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D)  # of the generator from one row, 
 _MIXED = ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1))  # shifts and factors of MurmurHash3's last step
 
 
+@cache
 def functions() -> Floats:
-    """Orthonormal functions of a patch that texture is made of, (FUNCTIONS, PIXELS), in float32."""
+    """Orthonormal functions of a patch that texture is made of, (FUNCTIONS, PIXELS), in float32; not to be changed."""
     return basis()[:: len(COLOURS)]
 
 
