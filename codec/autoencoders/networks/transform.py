@@ -76,17 +76,24 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, channels, h, w) to the same."""
-        x = x + self.mix_out(self.mix(F.silu(self.mix_in(x))))
-        positions = x.permute(0, 2, 3, 1)
+        positions = self.mixed(x).permute(0, 2, 3, 1)
         at_once = positions[..., 0].numel() if self.training else AT_ONCE
         gated = torch.cat([self._gated(some) for some in positions.flatten(0, 2).split(at_once)])
         return gated.view(positions.shape).permute(0, 3, 1, 2)
 
+    def mixed(self, x: Tensor) -> Tensor:
+        """(batch, channels, h, w) to the same, which the gated layer takes."""
+        mixed: Tensor = self.mix_out(self.mix(F.silu(self.mix_in(x))))
+        return x + mixed
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """Hidden channels (n, expansion * channels) of the gated layer, of (n, channels)."""
+        gate, value = F.linear(x, self.gate_in.weight, self.gate_in.bias).chunk(2, 1)
+        return F.silu(gate).clamp_max(MAX_GATE) * value
+
     def _gated(self, x: Tensor) -> Tensor:
         """(n, channels) to the same, each of n positions on its own."""
-        gate, value = F.linear(x, self.gate_in.weight, self.gate_in.bias).chunk(2, 1)
-        gates = F.silu(gate).clamp_max(MAX_GATE)
-        result = x + F.linear(gates * value, self.gate_out.weight, self.gate_out.bias)
+        result = x + F.linear(self.hidden(x), self.gate_out.weight, self.gate_out.bias)
         return result * (MAX_RMS * result.square().mean(1, keepdim=True).rsqrt()).clamp_max(1)
 
 
