@@ -214,8 +214,8 @@ def repair(data: bytes, *, device: str = "auto") -> bytes:
     """A whole file of a damaged one in packets, which looks as that does; metadata and alpha stay as they are.
 
     If all that is lost can be restored, it is the file as it was before; else there is a `DamageWarning`. In both cases
-    it has parity packets, though they may be newer than the program that wrote the damaged file, and no sections of
-    types that this version does not know.
+    it has the parity packets that `encode` would write, which older files have not, and no sections of types that this
+    version does not know.
 
     Raises:
         FormatError: the file is damaged beyond that, or not in packets.
