@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -123,6 +124,21 @@ class TestLoop:
 
         Loop(Stopped(TINY, photos), tmp_path / "run", SCHEDULE).run(Budget(iterations=100))
         assert Loop(TransformTask(TINY, photos), tmp_path / "run", SCHEDULE).progress.iteration == 1
+
+    def test_ends_when_no_gradients_are_finite_any_more(
+        self, photos: Photos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("codec.training.loop.SKIPPED", 3)
+
+        class Endless(TransformTask):
+            def loss(self, batch: Tensor, iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
+                loss, figures = super().loss(batch, iteration)
+                return loss if iteration == 2 else loss * math.inf, figures
+
+        loop = Loop(Endless(TINY, photos), tmp_path / "run", SCHEDULE)
+        with pytest.raises(FloatingPointError, match=r"3 iterations in a row .* with a lower learning rate"):
+            loop.run(Budget(iterations=9))
+        assert [line["iteration"] for line in read_log(tmp_path / "run")] == [0, 1, 3, 4, 5]
 
     def test_refuses_checkpoints_of_something_else(self, photos: Photos, tmp_path: Path) -> None:
         Loop(TransformTask(TINY, photos), tmp_path / "run", SCHEDULE).run(Budget(iterations=1))

@@ -41,6 +41,7 @@ from codec.training.vq_indices import IndexTask
 Command = Callable[..., Any]
 PATH, FILE = click.Path(path_type=Path), click.Path(exists=True, path_type=Path)
 SIDES = 16  # divides all sides of crops
+TOLD = (ModelError, ImportError, OSError, RuntimeError, ValueError)  # whose messages say what to do
 
 
 def _not_ours(context: click.Context, option: click.Parameter, path: Path | None) -> Path | None:
@@ -120,7 +121,8 @@ def training(make: Callable[..., Task]) -> click.Command:
             task = make(data, checkpoint / "cache", **own)
             schedule = task.schedule if learning_rate is None else replace(task.schedule, rate=learning_rate)
             loop = Loop(task, checkpoint, schedule, resolve(device), seed, decay)
-        loop.run(Budget(hours=hours), validate or None, workers=max(1, torch.get_num_threads() // 2))
+        with _told((FloatingPointError,)):  # where others came from is of use
+            loop.run(Budget(hours=hours), validate or None, workers=max(1, torch.get_num_threads() // 2))
         with _told():
             if exported:
                 loop.export(exported)
@@ -130,11 +132,11 @@ def training(make: Callable[..., Task]) -> click.Command:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _told(errors: tuple[type[Exception], ...] = TOLD) -> Iterator[None]:
     """End the command with the message of an error that says what to do."""
     try:
         yield
-    except (ModelError, ImportError, OSError, RuntimeError, ValueError) as error:
+    except errors as error:
         raise click.ClickException(str(error)) from error
 
 

@@ -30,6 +30,7 @@ SAVED = 300  # seconds from one checkpoint to the next
 LOGGED = 100  # iterations from one line of the log to the next
 AVERAGING = 1e-3  # weight of each iteration's parameters in their average; more in the beginning
 CLIPPED = 1.0  # norm of all gradients together
+SKIPPED = 50  # iterations in a row whose gradients are not finite, after which none can be expected to be
 
 
 class Task(ABC):
@@ -140,7 +141,7 @@ class Loop:
         self.optimizer = task.optimizer()
         self.progress = Progress()
         self.sums: dict[str, Tensor | float] = {}
-        self.summed = 0
+        self.summed = self.skipped = 0
         self.checkpoint = folder / (CHECKPOINT if decay is None else DECAYED)
         for path in (self.checkpoint, folder / CHECKPOINT):
             if path.exists():
@@ -155,6 +156,9 @@ class Loop:
         Args:
             validate_every: hours of training from one validation to the next; also one at the end. None: none.
             workers: threads that make batches.
+
+        Raises:
+            FloatingPointError: gradients are not finite any more.
         """
         begun = validated = self.progress
         saved = time.monotonic()
@@ -235,7 +239,7 @@ class Loop:
         return self.schedule.decay is not None and self.progress.iteration >= self.schedule.decay[1]
 
     def _step(self, batch: Tensor) -> None:
-        """One iteration, which changes nothing if its gradients are not finite."""
+        """One iteration, which changes nothing if its gradients are not finite; raises as `run`."""
         iteration = self.progress.iteration
         torch.manual_seed(self.seed * 2**32 + iteration)
         loss, figures = self.task.loss(batch.to(self.device, non_blocking=True), iteration)
@@ -244,7 +248,14 @@ class Loop:
         norm = nn.utils.clip_grad_norm_(self.task.model.parameters(), CLIPPED)
         if not norm.isfinite():  # one such step would spoil everything
             self._log({"skipped": True})
+            self.skipped += 1
+            if self.skipped == SKIPPED:
+                raise FloatingPointError(
+                    f"gradients of {SKIPPED} iterations in a row are not finite, so nothing is learned: train in "
+                    "another folder with a lower learning rate, or from other weights"
+                )
             return
+        self.skipped = 0
         self.optimizer.step(self.schedule(iteration))
         self._update_average(iteration)
         for name, value in {"loss": loss.detach(), "norm": norm, **figures}.items():
