@@ -350,7 +350,7 @@ class TestModelFile:
             import_checkpoint.read(tmp_path / "wrong.safetensors")
 
 
-CONTEXT = layers.Linear.of(Definition(*map(np.array, ([[100, -7]] * 4, [2**20, 0, 1, -9], [3] * 4, [-200, 200]))))
+CONTEXT = Definition(*map(np.array, ([[100, -7]] * 4, [2**20, 0, 1, -9], [3] * 4, [-200, 200])))
 
 
 class WithPrior(nn.Module):
@@ -384,8 +384,8 @@ def with_prior(monkeypatch: pytest.MonkeyPatch) -> Model:
         "prior.weights": torch.tensor([-(2**15), 0, 1, 2**15 - 1], dtype=torch.int16),
         "prior.sums": torch.tensor([-(2**31), 0, 2**24 + 1, 2**31 - 1], dtype=torch.int32),
     }  # fmt: skip
-    whole = {name: getattr(CONTEXT, name) for name in CONTEXT.outline()}
-    tensors |= {f"context.{name}": torch.from_numpy(numbers) for name, numbers in narrowed(whole).items()}
+    whole = narrowed(CONTEXT._asdict())
+    tensors |= {f"context.{name}": torch.from_numpy(numbers) for name, numbers in whole.items()}
     return Model("toy", "toy", {"outputs": 4}, (), (), tensors)
 
 
@@ -401,8 +401,9 @@ class TestArchitecture:
         for name, tensor in with_prior.component("prior").items():
             assert networks[f"prior.{name}"].dtype == tensor.dtype
             assert torch.equal(networks[f"prior.{name}"], tensor)
-        inputs = np.array([[-200.0, 7.0]])
-        assert np.array_equal(loaded(Integers(read.config), read).context(inputs), CONTEXT(inputs))
+        inputs = np.array([[-200, 7]])
+        outputs = (inputs @ CONTEXT.weight.T + CONTEXT.bias + 4) >> 3
+        assert np.array_equal(loaded(Integers(read.config), read).context(inputs), outputs)
 
     def test_integers_that_make_no_sense(self, with_prior: Model, tmp_path: Path) -> None:
         tensors = {**with_prior.tensors, "context.shift": torch.full((4,), 99, dtype=torch.int8)}

@@ -8,7 +8,7 @@ float64 is too small for is refused. Nothing that is set elsewhere may change a 
 - Libraries may make matrix products in float32 of operands that they round first (oneMKL does so on request), but never
   to fewer than 8 bits, and sums are kept in float32. So operands there are at most 2**8, which all of these hold
   exactly. For float64 there are no such modes. Products element by element are never rounded further.
-- Convolutions are matrix products of shifted copies or, where each channel is on its own, sums of shifted products.
+- Convolutions, in which each channel is on its own, are sums of shifted products.
 
 Outputs may be added to each other, if the sum is clamped to less than 2**24 before more is added: what float32 would
 round is beyond.
@@ -28,7 +28,7 @@ MAX_SHIFT = 52
 _WEIGHT_LIMIT = 1 << 31  # that sums of weights can be computed in int64
 _FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 _BITS = {_FLOAT32: 24, _FLOAT64: 53}
-_QUANTISED = {_FLOAT32: (127, 2.0**24), _FLOAT64: ((1 << 15) - 1, 2.0**52)}  # weights and sums
+_QUANTISED = 127  # weights that `quantise` makes are at most
 
 Integers = NDArray[np.int64]
 Whole = NDArray[np.floating]  # integers in floating point
@@ -39,7 +39,7 @@ class Definition(NamedTuple):
     """A layer of integers: floor((weight * x + bias) / 2**shift + 1 / 2), but for a shift of 0, which is none.
 
     Attributes:
-        weight: (outputs, inputs), or (outputs, inputs, k, k) of convolutions, int64; so are the others.
+        weight: (outputs, inputs), or (channels, 1, k, k) of convolutions, int64; so are the others.
         bias: (outputs,), in units of the sums.
         shift: (outputs,), 0..52.
         inputs: (2,), the least and the greatest input; others are clamped to these.
@@ -49,18 +49,6 @@ class Definition(NamedTuple):
     bias: Integers
     shift: Integers
     inputs: Integers
-
-
-class Report(NamedTuple):
-    """Error of a quantised layer beside the one in floating point, for each output.
-
-    Attributes:
-        worst: greatest difference of any inputs within the range, in units of the output; 1 / 2 of it is rounding.
-        noise: RMS error of the weights, as a part of the RMS of the weights.
-    """
-
-    worst: NDArray[np.float64]
-    noise: NDArray[np.float64]
 
 
 def exact_dtype(bound: int, *, rounded: bool = False) -> np.dtype[Any]:
@@ -164,15 +152,10 @@ class Layer(Proven):
     bias: Integers
     shift: Integers
     inputs: Integers
-    depthwise = False
+    products = True  # of matrices, whose operands may be rounded in float32
 
     def __init__(self, *shape: int) -> None:
         super().__init__(weight=shape, bias=shape[:1], shift=shape[:1], inputs=(2,))
-
-    @classmethod
-    def of(cls, definition: Definition, **options: Any) -> Self:
-        """The layer of a definition."""
-        return cls(*definition.weight.shape, **options).load(definition._asdict())
 
     def prove(self) -> None:
         if not self.weight.size:
@@ -187,12 +170,11 @@ class Layer(Proven):
             self.bound = int((sums * limit + rest).max())
         else:  # which is refused
             self.bound = int(sums.max()) * limit
-        rounded = not self.depthwise and max(limit, int(np.abs(self.weight).max())) > OPERAND_LIMIT
+        rounded = self.products and max(limit, int(np.abs(self.weight).max())) > OPERAND_LIMIT
         self.dtype = exact_dtype(self.bound, rounded=rounded)
-        taps = self.weight.reshape(*self.weight.shape[:2], -1)
-        # Powers of two scale exactly, so sums of scaled products are as exact: (taps * inputs, outputs).
+        # Powers of two scale exactly, so sums of scaled products are as exact: (inputs, outputs), or (k * k, channels).
         scale = 1 / units.astype(np.float64)
-        rows = taps.transpose(2, 1, 0).reshape(-1, len(units))
+        rows = self.weight.reshape(len(units), -1).T
         self._weight = rows.astype(self.dtype) * scale.astype(self.dtype)
         self._offset = ((self.bias + half) * scale).astype(self.dtype)
 
@@ -208,58 +190,40 @@ class Layer(Proven):
     def _clamped(self, x: NDArray[Any]) -> Whole:
         return x.astype(self.dtype, copy=False).clip(self._low, self._high)
 
-    def _product(self, x: Whole) -> Whole:
-        """Outputs (..., outputs) of inputs (..., taps * inputs)."""
-        sums: Whole = x.reshape(-1, x.shape[-1]) @ self._weight
+
+class Linear(Layer):
+    """A linear layer along the last axis, made of numbers of outputs and inputs."""
+
+    def __call__(self, x: NDArray[Any]) -> Whole:
+        """(..., inputs) integers to (..., outputs), integers too."""
+        sums: Whole = self._clamped(x).reshape(-1, x.shape[-1]) @ self._weight
         sums += self._offset
         np.floor(sums, out=sums)
         return sums.reshape(*x.shape[:-1], sums.shape[1])
 
 
-class Linear(Layer):
-    """A linear layer along the last axis."""
-
-    def __call__(self, x: NDArray[Any]) -> Whole:
-        """(..., inputs) integers to (..., outputs), integers too."""
-        return self._product(self._clamped(x))
-
-
-class Convolution(Layer):
-    """A convolution with square kernels; one of 1 x 1 is a linear layer of channels.
+class Depthwise(Layer):
+    """A convolution of each channel on its own, edges repeated outwards.
 
     Args:
-        shape: (outputs, inputs, k, k) of the weights.
-        padding: rows and columns by which edges are repeated outwards.
-        depthwise: each channel is convolved on its own: weights are (channels, 1, k, k).
+        size: rows and columns of the kernel, odd.
     """
 
-    def __init__(self, *shape: int, stride: int = 1, padding: int = 0, depthwise: bool = False) -> None:
-        if len(shape) != 4 or shape[2] != shape[3] or (depthwise and shape[1] != 1):
-            raise ValueError(f"weights of shape {shape} are none of a convolution with square kernels")
-        super().__init__(*shape)
-        self.depthwise = depthwise
-        self._stride, self._padding, self._size = stride, padding, shape[2]
+    products = False
+
+    def __init__(self, channels: int, size: int) -> None:
+        super().__init__(channels, 1, size, size)
+        self._size = size
 
     def __call__(self, x: NDArray[Any]) -> Whole:
-        """(h, w, inputs) integers to (h', w', outputs), integers too."""
-        x = self._clamped(x)
-        if self._padding:
-            x = np.pad(x, ((self._padding,) * 2, (self._padding,) * 2, (0, 0)), "edge")
-        taps = list(self._taps(x))
-        return self._depthwise(taps) if self.depthwise else self._product(np.concatenate(taps, -1))
-
-    def _taps(self, x: Whole) -> Iterator[Whole]:
-        """Inputs that each place of the kernel is multiplied with, (h', w', inputs)."""
-        height, width = (1 + size - self._size for size in x.shape[:2])
-        if min(height, width) < 1:
-            raise ValueError(f"inputs of {x.shape[:2]}, edges included, are smaller than the kernel's {self._size}")
-        for dy, dx in product(range(self._size), repeat=2):
-            yield x[dy : dy + height : self._stride, dx : dx + width : self._stride]
-
-    def _depthwise(self, taps: list[Whole]) -> Whole:
-        sums: Whole = taps[0] * self._weight[0]
+        """(h, w, channels) integers to as many, integers too."""
+        (height, width), margin = x.shape[:2], (self._size // 2,) * 2
+        padded = np.pad(self._clamped(x), (margin, margin, (0, 0)), "edge")
+        places = product(range(self._size), repeat=2)
+        taps = (padded[dy : dy + height, dx : dx + width] for dy, dx in places)
+        sums: Whole = next(taps) * self._weight[0]
         sums += self._offset
-        for tap, weight in zip(taps[1:], self._weight[1:], strict=True):
+        for tap, weight in zip(taps, self._weight[1:], strict=True):
             sums += tap * weight
         return np.floor(sums, out=sums)
 
@@ -270,50 +234,41 @@ def quantise(
     inputs: tuple[int, int],
     scale_in: float,
     scale_out: float,
-    dtype: type[np.floating] = np.float32,
-) -> tuple[Definition, Report]:
-    """Quantise a trained layer: weights become integers, and so do inputs and outputs in units of 1 / scale.
+) -> Definition:
+    """Quantise a trained layer: weights become integers of 8 bits, inputs and outputs those in units of 1 / scale.
 
     Weights of each output have the greatest power of two as their scale that leaves them small enough, and all sums
-    exact. A factor beside it would add nothing: it is in the weights.
+    exact in float32. A factor beside it would add nothing: it is in the weights.
 
     Args:
         weight, bias: of floating point, shaped as those of the layer.
         inputs: the least and the greatest integer that the layer will be given.
         scale_in, scale_out: values that stand for 1.0 in inputs and outputs.
-        dtype: in which its sums are to be exact. In float32 weights are of 8 bits, in float64 of 16. Inputs beyond
-            -256..256 take float64 anyway, but for depthwise convolutions.
 
     Raises:
         ValueError: the outputs' scale is too fine for the inputs'.
     """
     exact = weight.astype(np.float64).reshape(len(weight), -1) * (scale_out / scale_in)
     offset = np.zeros(len(exact)) if bias is None else bias.astype(np.float64) * scale_out
-    limit = max(map(abs, inputs))
-    shifts = _shifts(exact, offset, limit, np.dtype(dtype))
+    shifts = _shifts(exact, offset, max(map(abs, inputs)))
     scale = 2.0**shifts
     rows, biases = np.rint(exact * scale[:, None]), np.rint(offset * scale)
-    error = rows / scale[:, None] - exact
-    worst = np.abs(error).sum(1) * limit + np.abs(biases / scale - offset) + 0.5
-    size = np.square(exact).sum(1)
-    noise = np.sqrt(np.divide(np.square(error).sum(1), size, out=np.zeros_like(size), where=size > 0))
     whole = (numbers.astype(np.int64) for numbers in (rows.reshape(weight.shape), biases, shifts, np.array(inputs)))
-    return Definition(*whole), Report(worst, noise)
+    return Definition(*whole)
 
 
-def _shifts(weight: NDArray[np.float64], bias: NDArray[np.float64], limit: int, dtype: np.dtype[Any]) -> Integers:
+def _shifts(weight: NDArray[np.float64], bias: NDArray[np.float64], limit: int) -> Integers:
     """The greatest scale of each output's weights, as powers of two."""
-    greatest_weight, greatest_sum = _QUANTISED[dtype]
     shifts = np.full(len(weight), -1)
-    for shift in range(_BITS[dtype] - 2):
+    for shift in range(_BITS[_FLOAT32] - 2):
         rows, biases = (np.abs(np.rint(numbers * 2.0**shift)) for numbers in (weight, bias))
         bound = rows.sum(1) * limit + biases + _half(shift)
-        shifts[(rows.max(1) <= greatest_weight) & (bound < greatest_sum)] = shift
+        shifts[(rows.max(1) <= _QUANTISED) & (bound < 1 << _BITS[_FLOAT32])] = shift
     if shifts.min() < 0:
         row = int(shifts.argmin())
         raise ValueError(
-            f"output {row} cannot be exact in {dtype}: its weights are up to {float(np.abs(weight[row]).max()):.3g} in "
-            "units of the output. Take a smaller scale of the outputs, a narrower range of inputs, or float64"
+            f"output {row} cannot be exact in float32: its weights are up to {float(np.abs(weight[row]).max()):.3g} in "
+            "units of the output. Take a smaller scale of the outputs, or a narrower range of inputs"
         )
     return shifts
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from codec.autoencoders.networks.coding_order import BLOCKS, LIMIT, OFFSETS, SCALE, Preset
 from codec.entropy.coder import LIMIT as SYMBOL_LIMIT
-from codec.entropy.layers import Convolution, Integers, Linear, Proven, Whole
+from codec.entropy.layers import Depthwise, Integers, Linear, Proven, Whole
 from codec.entropy.tables import FRACTIONS, LOG_SCALE_FRACTIONS, LOG_SCALE_MIN_EIGHTHS, SCALES, exp_fixed
 
 STEPS = 256
@@ -104,7 +104,7 @@ class IntegerBlock(Proven):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.mix_in, self.mix_out = Linear(channels, channels), Linear(channels, channels)
-        self.mix = Convolution(channels, 1, 3, 3, padding=1, depthwise=True)
+        self.mix = Depthwise(channels, 3)
         self.hidden, self.output = Linear(channels, channels), Linear(channels, channels)
 
     def __call__(self, x: Whole) -> Whole:

@@ -56,7 +56,7 @@ def layer_state(name: str, weight: Tensor, bias: Tensor, low: int, scale: int) -
     Raises:
         ValueError: sums would not be exact.
     """
-    found, _ = quantise(_numbers(weight), _numbers(bias), (low, LIMIT), SCALE, scale)
+    found = quantise(_numbers(weight), _numbers(bias), (low, LIMIT), SCALE, scale)
     return {f"{name}.{field}": numbers for field, numbers in found._asdict().items()}
 
 
