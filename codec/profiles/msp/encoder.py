@@ -5,8 +5,8 @@ At good qualities what the latent leaves of the picture is coded after it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -37,18 +37,39 @@ from codec.profiles.options import PAPER
 from codec.rate_control import Coder, of_size
 from codec.tensors import to_tensor
 
-# Of overfitting, by effort. What is published explores only.
-ITERATIONS = {
-    1: Iterations(), 2: Iterations(), 3: Iterations(), 4: Iterations(0, 2), 5: Iterations(0, 5), 6: Iterations(4, 5),
-    7: Iterations(7, 6), 8: Iterations(10, 7), 9: Iterations(12, 8), PAPER: Iterations(500, 0),
-}  # fmt: skip
-UNCORRECTED = (1, 2, PAPER)  # efforts at which a latent is as the encoder makes it, before it is fitted
-PRESETS = {1: "baseline", 2: "baseline", PAPER: "extra"}  # where it is not the usual one
-USUAL = "normal"
 # Part of the channels, those that hold colours and coarse shapes, and of the trade that is made with them: without them
 # a place has few bits, but is grey and made of squares.
 STRONGEST, CAUTION = 1 / 12, 0.4
 USUAL_COST = 2.0  # of a squared error with what it does to structure, in its own: that of most patches
+
+
+@dataclass(frozen=True)
+class Effort:
+    """Work that an effort puts into a latent.
+
+    Attributes:
+        preset: of the prior, if the model has it; else the model's first one.
+        corrected: whether the latent is corrected by what the encoder sees in the decoded picture, before it is fitted.
+        iterations: of overfitting.
+    """
+
+    preset: str
+    corrected: bool
+    iterations: Iterations
+
+
+EFFORTS = {
+    1: Effort("baseline", corrected=False, iterations=Iterations()),
+    2: Effort("baseline", corrected=False, iterations=Iterations()),
+    3: Effort("normal", corrected=True, iterations=Iterations()),
+    4: Effort("normal", corrected=True, iterations=Iterations(0, 2)),
+    5: Effort("normal", corrected=True, iterations=Iterations(0, 5)),
+    6: Effort("normal", corrected=True, iterations=Iterations(4, 5)),
+    7: Effort("normal", corrected=True, iterations=Iterations(7, 6)),
+    8: Effort("normal", corrected=True, iterations=Iterations(10, 7)),
+    9: Effort("normal", corrected=True, iterations=Iterations(12, 8)),
+    PAPER: Effort("extra", corrected=False, iterations=Iterations(500, 0)),  # what is published explores only
+}
 
 
 class MspEncoder(Encoder):
@@ -80,15 +101,7 @@ class MspEncoder(Encoder):
     ) -> Sections:
         picture = to_tensor([pixels], self.device).expand(-1, 3, -1, -1)
         logs = log_weights([importance], [pixels.shape], self.device)
-        iterations = ITERATIONS[self.options.effort]
-        preset = PRESETS.get(self.options.effort, USUAL)
-        if preset not in self.transform.presets:
-            preset = self.transform.presets[0]
-        count = counting(progress, sum(iterations))
-        options, corrected = self.options, self.options.effort not in UNCORRECTED
-        coder = LatentCoder(
-            self.transform, picture, logs, preset, corrected, iterations, count, options.seed, options.resilience
-        )
+        coder = LatentCoder(self.transform, picture, logs, self.options, progress)
         coded = of_size(coder, goal.sizes) if isinstance(goal, Budget) else coder.at(goal.log_lambda(LOG_LAMBDA))
         return replace(coded, head=replace(coded.head, grain=self.grain)).sections()
 
@@ -116,28 +129,26 @@ class LatentCoder(Coder[Coded]):
     Args:
         picture: (1, 3, height, width) in 0..1.
         log_weights: of the distortion, (1, 1, height, width); None if all are 0.
-        corrected: whether the latent is corrected by what the encoder sees in the decoded picture.
-        iterations: of overfitting.
-        progress: told after each of these.
-        seed: of the overfitting's noise.
-        resilience: of the file.
+        options: effort, seed and resilience count.
+        progress: told after each iteration of overfitting.
     """
 
     response = -0.5
     fitting, aim_at, further = (-0.008, 0.0), -0.003, 0.02
 
     def __init__(
-        self, transform: LearnedTransform, picture: Tensor, log_weights: Tensor | None, preset: str, corrected: bool,
-        iterations: Iterations, progress: Callable[[int], None], seed: int, resilience: int,
+        self, transform: LearnedTransform, picture: Tensor, log_weights: Tensor | None, options: Options,
+        progress: Progress | None,
     ) -> None:  # fmt: skip
-        self.seed, self.transform, self.picture, self.preset = seed, transform, picture, preset
-        self.log_weights, self.corrected, self.iterations = log_weights, corrected, iterations
-        self.progress, self.resilience = progress, resilience
+        self.seed, self.transform, self.picture, self.log_weights = options.seed, transform, picture, log_weights
+        self.effort, self.resilience = EFFORTS[options.effort], options.resilience
+        self.preset = self.effort.preset if self.effort.preset in transform.presets else transform.presets[0]
+        self.progress = counting(progress, sum(self.effort.iterations))
         least, most = (0.0, 0.0) if log_weights is None else (log_weights.min().item(), log_weights.max().item())
         self.bounds = min(LOG_LAMBDA) + least, max(LOG_LAMBDA) + most  # to where all parts are at the end of the range
         self._most = most
         # Packets are for what may be lost: a layer that is nothing without all of them has no place there.
-        self._layer = None if resilience else transform.enhancement
+        self._layer = None if options.resilience else transform.enhancement
         self._known: dict[tuple[Place, Iterations], Coded] = {}
         self._left: tuple[Coded, Floats] | None = None  # the last first latent, and what it leaves of the picture
 
@@ -153,7 +164,7 @@ class LatentCoder(Coder[Coded]):
 
     def at(self, log_lambda: float) -> Coded:
         """Code the picture at a lambda."""
-        return self._coded(log_lambda, self.iterations)
+        return self._coded(log_lambda, self.effort.iterations)
 
     def _coded(self, log_lambda: float, iterations: Iterations) -> Coded:
         return self._at_place(self._place(log_lambda - self._most), iterations)
@@ -182,7 +193,7 @@ class LatentCoder(Coder[Coded]):
         """Code the first latent."""
         transform, position = self.transform, place.position
         prior, latents = transform.prior(self.preset, position), transform.networks.encode(self.picture, position)
-        if self.corrected:
+        if self.effort.corrected:
             latents = latents + self._correction(latents.round(), position)
         weights = self._weights(place, transform.log_lambda(position))
         trade = self._trade(weights)
