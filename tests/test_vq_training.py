@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from click.testing import CliRunner
 from safetensors.torch import save_file
 from test_transform_training import SCHEDULE, assert_same, data, photos, state, weights
@@ -20,7 +21,8 @@ from codec.autoencoders.networks.index_transformer import IndexTransformer
 from codec.autoencoders.networks.vq import Config, IndexConfig, Quantised
 from codec.autoencoders.store import EMBEDDED
 from codec.autoencoders.vector_quantised import VectorQuantised
-from codec.distortion.wasserstein import wasserstein
+from codec.distortion.texture import texture
+from codec.distortion.wasserstein import LEVELS, wasserstein
 from codec.training import __main__ as command
 from codec.training import vq
 from codec.training.data import Photos
@@ -86,11 +88,49 @@ def test_samples_of_one_texture_are_alike_and_meshes_and_blurs_are_not() -> None
     assert float((other - picture).square().mean()) > float((0.5 - picture).square().mean())  # unlike squared errors
 
 
-def test_gradients_of_flat_pictures_are_finite() -> None:
+@pytest.mark.parametrize("sigma", [None, torch.zeros(1, 1, 1, 1), torch.full((1, 1, 4, 4), 2.5)])
+def test_gradients_of_flat_pictures_are_finite(sigma: Tensor | None) -> None:
     flat = torch.full((1, 3, 32, 32), 0.5, requires_grad=True)
-    wasserstein([flat], [noise(0)[..., :32, :32]]).sum().backward()
+    wasserstein([flat], [noise(0)[..., :32, :32]], sigma).sum().backward()
     assert flat.grad is not None
     assert flat.grad.isfinite().all()
+
+
+def test_windows_of_one_sample_count_squared_errors_and_larger_ones_only_their_own() -> None:
+    """One sample: squares of errors 2, 0, 2, 0. Two: as above. Half-way between: the mean of both. Energy 9."""
+    found, goal = torch.tensor([[[[1.0, 3.0], [1.0, 3.0]]]]), torch.full((1, 1, 2, 2), 3.0)
+    deviation, other = (1 + 9e-4) ** 0.5, (9e-4) ** 0.5
+    fine, coarse = 2 / 9, ((2 - 3) ** 2 + (deviation - other) ** 2) / 9
+    for side, expected in ((-1.0, fine), (0.0, fine), (1.0, coarse), (0.5, (fine + coarse) / 2), (3.0, coarse)):
+        distance = wasserstein([found], [goal], torch.full((1, 1, 1, 1), side))
+        torch.testing.assert_close(distance, torch.tensor([expected]))
+
+
+def test_windows_of_coarser_features_cover_the_same_part_of_the_picture() -> None:
+    picture, other = noise(0), noise(1)
+    coarse = [F.avg_pool2d(x, 4) for x in (picture, other)]
+    of_coarse, of_itself = (
+        wasserstein([fine, coarse[0]], [fine, coarse[1]], torch.full((1, 1, 1, 1), side))
+        for fine, side in ((picture, 3.0), (coarse[0], 1.0))
+    )
+    torch.testing.assert_close(of_coarse, of_itself)
+
+
+def test_textures_may_differ_where_windows_are_large_and_not_where_they_are_small() -> None:
+    picture, changed = noise(0), noise(0)
+    changed[..., :32] = noise(1)[..., :32]
+    sigma = torch.zeros(1, 1, 8, 8)
+    sigma[..., :4] = LEVELS
+    allowed, not_allowed = (float(wasserstein([changed], [picture], map_)) for map_ in (sigma, LEVELS - sigma))
+    assert not_allowed > 10 * allowed
+
+
+def test_noise_is_texture_and_edges_and_slopes_are_not() -> None:
+    edge, slope = torch.zeros(1, 3, 64, 64), torch.linspace(0, 1, 64).expand(1, 3, 64, 64)
+    edge[..., 29:] = 1
+    assert float(texture(noise(0, 0.1)).min()) > 0.5
+    for picture in (edge, slope, edge.mT, torch.full_like(edge, 0.5)):
+        assert float(texture(picture).max()) == 0
 
 
 # Codebooks

@@ -22,6 +22,7 @@ from codec.autoencoders.networks.transform import Grain, Transform
 from codec.autoencoders.networks.transform_config import PATCH, Config
 from codec.autoencoders.tensor_file import check_shapes
 from codec.device import reduced_precision
+from codec.distortion.texture import texture
 from codec.files import replacing
 from codec.training.data import Photos, PhotoTask, as_pictures
 from codec.training.optimizers import MuonAndAdam, Schedule, wide
@@ -35,9 +36,6 @@ USUAL = 0.02  # size of what is lost
 FAINTEST = 0.03  # part of what is lost beside an edge that counts
 LEAST = 0.004  # below which remainders are all alike: half a level of 8 bits, of samples in -1..1
 DEVIATION = 0.635  # logarithm of a normal distribution's deviation less the mean of the logarithms of its sizes
-# Squared mean of gradients in their mean square, and how far they are along one direction, both 0..1, from which on a
-# patch has no texture to the one at which it has nothing else; and gradients that are those of smooth parts.
-DENSE, ALONG, SMOOTH = (0.25, 0.45), (0.75, 0.35), 0.004
 # Part of what is typically lost that is drawn, by lambda. Far more would still cost less than 2 points of SSIMULACRA2.
 PARTS, PARTS_AT = (0.9, 1.2), (1e-3, 3e-2)
 # Frequencies, sums of those along both axes, above which something is drawn, and from which on all of it. Noise of low
@@ -115,35 +113,6 @@ class GrainTask(PhotoTask):
         check(model, "the trained model")
         with replacing(path) as temporary:
             write(model, temporary)
-
-
-def texture(pictures: Tensor) -> Tensor:
-    """Part of each patch, 0..1, that is texture rather than edges: (batch, 1, h / PATCH, w / PATCH).
-
-    Beside an edge few of a patch's gradients, and of those around it, are large, and they have one direction: noise is
-    seen there as dots on what is smooth.
-
-    Args:
-        pictures: (batch, 3, h, w) in 0..1.
-    """
-    luma = pictures.mean(1, keepdim=True)
-    down = F.pad(luma.diff(dim=2), (0, 0, 0, 1))
-    right = F.pad(luma.diff(dim=3), (0, 1))
-
-    def around(x: Tensor) -> Tensor:
-        return F.avg_pool2d(F.avg_pool2d(x, PATCH), 3, 1, 1, count_include_pad=False)
-
-    sizes = (down.square() + right.square()).sqrt()
-    energy = around(sizes.square()) + SMOOTH**2
-    dense = around(sizes).square() / energy
-    along = (around(down.square() - right.square()).square() + around(2 * down * right).square()).sqrt() / energy
-    found: Tensor = _risen(dense, *DENSE) * _risen(along, *ALONG)
-    return found
-
-
-def _risen(x: Tensor, none: float, all_: float) -> Tensor:
-    """Part of the way from one number to another, 0..1."""
-    return ((x - none) / (all_ - none)).clamp(0, 1)
 
 
 def parts(config: Config) -> Tensor:

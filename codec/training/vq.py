@@ -25,7 +25,8 @@ from codec.autoencoders.networks.vq import Config, Quantised
 from codec.autoencoders.tensor_file import METADATA, check_shapes, opened, read_safetensors
 from codec.device import reduced_precision
 from codec.distortion.pixels import picture_error, squared_error, structural_error
-from codec.distortion.wasserstein import wasserstein
+from codec.distortion.texture import texture
+from codec.distortion.wasserstein import LEVELS, wasserstein
 from codec.files import write
 from codec.training.data import Photos, PhotoTask, as_pictures, crops
 from codec.training.loop import Progress
@@ -145,7 +146,10 @@ class VqTask(PhotoTask):
         return SCALE * distortion + COMMITMENT * commitment, figures
 
     def _texture(self, made: Tensor, pictures: Tensor) -> Tensor:
-        """Wasserstein distortion of a part of each picture, at a random place: (batch,)."""
+        """Wasserstein distortion of a part of each picture, at a random place: (batch,).
+
+        Details count where they are where people look for them, at edges and on what is smooth.
+        """
         vgg, side = self.vgg.to(made.device), min(SEEN, *made.shape[2:])
         top, left = (int(torch.randint(length - side + 1, ())) for length in made.shape[2:])
         made, pictures = (x[:, :, top : top + side, left : left + side] for x in (made, pictures))
@@ -153,7 +157,8 @@ class VqTask(PhotoTask):
             with torch.no_grad():
                 wanted = vgg(pictures)
             found = vgg(made)
-        return wasserstein([made, *(x.float() for x in found)], [pictures, *(x.float() for x in wanted)])
+        sigma = LEVELS * texture(pictures)
+        return wasserstein([made, *(x.float() for x in found)], [pictures, *(x.float() for x in wanted)], sigma)
 
     def validate(self, model: nn.Module, progress: Progress, folder: Path) -> dict[str, Any]:
         """PSNR in dB, structural error, and bits of an index that all positions' entries would take, by codebook."""
