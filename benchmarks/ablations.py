@@ -27,7 +27,7 @@ from codec.training.optimizers import MuonAndAdam, Schedule, wide
 from codec.training.transform import SPEED, Settings, TransformTask
 from codec.training.validation import JUDGES, compare, photos_and_validation
 
-BASELINE = Settings(network=Config(latent=192))
+BASELINE = Settings(network=Config(latent=192, expansion=2))
 WARM_UP = 100  # iterations
 
 

@@ -79,7 +79,7 @@ def test_starts_as_a_klt() -> None:
     assert found[16] + 3 < min(found[96], found[768])  # but for the noise that it starts with
     total = (2 * picture - 1).square().mean() * 768
     lost = (total - variances[:16].sum()) / 768 / 4
-    assert found[16] == pytest.approx(float(-10 * lost.log10()), abs=0.3)
+    assert found[16] == pytest.approx(float(-10 * lost.log10()), abs=0.5)
 
 
 def test_gains_fall_with_lambda_and_are_interpolated() -> None:
@@ -107,8 +107,8 @@ def test_counts_its_multiplications() -> None:
             assert config.macs[name] == pytest.approx(total)
 
 
-def test_default_decoder_costs_at_most_50_thousand_multiplications_a_pixel() -> None:
-    assert Config().macs["decoder"] < 50
+def test_default_decoder_costs_at_most_34_thousand_multiplications_a_pixel() -> None:
+    assert Config().macs["decoder"] < 34
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from codec.training import vq
 from codec.training.data import Photos
 from codec.training.loop import Budget, Loop
 from codec.training.vgg import BLOCKS, Vgg
-from codec.training.vq import Settings, VqTask, codebooks, read_codebooks
+from codec.training.vq import Settings, VqTask, codebooks, network_from, read_codebooks
 from codec.training.vq_indices import IndexTask, lost_indices
 
 __all__ = ["data", "photos", "weights"]  # fixtures
@@ -238,6 +238,13 @@ def test_indices_are_learned_and_make_a_model(exported: Path, photos: Photos, tm
     assert len(data) < 24 + 3 + 20
 
 
+def test_layers_are_shaped_as_those_that_they_start_from(exported: Path, weights: Path) -> None:
+    assert network_from(exported) == TINY.network
+    found, usual = network_from(weights), Config()
+    assert (found.fine, found.coarse, found.expansion) == (64, 64, 1)
+    assert (found.sizes, found.decoder) == (usual.sizes, usual.decoder)
+
+
 def test_a_model_is_a_start(exported: Path, photos: Photos, vgg: Path, tmp_path: Path) -> None:
     """Of both of its trainings: what they would make of it at once is the same model, but for what rounding leaves."""
     learned, path = IndexTask(photos, exported, INDICES, 64, 3), tmp_path / "model.safetensors"
@@ -300,7 +307,7 @@ def test_what_is_filled_in_is_what_is_likely() -> None:
 
 
 def test_commands(data: Path, vgg: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "VqSettings", lambda **given: Settings(TINY.network, **given))
+    monkeypatch.setattr(command, "network_from", lambda _: TINY.network)
     monkeypatch.setattr(vq, "STARTED", 4)
 
     def run(*arguments: object) -> None:

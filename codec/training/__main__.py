@@ -35,7 +35,7 @@ from codec.training.transform import Settings, TransformTask, read_weights
 from codec.training.validation import photos_and_validation
 from codec.training.vgg import Vgg
 from codec.training.vq import Settings as VqSettings
-from codec.training.vq import VqTask
+from codec.training.vq import VqTask, network_from
 from codec.training.vq_indices import IndexTask
 
 Command = Callable[..., Any]
@@ -213,7 +213,7 @@ def grain(data: Path, cache: Path, side: int, batch: int, weights: Path) -> Task
 def vq(data: Path, cache: Path, side: int, batch: int, vgg: Path, start: Path, compiled: bool) -> Task:
     """Train an autoencoder with codebooks."""
     photos, held_out = load_photos(data, cache, side)
-    return VqTask(VqSettings(side=side, batch=batch), photos, held_out, Vgg(vgg), start, compiled)
+    return VqTask(VqSettings(network_from(start), side, batch), photos, held_out, Vgg(vgg), start, compiled)
 
 
 @training

@@ -236,6 +236,14 @@ def has_codebooks(path: Path) -> bool:
         return "autoencoder.entries" in file.header or "entries" in file.header
 
 
+def network_from(path: Path) -> Config:
+    """Shape of an autoencoder that starts as a file that `VqTask` takes says: its own, or with a transform's layers."""
+    if has_codebooks(path):
+        return read_codebooks(path)[0]
+    transform = read_weights(path)[0]
+    return Config(fine=transform.fine, coarse=transform.coarse, expansion=transform.expansion)
+
+
 def read_codebooks(path: Path) -> tuple[Config, dict[str, Tensor]]:
     """Configuration, and weights of a `Model` in float32, from what `VqTask.export` made, or a model for profile `vq`.
 

@@ -36,7 +36,7 @@ class Config:
     coarse: int = 320
     encoder: tuple[int, int] = (3, 2)
     decoder: tuple[int, int] = (4, 2)
-    expansion: int = 2
+    expansion: int = 1
     knots: int = 12
     lambdas: tuple[float, float] = (3e-5, 0.1)
     grain: int = 0
