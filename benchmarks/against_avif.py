@@ -20,7 +20,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from common import machine, numbers, table, write
+from common import ONLY, chosen, machine, numbers, table, write
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -74,7 +74,7 @@ def point(photos: Iterable[NDArray[np.uint8]], code: Coding) -> Point:
 @click.option("--profile", default="msp", show_default=True)
 @click.option("--effort", type=int, default=3, show_default=True)
 @click.option("--qualities", type=numbers, default="10,25,40,55,70,80,90,97", show_default=True)
-@click.option("--only", default="", help="Names of photos, with commas between them; all by default.")
+@ONLY
 @click.option("--threads", type=int, default=2, show_default=True)
 @click.option("--cache", type=click.Path(path_type=Path), default="avif", show_default=True)
 @click.option("--json", "output", type=click.Path(path_type=Path), help="Write all figures.")
@@ -85,7 +85,7 @@ def main(
     """Compare a profile's files with AVIF's, for the photos in FOLDER."""
     torch.set_num_threads(threads)
     cache.mkdir(parents=True, exist_ok=True)
-    paths = [path for path in sorted(folder.glob("*.png")) if not only or path.stem in only.split(",")]
+    paths = chosen(folder, only)
     photos = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
     points: list[Point] = []
     for quality in qualities:

@@ -12,6 +12,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 from PIL import Image
 
@@ -23,6 +24,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "webp": {"method": 6},
     "avif": {},
 }  # the formats that are compared with, and how Pillow writes them at their smallest
+ONLY = click.option("--only", default="", help="Names of photos, with commas between them; all by default.")
 
 
 def numbers(text: str) -> list[float]:
@@ -72,6 +74,19 @@ def _commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return found.stdout.strip()
+
+
+def chosen(folder: Path, only: str) -> list[Path]:
+    """The PNG files of a folder, or of these those that `ONLY` names.
+
+    Raises:
+        click.BadParameter: some are not there.
+    """
+    found = {path.stem: path for path in sorted(folder.glob("*.png"))}
+    names = only.split(",") if only else list(found)
+    if not names or set(names) - set(found):
+        raise click.BadParameter(f"{folder} holds no {', '.join(sorted(set(names) - set(found))) or 'photo'} as PNG")
+    return [path for name, path in found.items() if name in names]
 
 
 def photo(path: Path, crop: tuple[int, int] | None = None) -> Image.Image:

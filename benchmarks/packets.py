@@ -23,7 +23,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from common import machine, numbers, table, write
+from common import ONLY, chosen, machine, numbers, table, write
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -191,7 +191,7 @@ def resilient(
 @click.argument("folder", type=click.Path(exists=True, path_type=Path))
 @click.option("--profile", type=click.Choice(list(LAYOUTS)), default="vq", show_default=True)
 @click.option("--qualities", type=numbers, default="30,60", show_default=True, help="Only of profile msp.")
-@click.option("--only", default="", help="Names of photos, with commas between them; all by default.")
+@ONLY
 @click.option("--resilience", type=int, default=5, show_default=True)
 @click.option("--shares", type=numbers, default="0.1,0.2,0.3,0.5", show_default=True)
 @click.option("--seeds", type=int, default=5, show_default=True, help="For each photo.")
@@ -208,7 +208,7 @@ def main(
     """Measure files in packets, whole and damaged, for the photos in FOLDER."""
     torch.set_num_threads(threads)
     warnings.simplefilter("ignore", DamageWarning)
-    paths = [path for path in sorted(folder.glob("*.png")) if not only or path.stem in only.split(",")]
+    paths = chosen(folder, only)
     photos = [read_rgb(path) for path in paths]
     if picture:
         sheet(photos, resilience, shares).save(picture, quality=90)

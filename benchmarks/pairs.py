@@ -22,7 +22,7 @@ from typing import Any
 
 import click
 import numpy as np
-from common import numbers, table
+from common import ONLY, chosen, numbers, table
 from numpy.typing import NDArray
 from PIL import Image
 from smallest import Coded, best_avif, coded
@@ -80,7 +80,7 @@ def main() -> None:
 @click.option("--effort", type=int, default=3, show_default=True)
 @click.option("--tune", help="As of the profile, for its side of the pairs.")
 @click.option("--rates", type=numbers, default="0.06,0.12,0.25", show_default=True, help="Bits per pixel.")
-@click.option("--only", default="", help="Names of photos, with commas between them; all by default.")
+@ONLY
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 def make(
@@ -90,7 +90,7 @@ def make(
     """Make pairs of the photos in FOLDER."""
     options = {"profile": profile, "effort": effort, **({"tune": tune} if tune else {})}
     out.mkdir(parents=True, exist_ok=True)
-    paths = [path for path in sorted(folder.glob("*.png")) if not only or path.stem in only.split(",")]
+    paths = chosen(folder, only)
     wanted = [(path, rate) for path in paths for rate in rates]
     random.Random(seed).shuffle(wanted)
     key = {}

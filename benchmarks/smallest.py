@@ -16,7 +16,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from common import machine, table, write
+from common import ONLY, chosen, machine, table, write
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -78,7 +78,7 @@ def codings(photo: Pixels) -> dict[str, Coded]:
 
 @click.command()
 @click.argument("folder", type=click.Path(exists=True, path_type=Path))
-@click.option("--only", default="", help="Names of photos, with commas between them; all by default.")
+@ONLY
 @click.option("--lpips", type=click.Path(exists=True, path_type=Path), required=True, help="Weights of LPIPS.")
 @click.option("--json", "output", type=click.Path(path_type=Path), help="Write all figures.")
 @click.option(
@@ -87,7 +87,7 @@ def codings(photo: Pixels) -> dict[str, Coded]:
 def main(folder: Path, only: str, lpips: Path, output: Path | None, picture: Path | None) -> None:
     """Compare profile vq's largest files with others of their size, for the photos in FOLDER."""
     distance, rows, shown = Lpips.load(lpips), dict[str, list[dict[str, float]]](), []
-    paths = [path for path in sorted(folder.glob("*.png")) if not only or path.stem in only.split(",")]
+    paths = chosen(folder, only)
     for photo in map(read_rgb, paths):
         made = codings(photo)
         for name, (size, pixels) in made.items():

@@ -12,7 +12,7 @@ from statistics import mean
 
 import click
 import torch
-from common import machine, numbers, table, write
+from common import ONLY, chosen, machine, numbers, table, write
 
 import codec
 from codec.profiles.options import TUNES
@@ -24,13 +24,13 @@ from codec.training.validation import JUDGES, judge
 @click.argument("folder", type=click.Path(exists=True, path_type=Path))
 @click.option("--qualities", type=numbers, default="10,25,40,55,65", show_default=True)
 @click.option("--effort", type=int, default=3, show_default=True)
-@click.option("--only", default="", help="Names of photos, with commas between them; all by default.")
+@ONLY
 @click.option("--threads", type=int, default=2, show_default=True)
 @click.option("--json", "output", type=click.Path(path_type=Path), help="Write all figures.")
 def main(folder: Path, qualities: list[float], effort: int, only: str, threads: int, output: Path | None) -> None:
     """Judge both tunes for the photos in FOLDER."""
     torch.set_num_threads(threads)
-    paths = [path for path in sorted(folder.glob("*.png")) if not only or path.stem in only.split(",")]
+    paths = chosen(folder, only)
     rows = []
     for quality in qualities:
         found: list[dict[str, float]] = []
