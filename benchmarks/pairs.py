@@ -7,8 +7,9 @@
 
 `make` leaves numbered pictures in PAIRS: the photo in the middle, the two codings at its sides, above a crop as it is
 and below its middle twice as large; and key.json, which says what is where, and which nobody may look at before all are
-judged. Places of crops are drawn by the photo's name. ANSWERS is a text of lines such as "12 left", "13 right" or
-"14 equal", of the pictures' numbers; `count` says how often the profile was preferred, by rate.
+judged. Places of crops are drawn by the photo's name. A run that was interrupted goes on. ANSWERS is a text of lines
+such as "12 left", "13 right" or "14 equal", of the pictures' numbers; `count` says how often the profile was preferred,
+by rate.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 
 import click
 import numpy as np
-from common import ONLY, chosen, numbers, table
+from common import ONLY, chosen, numbers, table, write
 from numpy.typing import NDArray
 from PIL import Image
 from smallest import Coded, best_avif, coded
@@ -93,8 +94,11 @@ def make(
     paths = chosen(folder, only)
     wanted = [(path, rate) for path in paths for rate in rates]
     random.Random(seed).shuffle(wanted)
-    key = {}
+    told = out / "key.json"
+    key: dict[str, dict[str, Any]] = json.loads(told.read_text()) if told.exists() else {}
     for number, (path, rate) in enumerate(wanted, 1):
+        if str(number) in key:
+            continue
         photo = read_rgb(path)
         try:
             (size, ours), (other_size, other) = codings(photo, options, against, rate)
@@ -105,9 +109,11 @@ def make(
         original, our, their = crop([photo, ours, other], chance)
         ours_left = chance.random() < 0.5
         sheet([our, original, their] if ours_left else [their, original, our]).save(out / f"{number:03d}.png")
-        key[number] = {"photo": path.stem, "rate": rate, "ours": "left" if ours_left else "right"}
-        key[number] |= {"bytes": size, "other_bytes": other_size}
-    (out / "key.json").write_text(json.dumps(key, indent=1))
+        key[str(number)] = {
+            "photo": path.stem, "rate": rate, "ours": "left" if ours_left else "right",
+            "bytes": size, "other_bytes": other_size,
+        }  # fmt: skip
+        write(told, key)
 
 
 @main.command()
