@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from io import BytesIO
@@ -87,6 +88,14 @@ def chosen(folder: Path, only: str) -> list[Path]:
     if not names or set(names) - set(found):
         raise click.BadParameter(f"{folder} holds no {', '.join(sorted(set(names) - set(found))) or 'photo'} as PNG")
     return [path for name, path in found.items() if name in names]
+
+
+def peak() -> float:
+    """Greatest memory of this process so far, in MB."""
+    import resource  # which Windows has not
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 def photo(path: Path, crop: tuple[int, int] | None = None) -> Image.Image:

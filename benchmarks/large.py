@@ -6,7 +6,6 @@ python benchmarks/large.py PHOTO --megapixels 12,48 --efforts 2,3 --json large.j
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 import click
 import torch
-from common import machine, numbers, photo, table, write
+from common import machine, numbers, peak, photo, table, write
 from thumbnails import enlarged
 
 import pillow_clric
@@ -28,7 +27,7 @@ def encoded(path: Path, megapixels: float, threads: int, options: dict[str, Any]
     picture = enlarged(photo(path), megapixels)
     start = time.perf_counter()
     data = pillow_clric.encode(picture, **options)
-    return data, time.perf_counter() - start, _peak()
+    return data, time.perf_counter() - start, peak() / 1000
 
 
 def decoded(data: bytes, threads: int) -> tuple[int, float, float]:
@@ -36,11 +35,7 @@ def decoded(data: bytes, threads: int) -> tuple[int, float, float]:
     torch.set_num_threads(threads)
     start = time.perf_counter()
     picture = pillow_clric.decode(data)
-    return picture.width * picture.height, time.perf_counter() - start, _peak()
-
-
-def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # KB, on Linux
+    return picture.width * picture.height, time.perf_counter() - start, peak() / 1000
 
 
 def alone(function: Any, *arguments: Any) -> Any:

@@ -6,7 +6,6 @@ python benchmarks/robustness.py --files 10000
 from __future__ import annotations
 
 import os
-import resource
 import sys
 import time
 import warnings
@@ -17,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
-from common import photo
+from common import peak, photo
 from PIL import Image, ImageFile
 
 import pillow_clric
@@ -86,12 +85,6 @@ def outcome(data: bytes) -> str:
         return type(error).__name__
     except Image.DecompressionBombError:
         return "large"
-
-
-def peak() -> float:
-    """Greatest memory of this process so far, in MB."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 def open_times(files: list[bytes], count: int) -> list[float]:

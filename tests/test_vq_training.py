@@ -128,9 +128,9 @@ def test_textures_may_differ_where_windows_are_large_and_not_where_they_are_smal
 def test_noise_is_texture_and_edges_and_slopes_are_not() -> None:
     edge, slope = torch.zeros(1, 3, 64, 64), torch.linspace(0, 1, 64).expand(1, 3, 64, 64)
     edge[..., 29:] = 1
-    assert float(texture(noise(0, 0.1)).min()) > 0.5
+    assert float(texture(noise(0, 0.1), 8).min()) > 0.5
     for picture in (edge, slope, edge.mT, torch.full_like(edge, 0.5)):
-        assert float(texture(picture).max()) == 0
+        assert float(texture(picture, 8).max()) == 0
 
 
 # Codebooks

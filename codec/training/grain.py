@@ -89,7 +89,7 @@ class GrainTask(PhotoTask):
         with reduced_precision(batch.device):
             features, knots, lost = self._lost(pictures, lambdas)
             found = self.model(features, knots).float()
-        sizes = (lost.abs() + LEAST).log() + texture(pictures).clamp_min(FAINTEST).log()
+        sizes = (lost.abs() + LEAST).log() + texture(pictures, PATCH).clamp_min(FAINTEST).log()
         return (sizes - found).square().mean(), {"size": found.detach().exp().mean()}
 
     @torch.no_grad()

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from codec.autoencoders.errors import ModelFileError
 from codec.autoencoders.k_means import k_means
 from codec.autoencoders.model import build, read
+from codec.autoencoders.networks.transform_config import PATCH
 from codec.autoencoders.networks.vq import Config, Quantised
 from codec.autoencoders.tensor_file import METADATA, check_shapes, opened, read_safetensors
 from codec.device import reduced_precision
@@ -157,7 +158,7 @@ class VqTask(PhotoTask):
             with torch.no_grad():
                 wanted = vgg(pictures)
             found = vgg(made)
-        sigma = LEVELS * texture(pictures)
+        sigma = LEVELS * texture(pictures, PATCH)
         return wasserstein([made, *(x.float() for x in found)], [pictures, *(x.float() for x in wanted)], sigma)
 
     def validate(self, model: nn.Module, progress: Progress, folder: Path) -> dict[str, Any]:
