@@ -893,3 +893,19 @@ def test_soap_fits_each_of_a_batch_alone() -> None:
         return found
 
     assert torch.allclose(moved(slice(0, 2))[1:], moved(slice(1, 2)), atol=1e-5)
+
+
+def test_soap_bears_dead_units() -> None:
+    """Rows that are zero beside values of very different sizes: eigenvectors in single precision are not finite there."""
+    generator = torch.Generator().manual_seed(0)
+    left, right = (torch.linalg.qr(torch.randn(300, 26, 26, generator=generator)).Q for _ in range(2))
+    sizes = torch.stack([torch.logspace(-4, -12 - i % 30, 26) for i in range(300)])
+    gradients = left @ sizes.diag_embed() @ right.mT
+    gradients[:, 14:24] = 0
+    found = torch.zeros_like(gradients)
+    optimizer = Soap([found])
+    for _ in range(2):
+        found.grad = gradients
+        optimizer.step()
+        optimizer.turn()
+    assert found.isfinite().all()

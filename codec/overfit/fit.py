@@ -217,6 +217,8 @@ class Fit:
 
     def _settle(self) -> Function:
         """Round the grids for good and let the weights adapt to that; return the best state seen."""
+        if not all(bool(g.isfinite().all()) for g in self.function.grids):
+            raise RuntimeError("the fit did not stay finite: please report this with the picture")
         rate_of_weights, iterations = self.schedule.settle_rate, self.schedule.settle
         settling = _Settling(self.function.rounded(), lambda f: self._loss(f, self.target))
         iterate = Repeated(settling, self.lambdas.device, iterations)
