@@ -243,6 +243,28 @@ def trained_base(number: int, outputs: int) -> dict[str, Whole]:
     return base
 
 
+def widened_base(base: dict[str, Whole], shape: Shape, expected: dict[str, tuple[int, ...]]) -> dict[str, Whole]:
+    if shape.features != [1] * 7 or shape.residuals != 2 or shape.separate or shape.linear:
+        raise DamagedError
+    if shape.spatial < 14 or shape.references < 2 or shape.hidden < 16:
+        raise DamagedError
+    places = [*range(14), shape.spatial, shape.spatial + 1]
+    wide = {name: np.zeros(size, np.int64) for name, size in expected.items()}
+    for name, b in base.items():
+        if name in ("arm.hidden1", "arm.hidden2"):
+            for k, place in enumerate(places):
+                wide[name][place, places] = b[k]
+        elif name.startswith("arm.") and name != "arm.output_bias":
+            wide[name][..., places] = b
+        elif name in ("synthesis.hidden", "synthesis.hidden_bias"):
+            wide[name][:16] = b
+        elif name == "synthesis.output":
+            wide[name][:, :16] = b
+        else:
+            wide[name] = b
+    return wide
+
+
 def mean(b: Whole, outputs: int) -> Whole:
     return np.array([(b[0] + b[1] + b[2]) // 3 for _ in range(outputs)])
 
@@ -295,8 +317,10 @@ class Function:
         expected = dict(self.shape.tensors(self.outputs))
         if self.of_model:
             base = {name: self.of_model.between(name, self.number) for name in expected}
-        elif self.number > BASES_COUNT:
+        elif self.number > 2 * BASES_COUNT:
             raise UnknownError
+        elif self.number > BASES_COUNT:
+            base = widened_base(trained_base(self.number - BASES_COUNT, self.outputs), self.shape, expected)
         elif self.number:
             base = trained_base(self.number, self.outputs)
         else:

@@ -320,17 +320,21 @@ def bound(exponent: int) -> int:
     return min(LIMIT, (WEIGHT_LIMIT // 2 - 1) >> (WEIGHT_BITS - exponent))
 
 
+WIDER = {"spatial": 17, "references": 4, "hidden": 19}
+
+
+@pytest.mark.parametrize(("wider", "numbers"), [({}, [*range(6)]), (WIDER, [0, *range(6, 11)])])
 @pytest.mark.parametrize("outputs", [1, 3])
-def test_the_nearest_base_is_chosen(outputs: int) -> None:
+def test_the_nearest_base_is_chosen(outputs: int, wider: dict[str, int], numbers: list[int]) -> None:
     """Functions that have hardly moved from their bases cost next to nothing; the plain base is one of them."""
-    spec = reference_weights.trained_spec(9, 14, outputs)
-    assert reference_weights.numbers(spec) == list(range(reference_weights.COUNT))
-    origins = [as_tensors(reference_weights.weights(number, spec), CPU) for number in range(reference_weights.COUNT)]
+    spec, count = replace(reference_weights.trained_spec(9, 14, outputs), **wider), len(numbers)
+    assert reference_weights.numbers(spec) == numbers
+    origins = [as_tensors(reference_weights.weights(number, spec), CPU) for number in numbers]
     weights = {name: torch.cat([origin[name] for origin in origins]) + 1e-5 for name in spec.weight_shapes}
-    grids = [torch.zeros(reference_weights.COUNT, n, *size) for n, size in zip(spec.features, spec.sizes, strict=True)]
-    target = torch.rand(reference_weights.COUNT, outputs, 9, 14, generator=torch.Generator().manual_seed(0))
-    quantised = quantise(Function(spec, weights, grids), target, torch.full((reference_weights.COUNT,), 1e-3), 860)
-    assert [each.origin.number for each in quantised] == list(range(reference_weights.COUNT))
+    grids = [torch.zeros(count, n, *size) for n, size in zip(spec.features, spec.sizes, strict=True)]
+    target = torch.rand(count, outputs, 9, 14, generator=torch.Generator().manual_seed(0))
+    quantised = quantise(Function(spec, weights, grids), target, torch.full((count,), 1e-3), 860)
+    assert [each.origin.number for each in quantised] == numbers
     for each in quantised:
         assert not any(difference.integers.any() for difference in each.differences.values())
         assert weight_bytes(spec, each) < 60
@@ -344,6 +348,18 @@ def test_fits_start_from_the_bases_of_the_nearest_lambdas() -> None:
         assert all(torch.equal(start.weights[name][i], w[0]) for name, w in base.items())
 
 
+def test_wider_functions_begin_as_narrow_ones() -> None:
+    """What they have more counts for nothing, but has inputs, so that a fit can find use for it."""
+    target, lambdas = torch.rand(2, 3, 20, 33), torch.tensor((0.03, 0.0005))
+    narrow, wide = (initialisation.trained(target, lambdas, **wider) for wider in ({}, WIDER))
+    assert torch.equal(*(synthesis.synthesise(f.grids, f.weights, f.spec) for f in (narrow, wide)))
+    assert torch.allclose(*(fit.rate(f.rounded()) for f in (narrow, wide)), rtol=1e-4)
+    new = wide.weights["synthesis.hidden"][:, 16:]
+    assert torch.equal(wide.weights["synthesis.hidden"][:, :16], narrow.weights["synthesis.hidden"])
+    assert new.shape == (2, 3, 7)
+    assert new.ne(0).all()
+
+
 # Bytes
 
 
@@ -353,9 +369,14 @@ def origins(draw: st.DrawFn) -> tuple[Spec, Origin]:
     small = st.integers(1, 3)
     size = draw(st.integers(1, 9)), draw(st.integers(1, 9)), draw(st.integers(1, 4))
     named = draw(st.booleans())  # whether the file would name a model
-    base = 0 if named else draw(st.just(reference_weights.PLAIN) | st.integers(0, reference_weights.COUNT - 1))
+    base = 0 if named else draw(st.just(reference_weights.PLAIN) | st.integers(0, 10))
     if base != reference_weights.PLAIN:
-        return reference_weights.trained_spec(*size), Origin(base)
+        wider = {
+            "spatial": draw(st.integers(14, 20)),
+            "references": draw(st.integers(2, 7)),
+            "hidden": draw(st.integers(16, 20)),
+        }
+        return replace(reference_weights.trained_spec(*size), **wider if base > 5 else {}), Origin(base)
     separate = named and draw(st.booleans())
     features = st.lists(small, min_size=1, max_size=4) | st.just([17 if separate else 16])
     shape: dict[str, Any] = {
@@ -463,10 +484,10 @@ def nothing(spec: Spec) -> tuple[dict[str, QuantisedWeight], list[NDArray[np.int
 
 
 @pytest.mark.parametrize("outputs", [1, 2, 3])
-@pytest.mark.parametrize("base", range(reference_weights.COUNT))
+@pytest.mark.parametrize("base", range(11))
 def test_bases(base: int, outputs: int) -> None:
     """Differences of zero are the base itself; others add to it exactly; both readers have the same bases."""
-    spec = reference_weights.trained_spec(13, 7, outputs)
+    spec = replace(reference_weights.trained_spec(13, 7, outputs), **WIDER if base > 5 else {})
     differences, grids = nothing(spec)
     generator = np.random.default_rng(base)
     grids = [np.rint(generator.laplace(0, 1, g.shape)).astype(np.int32) for g in grids]
@@ -759,6 +780,7 @@ def test_reading_refuses_what_no_coder_writes(universal: LambdaConditionedWeight
 
 SHAPED = reference_weights.trained_spec(4, 4, 3)
 OTHER = Spec(4, 4, 3, (1,) * 7, spatial=14, references=2, hidden=15, residuals=2)
+WIDE = replace(SHAPED, **WIDER)
 
 
 def refused(
@@ -775,11 +797,29 @@ def refused(
 @pytest.mark.parametrize(
     ("base", "spec", "error", "other", "what"),
     [
-        (reference_weights.COUNT, SHAPED, UnsupportedError, reader.UnknownError, "please update"),
+        (11, SHAPED, UnsupportedError, reader.UnknownError, "please update"),
         (15, SHAPED, UnsupportedError, reader.UnknownError, "please update"),
         (15, OTHER, UnsupportedError, reader.UnknownError, "please update"),
         (1, OTHER, CorruptError, reader.DamagedError, "shape of its reference weights 1"),
         (5, Spec(4, 4, 1, (2,)), CorruptError, reader.DamagedError, "shape of its reference weights 5"),
+        (5, WIDE, CorruptError, reader.DamagedError, "shape of its reference weights 5"),
+        (6, OTHER, CorruptError, reader.DamagedError, "shape of its reference weights 6"),
+        (
+            10,
+            replace(WIDE, references=1, spatial=20),
+            CorruptError,
+            reader.DamagedError,
+            "shape of its reference weights 10",
+        ),
+        (10, replace(WIDE, residuals=3), CorruptError, reader.DamagedError, "shape of its reference weights 10"),
+        (10, replace(WIDE, features=(1,) * 6), CorruptError, reader.DamagedError, "shape of its reference weights 10"),
+        (
+            10,
+            replace(WIDE, features=(1,) * 6 + (2,)),
+            CorruptError,
+            reader.DamagedError,
+            "shape of its reference weights 10",
+        ),
     ],
 )
 def test_reading_refuses_bases(
@@ -799,7 +839,7 @@ def test_shapes_of_bases() -> None:
     """The shapes of tensors count: how the contexts divide into spatial ones and references is free."""
     assert reference_weights.numbers(OTHER) == [reference_weights.PLAIN]
     spec = Spec(4, 4, 3, (1,) * 7, spatial=16, references=0, hidden=16, residuals=2)
-    assert reference_weights.numbers(spec) == list(range(reference_weights.COUNT))
+    assert reference_weights.numbers(spec) == list(range(6))
     sections = bitstream.write(spec, QuantisedWeights(Origin(2), nothing(spec)[0]), nothing(spec)[1])
     assert bitstream.read(*sections, 4, 4, 3)[1].origin.number == reader.Function(*sections, 4, 4, 3).number == 2
 
@@ -896,7 +936,7 @@ def test_soap_fits_each_of_a_batch_alone() -> None:
 
 
 def test_soap_bears_dead_units() -> None:
-    """Rows that are zero beside values of very different sizes: eigenvectors in single precision are not finite there."""
+    """Rows of zeros beside values of very different sizes: eigenvectors in single precision are not finite there."""
     generator = torch.Generator().manual_seed(0)
     left, right = (torch.linalg.qr(torch.randn(300, 26, 26, generator=generator)).Q for _ in range(2))
     sizes = torch.stack([torch.logspace(-4, -12 - i % 30, 26) for i in range(300)])

@@ -25,22 +25,32 @@ from codec.overfit.spec import Spec
 # Shape of the function that `principal` makes, but for what depends on the latent.
 PRINCIPAL: dict[str, Any] = {"spatial": 8, "references": 2, "hidden": 1, "residuals": 0, "linear": True}
 SURE = -2.5  # log-scale of samples that are taken to be zero
+STIRRED = 0.4  # spread of new units' weights, in that of all
 FILE = Path(__file__).with_name("analysis.safetensors")
 
 
-def trained(target: Tensor, lambdas: Tensor) -> Function:
+def trained(target: Tensor, lambdas: Tensor, **wider: int) -> Function:
     """Initial functions of fits to pictures: trained reference weights, with guessed grids.
 
     Args:
         target: (batch, 1 or 3, height, width), samples in 0..1.
         lambdas: (batch,); each gets the reference weights of the nearest lambda.
+        wider: fields of the shape that are more than those of the trained functions. The outputs stay the same.
     """
     analysis = _analysis(target.device)
-    spec = trained_spec(target.shape[2], target.shape[3], target.shape[1])
+    spec = replace(trained_spec(target.shape[2], target.shape[3], target.shape[1]), **wider)
     which = (lambdas.log().unsqueeze(1) - lambdas.new_tensor(LAMBDAS).log()).abs().argmin(1)
     with torch.no_grad():
         guess = analysis(target.expand(-1, OUTPUTS, -1, -1))
-        return Function(spec, functions(spec, which), analysis.scale(guess, which))
+        return Function(spec, _awake(functions(spec, which)), analysis.scale(guess, which))
+
+
+def _awake(weights: Weights) -> Weights:
+    """The same with random inputs for hidden units that count for nothing: as all alike, they would stay so."""
+    units, idle = weights["synthesis.hidden"], ~weights["synthesis.output"].any(1)
+    drawn = torch.randn(units.shape[1:], generator=torch.Generator().manual_seed(0)).to(units.device)
+    spread = STIRRED * units.std((1, 2), keepdim=True)
+    return {**weights, "synthesis.hidden": torch.where(idle.unsqueeze(2), spread * drawn, units)}
 
 
 def coarse(function: Function) -> Function:
@@ -97,7 +107,8 @@ def random(spec: Spec, generator: torch.Generator) -> Function:
 
 def functions(spec: Spec, which: Tensor) -> Weights:
     """Trained reference weights, (batch, ...) each; which (batch,) counts from 0."""
-    trained = [as_tensors(reference_weights.weights(1 + i, spec), which.device) for i in range(len(LAMBDAS))]
+    _, *numbers = reference_weights.numbers(spec)
+    trained = [as_tensors(reference_weights.weights(number, spec), which.device) for number in numbers]
     return {name: torch.cat([each[name] for each in trained])[which] for name in spec.weight_shapes}
 
 

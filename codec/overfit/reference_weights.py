@@ -1,11 +1,13 @@
 """Reference weights, which a file's weights are differences to: functions that come with the format, as integers.
 
-Number 0 is the plain function: bicubic upsampling, all else zero. The others were trained on photos, for the lambdas
-of `LAMBDAS`; they are part of the format, and `docs/FORMAT.md` gives the hash of their file. NumPy only.
+Number 0 is the plain function: bicubic upsampling, all else zero. The next were trained on photos, for the lambdas
+of `LAMBDAS`; they are part of the format, and `docs/FORMAT.md` gives the hash of their file. The last are the same in
+wider functions, whose other weights are zero. NumPy only.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -20,7 +22,8 @@ from codec.overfit.spec import BICUBIC, Spec
 
 LAMBDAS = (0.032, 0.008, 0.002, 0.0005, 0.000125)
 PLAIN = 0
-COUNT = 1 + len(LAMBDAS)
+TRAINED = range(1, 1 + len(LAMBDAS))
+WIDENED = range(TRAINED.stop, TRAINED.stop + len(LAMBDAS))
 OUTPUTS = 3  # of the trained functions
 FILE = Path(__file__).with_name("functions.safetensors")
 SHA256 = "6e97f7105c0ecd145e230ec54f7f567e0080afc582e3c5a163f1247b8630c4aa"
@@ -42,24 +45,44 @@ def weights(number: int, spec: Spec) -> ReferenceWeights:
     """
     if number == PLAIN:
         return _plain(spec)
-    if number >= COUNT:
+    if number >= WIDENED.stop:
         raise UnsupportedError(f"reference weights {number} are not known to this version: please update pillow-clric")
-    trained = _trained(number, spec.outputs)
-    if not _fit(trained, spec):
+    trained = _trained(1 + (number - 1) % len(LAMBDAS), spec.outputs)
+    if not (_alike(trained, spec) if number in TRAINED else _wider(spec)):
         raise CorruptError(
             f"the function does not have the shape of its reference weights {number}: the file is damaged"
         )
-    return trained
+    return trained if number in TRAINED else _widened(trained, spec)
 
 
 def numbers(spec: Spec) -> list[int]:
-    """The numbers of all reference weights that have this shape."""
-    return list(range(COUNT)) if _fit(_trained(1, spec.outputs), spec) else [PLAIN]
+    """The numbers of all reference weights that a function of this shape has use for: the plain ones come first."""
+    if _alike(_trained(1, spec.outputs), spec):
+        return [PLAIN, *TRAINED]
+    return [PLAIN, *WIDENED] if _wider(spec) else [PLAIN]
 
 
-def _fit(weights: ReferenceWeights, spec: Spec) -> bool:
+def _alike(weights: ReferenceWeights, spec: Spec) -> bool:
     """Whether they are the weights of a function of this shape."""
     return {name: w.shape for name, w in weights.items()} == spec.weight_shapes
+
+
+def _wider(spec: Spec) -> bool:
+    """Whether nothing of this shape is less than in the trained functions, and all is alike but its three widths."""
+    least = trained_spec(spec.height, spec.width, spec.outputs)
+    widths = {name: getattr(least, name) for name in ("spatial", "references", "hidden")}
+    return replace(spec, **widths) == least and all(getattr(spec, name) >= n for name, n in widths.items())
+
+
+def _widened(trained: ReferenceWeights, spec: Spec) -> ReferenceWeights:
+    """Trained weights in a wider function: of its contexts, those nearest in space and the planes just before."""
+    least = trained_spec(spec.height, spec.width, spec.outputs)
+    contexts = [*range(least.spatial), *range(spec.spatial, spec.spatial + least.references)]
+    weights = {name: np.zeros(shape, np.int64) for name, shape in spec.weight_shapes.items()}
+    for name, w in trained.items():
+        of_arm = name.startswith("arm.")
+        weights[name][np.ix_(*(contexts if of_arm and n == least.contexts else range(n) for n in w.shape))] = w
+    return weights
 
 
 def _plain(spec: Spec) -> ReferenceWeights:

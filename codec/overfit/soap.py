@@ -56,7 +56,7 @@ def _change(state: dict[str, Any], gradient: Tensor, damping: float) -> Tensor:
     if not state:
         state |= {"mean": torch.zeros_like(gradient), "square": torch.zeros_like(gradient)}
         state |= {"covariances": [torch.zeros_like(c) for c in products], "weight": gradient.new_zeros(())}
-        # Exactly in double: where units are dead, the ratio of eigenvalues is more than single precision's routines bear.
+        # In double: where units are dead, eigenvalues differ by more than single precision's routines bear.
         state |= {"bases": [torch.linalg.eigh(c.double()).eigenvectors.to(c.dtype) for c in products]}
     for covariance, now in zip(state["covariances"], products, strict=True):
         covariance.lerp_(now, 1 - BETA)

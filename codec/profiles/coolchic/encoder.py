@@ -38,6 +38,7 @@ ITERATIONS = {
 # of weights, the more they leave to the finest grid, and long fits add to that more easily than they take from it.
 AHEAD, LONG = 3.0, 300
 # How weights of long fits are fitted; short ones would only get noise of that.
+WIDE = {"spatial": 20, "references": 6, "hidden": 32}  # shape of their functions
 BOLD: dict[str, Any] = {"weight_rate": 1e-2, "soap_damping": 0.02}
 # Least lambda of long fits that begin with empty grids: below about 0.2 bits per pixel the finest one hardly pays.
 COARSE = 0.01
@@ -51,7 +52,7 @@ GUESS = 0.4, 0.1, 0.14
 SHRINKAGE, DECAY, GROWTH = (4.5, 0.384, -0.48), 5.1, 0.09
 ONE_REFERENCE = 1.0  # range of log lambda fitted from the same reference weights: to the next ones sizes leap
 SUPPLE = 150  # iterations, from which on their last part still changes sizes
-WEIGHTS_BUDGET = 860  # bytes that a function's weights may take
+WEIGHTS_BUDGET = 1800  # bytes that a function's weights may take
 WEIGHTS_BUDGET_PIXELS = 768 * 512  # for a picture of up to so many pixels; for larger ones, more in proportion
 
 
@@ -104,7 +105,8 @@ class PictureFits(Fits):
         self.target, logs = to_tensor(pictures, device), log_weights(importance, [p.shape for p in pictures], device)
         self.measure = partial(fit.distortion, roots=None if logs is None else (logs / 2).exp())
         outputs, height, width = self.target.shape[1:]
-        self.spec = trained_spec(height, width, outputs)
+        self.wider = WIDE if schedule.main >= LONG and ahead else {}
+        self.spec = replace(trained_spec(height, width, outputs), **self.wider)
         self.region = region_of(pictures, device, levels=len(self.spec.features))
         self.generator, self.seed = torch.Generator(device), seed
         self.reference = torch.full((self.count,), torch.inf, device="cpu")  # logarithms of lambdas
@@ -154,7 +156,7 @@ class PictureFits(Fits):
         if self.ahead is None:
             found = [initialisation.random(self.spec, self.generator) for _ in range(PAPER_CANDIDATES)]
         else:
-            guess = initialisation.trained(self.target, self.ahead * lambdas)
+            guess = initialisation.trained(self.target, self.ahead * lambdas, **self.wider)
             empty = (lambdas >= COARSE) & (self.schedule.main >= LONG)
             found = [initialisation.coarse(guess).where(empty, guess)]
         return [f.within(self.region) for f in found]
