@@ -320,12 +320,12 @@ def bound(exponent: int) -> int:
     return min(LIMIT, (WEIGHT_LIMIT // 2 - 1) >> (WEIGHT_BITS - exponent))
 
 
-WIDER = {"spatial": 17, "references": 4, "hidden": 19}
+WIDER: dict[str, Any] = {"spatial": 17, "references": 4, "hidden": 19}
 
 
 @pytest.mark.parametrize(("wider", "numbers"), [({}, [*range(6)]), (WIDER, [0, *range(6, 11)])])
 @pytest.mark.parametrize("outputs", [1, 3])
-def test_the_nearest_base_is_chosen(outputs: int, wider: dict[str, int], numbers: list[int]) -> None:
+def test_the_nearest_base_is_chosen(outputs: int, wider: dict[str, Any], numbers: list[int]) -> None:
     """Functions that have hardly moved from their bases cost next to nothing; the plain base is one of them."""
     spec, count = replace(reference_weights.trained_spec(9, 14, outputs), **wider), len(numbers)
     assert reference_weights.numbers(spec) == numbers
@@ -353,7 +353,7 @@ def test_wider_functions_begin_as_narrow_ones() -> None:
     target, lambdas = torch.rand(2, 3, 20, 33), torch.tensor((0.03, 0.0005))
     narrow, wide = (initialisation.trained(target, lambdas, **wider) for wider in ({}, WIDER))
     assert torch.equal(*(synthesis.synthesise(f.grids, f.weights, f.spec) for f in (narrow, wide)))
-    assert torch.allclose(*(fit.rate(f.rounded()) for f in (narrow, wide)), rtol=1e-4)
+    assert torch.allclose(fit.rate(narrow.rounded()), fit.rate(wide.rounded()), rtol=1e-4)
     new = wide.weights["synthesis.hidden"][:, 16:]
     assert torch.equal(wide.weights["synthesis.hidden"][:, :16], narrow.weights["synthesis.hidden"])
     assert new.shape == (2, 3, 7)
@@ -371,7 +371,7 @@ def origins(draw: st.DrawFn) -> tuple[Spec, Origin]:
     named = draw(st.booleans())  # whether the file would name a model
     base = 0 if named else draw(st.just(reference_weights.PLAIN) | st.integers(0, 10))
     if base != reference_weights.PLAIN:
-        wider = {
+        wider: dict[str, Any] = {
             "spatial": draw(st.integers(14, 20)),
             "references": draw(st.integers(2, 7)),
             "hidden": draw(st.integers(16, 20)),

@@ -29,7 +29,7 @@ STIRRED = 0.4  # spread of new units' weights, in that of all
 FILE = Path(__file__).with_name("analysis.safetensors")
 
 
-def trained(target: Tensor, lambdas: Tensor, **wider: int) -> Function:
+def trained(target: Tensor, lambdas: Tensor, **wider: Any) -> Function:
     """Initial functions of fits to pictures: trained reference weights, with guessed grids.
 
     Args:

@@ -38,7 +38,7 @@ ITERATIONS = {
 # of weights, the more they leave to the finest grid, and long fits add to that more easily than they take from it.
 AHEAD, LONG = 3.0, 300
 # How weights of long fits are fitted; short ones would only get noise of that.
-WIDE = {"spatial": 20, "references": 6, "hidden": 32}  # shape of their functions
+WIDE: dict[str, Any] = {"spatial": 20, "references": 6, "hidden": 32}  # shape of their functions
 BOLD: dict[str, Any] = {"weight_rate": 1e-2, "soap_damping": 0.02}
 # Least lambda of long fits that begin with empty grids: below about 0.2 bits per pixel the finest one hardly pays.
 COARSE = 0.01
