@@ -30,6 +30,7 @@ WEIGHTS = tuple(
 )
 LOG_SCALE_MIN = tables.LOG_SCALE_MIN_EIGHTHS / tables.LOG_SCALE_FRACTIONS
 LOG_SCALE_MAX = LOG_SCALE_MIN + (tables.SCALES - 1) / tables.LOG_SCALE_FRACTIONS
+GROUPS = 2**16  # in which samples' gradients are summed, at most
 FLOOR = 2.0**-16  # probability that no symbol falls below in a fit: bounds the cost of a surprise
 TABLE_FLOOR = 1 / tables.TOTAL  # that of the coder's tables
 
@@ -68,6 +69,26 @@ def details(grids: list[Tensor], weights: dict[str, Tensor], spec: Spec, level: 
                 if piece.level == level:
                     found[:, piece.features, piece.rows] = part.reshape(-1, *piece.size)
     return bits, means
+
+
+def group_gradients(
+    grids: list[Tensor], weights: dict[str, Tensor], spec: Spec, generator: torch.Generator
+) -> Iterator[Tensor]:
+    """Yield gradients of sums of a group's bits, each sample's with a random sign, in the model's weights.
+
+    The mean of their squares is that of the gradients of single samples.
+
+    Args:
+        grids, weights: of one function, with the batch axis, whose planes have one model in common.
+
+    Yields:
+        (groups, weights), in the order of `WEIGHTS`; about `GROUPS` in all.
+    """
+    assert not spec.separate
+    size = -(-sum(plane.height * plane.width for plane in spec.planes) // GROUPS)
+    padded, own = _padded(grids), [weights[name] for name in WEIGHTS]
+    for pieces in _blocks(spec, 1, grids[0].device):
+        yield _Block(pieces, padded, own, spec).group_gradients(size, generator)
 
 
 @dataclass(frozen=True)
@@ -247,17 +268,13 @@ class _Block:
 
     def bits_and_gradients(self, of_padded: list[Tensor], of_weights: list[Tensor]) -> Tensor:
         """Add the gradients of the bits to these; return the bits (batch,)."""
-        hidden1, _, hidden2, _, output, stabiliser = self.weights
+        hidden1, *_, stabiliser = self.weights
         found = laplace_bits_and_gradients(self.values, self.output[:, 0], self.output[:, 1], self.worth)
         bits, of_values, of_output = found
-        at_second = where_positive(output.mT @ of_output, self.second)
-        at_first = where_positive(hidden2.mT @ at_second, self.first)
+        at_first, at_second = self._at_hidden(of_output)
         at_inputs = (stabiliser.mT @ of_output).baddbmm_(hidden1.mT, at_first)
-        parts = (
-            at_first @ self.inputs.mT, at_first.sum(2), at_second @ self.first.mT, at_second.sum(2),
-            of_output @ self.second.mT, of_output @ self.inputs.mT,
-        )  # fmt: skip
-        for total, part in zip(of_weights[:-1], parts, strict=True):
+        layers = self.inputs, self.first, self.second, at_first, at_second, of_output
+        for total, part in zip(of_weights[:-1], _of_weights(*layers), strict=True):
             self._own(total).add_(part.unflatten(0, self.axes))
         for piece, part in zip(self.pieces, of_output.split(self.lengths, 2), strict=True):
             of_weights[-1][:, :, piece.planes] += part.sum(2).unflatten(0, self.axes).mT
@@ -267,6 +284,34 @@ class _Block:
             for part, of_source, times in self._contexts(piece, inputs, of_padded):
                 of_source += piece.coarser(part, times)
         return bits.view(self.axes).sum(1)
+
+    def _at_hidden(self, of_output: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients before the activations of the first and the second hidden layer, from those in the output."""
+        _, _, hidden2, _, output, _ = self.weights
+        at_second = where_positive(output.mT @ of_output, self.second)
+        return where_positive(hidden2.mT @ at_second, self.first), at_second
+
+    def group_gradients(self, size: int, generator: torch.Generator) -> Tensor:
+        """See the function; of one model."""
+        *_, of_output = laplace_bits_and_gradients(self.values, self.output[:, 0], self.output[:, 1], self.worth)
+        count, device = of_output.shape[2], of_output.device
+        of_output = of_output * (torch.randint(0, 2, (count,), generator=generator, device=device) * 2 - 1)
+        planes = torch.cat([torch.full((n,), p.planes.start) for p, n in zip(self.pieces, self.lengths, strict=True)])
+        places = F.one_hot(planes.to(device), len(self.spec.planes)).T.unsqueeze(0).to(of_output.dtype)
+        layers = self.inputs, self.first, self.second, *self._at_hidden(of_output), of_output, places
+        grouped = [F.pad(x, (0, -count % size)).unflatten(2, (-1, size))[0].movedim(1, 0) for x in layers]
+        parts = *_of_weights(*grouped[:-1]), grouped[-2] @ grouped[-1].mT
+        return torch.cat([part.flatten(1) for part in parts], 1)
+
+
+def _of_weights(
+    inputs: Tensor, first: Tensor, second: Tensor, at_first: Tensor, at_second: Tensor, of_output: Tensor
+) -> tuple[Tensor, ...]:
+    """Gradients in all weights but the outputs' biases, in order, from what layers are given and gradients there."""
+    return (
+        at_first @ inputs.mT, at_first.sum(2), at_second @ first.mT, at_second.sum(2), of_output @ second.mT,
+        of_output @ inputs.mT,
+    )  # fmt: skip
 
 
 def _laplace(values: Tensor, mean: Tensor, log_scale: Tensor) -> tuple[Tensor, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ Integers = NDArray[np.int32]
 Grids = Sequence[Integers] | Sequence[Sequence[Integers]]
 WholeWeights = dict[str, NDArray[np.int64]]
 
+MAGNITUDES = 513  # of weights that are told apart when their bits are estimated
 _REFERENCE_BITS, _EXPONENT_BITS, _SCALE_BITS = 4, 4, 6
 
 
@@ -275,13 +277,27 @@ def weight_bits(integers: Integers) -> tuple[float, int]:
     """Bits that a tensor of weights costs, and the scale under which it costs least."""
     if not integers.size:
         return 0.0, 0
-    magnitudes = np.minimum(np.abs(integers.reshape(-1)), 512)
+    magnitudes = np.minimum(np.abs(integers.reshape(-1)), MAGNITUDES - 1)
+    bits = _bits_of_magnitudes() @ np.bincount(magnitudes, minlength=MAGNITUDES)
+    best = int(bits.argmin())
+    return float(bits[best]) + _EXPONENT_BITS + _SCALE_BITS, best
+
+
+def magnitude_bits(scale: int) -> NDArray[np.float64]:
+    """Bits of a weight by its magnitude, (MAGNITUDES,), under a scale as `weight_bits` gives it."""
+    bits: NDArray[np.float64] = _bits_of_magnitudes()[scale]
+    return bits
+
+
+@cache
+def _bits_of_magnitudes() -> NDArray[np.float64]:
+    """The same for all scales, (scales, MAGNITUDES)."""
+    magnitudes = np.arange(MAGNITUDES)
     scales = np.exp((tables.LOG_SCALE_MIN_EIGHTHS + np.arange(tables.SCALES)) / tables.LOG_SCALE_FRACTIONS)[:, None]
     beyond = np.exp(-(magnitudes - 0.5) / scales) - np.exp(-(magnitudes + 0.5) / scales)
     probability = np.where(magnitudes == 0, 1 - np.exp(-0.5 / scales), 0.5 * beyond)
-    bits = -np.log2(probability + 1 / tables.TOTAL).sum(1)
-    best = int(bits.argmin())
-    return float(bits[best]) + _EXPONENT_BITS + _SCALE_BITS, best
+    bits: NDArray[np.float64] = -np.log2(probability + 1 / tables.TOTAL)
+    return bits
 
 
 def _code_group(

@@ -19,6 +19,7 @@ from codec.overfit.arm import where_positive
 from codec.overfit.spec import Spec
 from codec.overfit.valid_region import ValidRegion
 
+TILE, DRAWS = 256, 4  # samples of a tile of `tile_gradients`, and how often signs are drawn for it
 REACH = 2  # samples on either side that upsampling reads
 
 
@@ -94,6 +95,11 @@ class _Rows:
 
     def synthesise(self, parts: list[Tensor]) -> Tensor:
         """(batch, outputs, bottom - top, width) from what `cut` gave."""
+        features, weights = self.features(parts)
+        return _network(features, weights, self.spec.linear)
+
+    def features(self, parts: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Inputs of the network, extended by a sample for each residual layer, and its weights, of what `cut` gave."""
         features, *rest = parts
         if len(self.spec.features) > 1:
             coarse, taps, *rest = rest
@@ -101,8 +107,7 @@ class _Rows:
             features = torch.cat([features, _double(coarse, taps)[:, :, skip : skip + height, :width]], 1)
         r = self.spec.residuals
         above, below = r - (self.top - self.low), r - (self.high - self.bottom)
-        features = F.pad(features, (r, r, above, below), mode="replicate") if r else features
-        return _network(features, rest, self.spec.linear)
+        return F.pad(features, (r, r, above, below), mode="replicate") if r else features, rest
 
 
 def _network(features: Tensor, weights: list[Tensor], linear: bool) -> Tensor:
@@ -162,6 +167,44 @@ def _blocks(spec: Spec, batch: int, device: torch.device) -> Iterator[_Rows]:
     rows = max(8, positions_a_block(device) // (batch * spec.width))
     for top in range(0, spec.height, rows):
         yield _Rows(top, min(top + rows, spec.height), spec)
+
+
+def tile_gradients(
+    grids: list[Tensor],
+    weights: dict[str, Tensor],
+    spec: Spec,
+    generator: torch.Generator,
+    factors: Tensor | None = None,
+) -> Iterator[Tensor]:
+    """Yield gradients of sums of a tile's output samples, each sample with a random sign, in the synthesis' weights.
+
+    The mean of their squares is that of the gradients of single samples.
+
+    Args:
+        grids, weights: of one function, with the batch axis.
+        factors: of the samples, (1, 1, height, width); 1 by default.
+
+    Yields:
+        (tiles, weights), in the order of `Spec.weight_shapes`; `DRAWS` times for each tile.
+    """
+    r, inputs = spec.residuals, _inputs(grids, weights, spec)
+    for rows in _blocks(spec, 1, grids[0].device):
+        features, own = rows.features(rows.cut(inputs))
+        height = rows.bottom - rows.top
+        width = max(1, TILE // height)
+        missing = -spec.width % width
+        worth = (
+            features.new_ones(1, 1, height, spec.width) if factors is None else factors[:, :, rows.top : rows.bottom]
+        )
+        tiles = F.pad(features, (0, missing)).unfold(3, width + 2 * r, width)[0].permute(2, 0, 1, 3)
+        signs = F.pad(worth, (0, missing)).unfold(3, width, width)[0].permute(2, 0, 1, 3)
+        each = [w.detach().expand(len(tiles), *w.shape[1:]).clone().requires_grad_() for w in own]
+        with torch.enable_grad():
+            output = _network(tiles.contiguous(), each, spec.linear)
+        for _ in range(DRAWS):
+            drawn = torch.randint(0, 2, output.shape, generator=generator, device=output.device) * 2 - 1
+            found = torch.autograd.grad(output, each, drawn * signs, retain_graph=True)
+            yield torch.cat([g.flatten(1) for g in found], 1)
 
 
 class _SquaredError(torch.autograd.Function):

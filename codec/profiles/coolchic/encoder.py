@@ -103,7 +103,8 @@ class PictureFits(Fits):
         self.schedule, self.ahead = schedule, ahead
         self.responses, self.far = ((-0.4, -0.16), 0.1) if schedule.main >= SUPPLE else ((-0.2, -0.08), 0.0)
         self.target, logs = to_tensor(pictures, device), log_weights(importance, [p.shape for p in pictures], device)
-        self.measure = partial(fit.distortion, roots=None if logs is None else (logs / 2).exp())
+        self.roots = None if logs is None else (logs / 2).exp()
+        self.measure = partial(fit.distortion, roots=self.roots)
         outputs, height, width = self.target.shape[1:]
         self.wider = WIDE if schedule.main >= LONG and ahead else {}
         self.spec = replace(trained_spec(height, width, outputs), **self.wider)
@@ -165,7 +166,7 @@ class PictureFits(Fits):
         return logs.exp().to(self.target.device, torch.float32)
 
     def _coded(self, function: Function) -> Fitted:
-        weights = quantise(function, self.target, self._fit.lambdas, self.budget, measure=self.measure)
+        weights = quantise(function, self.target, self._fit.lambdas, self.budget, roots=self.roots)
         each = [dequantise(function.spec, w, self.target.device) for w in weights]
         held = {name: torch.cat([w[name] for w in each]) for name in function.weights}
         return Fitted(replace(function, weights=held), weights)
