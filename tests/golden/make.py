@@ -228,6 +228,7 @@ FACE, PORTRAIT, CUP, COLUMN = (180, 60, 244, 108), (100, 0, 356, 300), (360, 150
 FILES: dict[str, Callable[[], bytes]] = {
     "rgb": encoded("astronaut.png", FACE, "RGB", profile="coolchic", effort=2),
     "grey": encoded("coffee.png", CUP, "L", profile="coolchic", quality=40, effort=1),
+    "wide": encoded("astronaut.png", FACE, "RGB", profile="coolchic", quality=70, effort=3),
     "tall": encoded("rocket.jpg", COLUMN, "RGB", profile="coolchic", quality=95, effort=1),
     "alpha": with_alpha("coffee.png", CUP, "L", profile="coolchic", quality=40, effort=1),
     "unusual": unusual,

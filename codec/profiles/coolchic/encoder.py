@@ -37,8 +37,9 @@ ITERATIONS = {
 # Times lambda, that of the reference weights which fits of at least so many iterations begin with. The lower the lambda
 # of weights, the more they leave to the finest grid, and long fits add to that more easily than they take from it.
 AHEAD, LONG = 3.0, 300
+# Shape of their functions, but not where they would be a great part of the file, at lambdas of `COARSE` or more.
+WIDE: dict[str, Any] = {"spatial": 20, "references": 6, "hidden": 32}
 # How weights of long fits are fitted; short ones would only get noise of that.
-WIDE: dict[str, Any] = {"spatial": 20, "references": 6, "hidden": 32}  # shape of their functions
 BOLD: dict[str, Any] = {"weight_rate": 1e-2, "soap_damping": 0.02}
 # Least lambda of long fits that begin with empty grids: below about 0.2 bits per pixel the finest one hardly pays.
 COARSE = 0.01
@@ -106,8 +107,7 @@ class PictureFits(Fits):
         self.roots = None if logs is None else (logs / 2).exp()
         self.measure = partial(fit.distortion, roots=self.roots)
         outputs, height, width = self.target.shape[1:]
-        self.wider = WIDE if schedule.main >= LONG and ahead else {}
-        self.spec = replace(trained_spec(height, width, outputs), **self.wider)
+        self.spec = trained_spec(height, width, outputs)
         self.region = region_of(pictures, device, levels=len(self.spec.features))
         self.generator, self.seed = torch.Generator(device), seed
         self.reference = torch.full((self.count,), torch.inf, device="cpu")  # logarithms of lambdas
@@ -157,8 +157,9 @@ class PictureFits(Fits):
         if self.ahead is None:
             found = [initialisation.random(self.spec, self.generator) for _ in range(PAPER_CANDIDATES)]
         else:
-            guess = initialisation.trained(self.target, self.ahead * lambdas, **self.wider)
             empty = (lambdas >= COARSE) & (self.schedule.main >= LONG)
+            wider = {} if empty.any() or self.schedule.main < LONG else WIDE
+            guess = initialisation.trained(self.target, self.ahead * lambdas, **wider)
             found = [initialisation.coarse(guess).where(empty, guess)]
         return [f.within(self.region) for f in found]
 
