@@ -53,9 +53,9 @@ class Coder:
         return {"codec": self.codec, **self.options, "lpips": self.weights is not None}
 
     def decode(self, data: bytes) -> Image.Image:
+        if self.codec == "clric":
+            return pillow_clric.decode(data, device=self.options["device"])
         with Image.open(BytesIO(data)) as image:
-            if self.codec == "clric":
-                image.decoderconfig = (self.options["device"],)
             image.load()
             return image
 

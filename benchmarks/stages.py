@@ -151,7 +151,7 @@ def decode(data: bytes, device: str) -> tuple[float, dict[str, float]]:
     start = time.perf_counter()
     with Image.open(BytesIO(data)) as image:
         opened = time.perf_counter() - start
-        image.decoderconfig = (device,)
+        image.decoderconfig = (device, None)
         watch = Stopwatch()
         with watch.watching(DECODE):
             image.load()
