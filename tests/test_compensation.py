@@ -102,8 +102,10 @@ def test_gradients_of_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rows.shape == (8, count)
 
 
-def test_gradients_of_tiles() -> None:
+@pytest.mark.parametrize("tile", [4, 7])
+def test_gradients_of_tiles(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The mean of their squares is that of the gradients of all samples."""
+    monkeypatch.setattr(synthesis, "TILE", tile)
     function, _ = fitted(SPEC)
     names = [name for name in SPEC.weight_shapes if name.startswith("synthesis.")]
     factors = torch.rand(1, 1, 24, 36, generator=torch.Generator().manual_seed(1))

@@ -287,6 +287,14 @@ def test_fit_lowers_the_cost_of_every_target() -> None:
     assert fit.rate(fitted)[0] < fit.rate(fitted)[1]
 
 
+def test_fits_that_are_lost_are_not_written() -> None:
+    """Grids that are not finite would be written as any numbers."""
+    spec = Spec(6, 5, 3, features=(1, 1), spatial=3, references=1, hidden=2, residuals=0)
+    target, generator = torch.full((1, 3, 6, 5), torch.nan), torch.Generator().manual_seed(0)
+    with pytest.raises(RuntimeError, match="did not stay finite"):
+        fit.fit(target, torch.full((1,), 1e-3), [initialisation.random(spec, generator)], Schedule(0, 3, 2), generator)
+
+
 def estimated_bytes(weights: QuantisedWeights) -> float:
     return sum(bitstream.weight_bits(w.integers)[0] for w in weights.differences.values()) / 8
 

@@ -180,8 +180,8 @@ def _curvatures(function: Function, lambdas: Tensor, roots: Tensor | None) -> li
         height, width = one.spec.height, one.spec.width
         own = None if roots is None else roots[i : i + 1, :, :height, :width]
         generator, given = torch.Generator(lambdas.device).manual_seed(0), (one.grids, one.weights, one.spec)
-        unit = 2 / (synthesis.DRAWS * one.spec.outputs)
-        gradients = {"synthesis.": (synthesis.tile_gradients(*given, generator, own), unit)}
+        of_squares = 2 / (synthesis.DRAWS * one.spec.outputs)
+        gradients = {"synthesis.": (synthesis.tile_gradients(*given, generator, own), of_squares)}
         if not one.spec.separate:
             gradients["arm."] = arm.group_gradients(*given, generator), lam * math.log(2)
         few = {module: each for module, each in gradients.items() if _count(one.spec, module) <= MOST_WEIGHTS}
@@ -195,7 +195,10 @@ def _count(spec: Spec, module: str) -> int:
 
 
 def _squares(gradients: Iterable[Tensor]) -> NDArray[np.float64]:
-    total: NDArray[np.float64] = np.sum([(rows.mT @ rows).cpu().double().numpy() for rows in gradients], 0)
+    """Sum of the outer products of gradients (rows, weights) with themselves."""
+    total = np.zeros(())
+    for rows in gradients:
+        total = total + (rows.mT @ rows).cpu().double().numpy()
     return total
 
 

@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from codec.blocks import positions_a_block
+from codec.blocks import positions_a_block, slices
 from codec.overfit.arm import where_positive
 from codec.overfit.spec import Spec
 from codec.overfit.valid_region import ValidRegion
 
-TILE, DRAWS = 256, 4  # samples of a tile of `tile_gradients`, and how often signs are drawn for it
+TILE, DRAWS = 16, 4  # side of the tiles of `tile_gradients`, and how often signs are drawn for each
 REACH = 2  # samples on either side that upsampling reads
 
 
@@ -187,23 +187,19 @@ def tile_gradients(
     Yields:
         (tiles, weights), in the order of `Spec.weight_shapes`; `DRAWS` times for each tile.
     """
-    r, inputs = spec.residuals, _inputs(grids, weights, spec)
-    for rows in _blocks(spec, 1, grids[0].device):
+    reach, missing, inputs = spec.residuals, -spec.width % TILE, _inputs(grids, weights, spec)
+    factors = grids[0].new_ones(1, 1, spec.height, spec.width) if factors is None else factors
+    for part in slices(spec.height, TILE):
+        rows = _Rows(part.start, part.stop, spec)
         features, own = rows.features(rows.cut(inputs))
-        height = rows.bottom - rows.top
-        width = max(1, TILE // height)
-        missing = -spec.width % width
-        worth = (
-            features.new_ones(1, 1, height, spec.width) if factors is None else factors[:, :, rows.top : rows.bottom]
-        )
-        tiles = F.pad(features, (0, missing)).unfold(3, width + 2 * r, width)[0].permute(2, 0, 1, 3)
-        signs = F.pad(worth, (0, missing)).unfold(3, width, width)[0].permute(2, 0, 1, 3)
+        tiles = F.pad(features, (0, missing)).unfold(3, TILE + 2 * reach, TILE)[0].permute(2, 0, 1, 3)
+        worth = F.pad(factors[:, :, part], (0, missing)).unfold(3, TILE, TILE)[0].permute(2, 0, 1, 3)
         each = [w.detach().expand(len(tiles), *w.shape[1:]).clone().requires_grad_() for w in own]
         with torch.enable_grad():
             output = _network(tiles.contiguous(), each, spec.linear)
         for _ in range(DRAWS):
             drawn = torch.randint(0, 2, output.shape, generator=generator, device=output.device) * 2 - 1
-            found = torch.autograd.grad(output, each, drawn * signs, retain_graph=True)
+            found = torch.autograd.grad(output, each, drawn * worth, retain_graph=True)
             yield torch.cat([g.flatten(1) for g in found], 1)
 
 
