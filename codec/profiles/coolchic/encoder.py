@@ -37,11 +37,12 @@ ITERATIONS = {
 # Times lambda, that of the reference weights which fits of at least so many iterations begin with. The lower the lambda
 # of weights, the more they leave to the finest grid, and long fits add to that more easily than they take from it.
 AHEAD, LONG = 3.0, 300
-# Shape of their functions, but not where they would be a great part of the file, at lambdas of `COARSE` or more.
-WIDE: dict[str, Any] = {"spatial": 20, "references": 6, "hidden": 32}
+# Shape of their functions, at lambdas below the first number: above, functions would be a great part of the file.
+NARROW, WIDE = 0.01, dict[str, Any](spatial=20, references=6, hidden=32)
 # How weights of long fits are fitted; short ones would only get noise of that.
 BOLD: dict[str, Any] = {"weight_rate": 1e-2, "soap_damping": 0.02}
-# Least lambda of long fits that begin with empty grids: below about 0.2 bits per pixel the finest one hardly pays.
+# Least lambda of long fits of fewest iterations that begin with empty grids; with more iterations it is less, by the
+# square. From guessed grids fits keep too much in the finest, which shows as patches with borders.
 COARSE = 0.01
 ANNEALING: dict[str, Any] = {"temperature": (0.5, 0.06), "noise": (0.22, 0.15), "preconditioned": True}
 
@@ -157,9 +158,10 @@ class PictureFits(Fits):
         if self.ahead is None:
             found = [initialisation.random(self.spec, self.generator) for _ in range(PAPER_CANDIDATES)]
         else:
-            empty = (lambdas >= COARSE) & (self.schedule.main >= LONG)
-            wider = {} if empty.any() or self.schedule.main < LONG else WIDE
+            is_long, ratio = self.schedule.main >= LONG, LONG / self.schedule.main
+            wider = WIDE if is_long and bool((lambdas < NARROW).all()) else {}
             guess = initialisation.trained(self.target, self.ahead * lambdas, **wider)
+            empty = (lambdas >= COARSE * ratio**2) & is_long
             found = [initialisation.coarse(guess).where(empty, guess)]
         return [f.within(self.region) for f in found]
 
