@@ -296,8 +296,9 @@ class _Block:
         *_, of_output = laplace_bits_and_gradients(self.values, self.output[:, 0], self.output[:, 1], self.worth)
         count, device = of_output.shape[2], of_output.device
         of_output = of_output * (torch.randint(0, 2, (count,), generator=generator, device=device) * 2 - 1)
-        planes = torch.cat([torch.full((n,), p.planes.start) for p, n in zip(self.pieces, self.lengths, strict=True)])
-        places = F.one_hot(planes.to(device), len(self.spec.planes)).T.unsqueeze(0).to(of_output.dtype)
+        starts = torch.tensor([piece.planes.start for piece in self.pieces], device=device)
+        planes = starts.repeat_interleave(torch.tensor(self.lengths, device=device))
+        places = F.one_hot(planes, len(self.spec.planes)).T.unsqueeze(0).to(of_output.dtype)
         layers = self.inputs, self.first, self.second, *self._at_hidden(of_output), of_output, places
         grouped = [F.pad(x, (0, -count % size)).unflatten(2, (-1, size))[0].movedim(1, 0) for x in layers]
         parts = *_of_weights(*grouped[:-1]), grouped[-2] @ grouped[-1].mT

@@ -48,7 +48,8 @@ def trained(target: Tensor, lambdas: Tensor, **wider: Any) -> Function:
 def _awake(weights: Weights) -> Weights:
     """The same with random inputs for hidden units that count for nothing: as all alike, they would stay so."""
     units, idle = weights["synthesis.hidden"], ~weights["synthesis.output"].any(1)
-    drawn = torch.randn(units.shape[1:], generator=torch.Generator().manual_seed(0)).to(units.device)
+    generator = torch.Generator("cpu").manual_seed(0)  # so that it is the same on every device
+    drawn = torch.randn(units.shape[1:], generator=generator, device="cpu", dtype=units.dtype).to(units.device)
     spread = STIRRED * units.std((1, 2), keepdim=True)
     return {**weights, "synthesis.hidden": torch.where(idle.unsqueeze(2), spread * drawn, units)}
 
