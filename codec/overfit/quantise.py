@@ -20,13 +20,15 @@ from codec.entropy.integer_arm import WEIGHT_BITS, WEIGHT_LIMIT
 from codec.overfit import arm, reference_weights, synthesis
 from codec.overfit.bitstream import Origin, QuantisedWeight, QuantisedWeights, weight_bits
 from codec.overfit.compensation import compensated
-from codec.overfit.fit import cost, distortion, drift, rate
+from codec.overfit.fit import distortion, drift, rate
 from codec.overfit.function import Function, Weights, choose
 from codec.overfit.spec import Spec
 
 MAX_ROUNDS = 24  # in the last, a bit of the weights costs 10,000 times what it is worth
 FEWEST_SAMPLES = 64 * 64  # of smaller pictures hardly anything would be left, as weights would not pay
 FINEST = WEIGHT_BITS  # steps are 2**-FINEST to 1
+# Greatest multiple of a step that can be coded, by exponent.
+BOUNDS = [min(LIMIT, (WEIGHT_LIMIT // 2 - 1) >> (WEIGHT_BITS - exponent)) for exponent in range(FINEST + 1)]
 MOST_WEIGHTS = 3072  # whose errors are made up for: the time grows with the cube of their number
 
 
@@ -61,10 +63,6 @@ def quantise(
             break
         price = torch.where(over, price * 1.5, price)
     return [search.quantised(i) for i in range(len(lambdas))]
-
-
-# Greatest multiple of a step that can be coded, by exponent.
-BOUNDS = [min(LIMIT, (WEIGHT_LIMIT // 2 - 1) >> (WEIGHT_BITS - exponent)) for exponent in range(FINEST + 1)]
 
 
 class _Search:
@@ -107,20 +105,18 @@ class _Search:
                 integers = self._integers(name, exponent)
                 tried = self.of_origins[name] + integers * 2.0**-exponent
                 bits = self.lambdas.new_tensor([weight_bits(_numpy(each))[0] for each in integers])
-                found = self._cost(name, tried, bits)
+                found = self._cost({name: tried}, bits)
                 hopeless = bool((found > 1.01 * best).all())
                 better = found < best
                 best = torch.where(better, found, best)
-                self.weights[name] = choose(better, tried, self.weights[name])
-                self.bits[name] = torch.where(better, bits, self.bits[name])
-                self.exponents[name] = torch.where(better, float(exponent), self.exponents[name])
+                self._take(better, name, tried, bits, torch.full_like(bits, exponent))
 
     @torch.no_grad()
     def compensate(self, module: str, curvatures: list[NDArray[np.float64]]) -> None:
         """Round a module's weights anew, such that those that follow make up for the error of each, where that pays."""
         names = [name for name in self.weights if name.startswith(module)]
         found = [self._compensated(names, i, curvature) for i, curvature in enumerate(curvatures)]
-        tried, exponents, bits = dict(self.weights), dict(self.exponents), dict(self.bits)
+        tried, exponents, bits = {}, {}, {}
         for k, name in enumerate(names):
             exponents[name] = self.lambdas.new_tensor([each[0][k] for each in found])
             integers = torch.from_numpy(np.stack([each[1][k] for each in found])).to(self.lambdas)
@@ -128,14 +124,17 @@ class _Search:
             tried[name] = self.of_origins[name] + integers * steps
             bits[name] = self.lambdas.new_tensor([weight_bits(each[1][k])[0] for each in found])
         before, after = (
-            cost(replace(self.function, weights=weights), self.target, self.lambdas, self.measure)
-            + self.per_bit * torch.stack(list(of.values())).sum(0)
+            self._cost({name: weights[name] for name in names}, torch.stack([of[name] for name in names]).sum(0))
             for weights, of in ((self.weights, self.bits), (tried, bits))
         )
         for name in names:
-            self.weights[name] = choose(after < before, tried[name], self.weights[name])
-            self.bits[name] = torch.where(after < before, bits[name], self.bits[name])
-            self.exponents[name] = torch.where(after < before, exponents[name], self.exponents[name])
+            self._take(after < before, name, tried[name], bits[name], exponents[name])
+
+    def _take(self, better: Tensor, name: str, weight: Tensor, bits: Tensor, exponents: Tensor) -> None:
+        """Quantise a tensor so in the functions where that is better, (batch,)."""
+        self.weights[name] = choose(better, weight, self.weights[name])
+        self.bits[name] = torch.where(better, bits, self.bits[name])
+        self.exponents[name] = torch.where(better, exponents, self.exponents[name])
 
     def _compensated(
         self, names: list[str], index: int, curvature: NDArray[np.float64]
@@ -160,10 +159,10 @@ class _Search:
         integers: Tensor = (difference * 2**exponent).round().clamp_(-BOUNDS[exponent], BOUNDS[exponent])
         return integers
 
-    def _cost(self, name: str, weight: Tensor, bits: Tensor) -> Tensor:
-        """The part of the cost that this tensor changes: the probability model's weights leave the picture alone."""
-        changed = replace(self.function, weights={**self.weights, name: weight})
-        if name.startswith("arm."):
+    def _cost(self, weights: Weights, bits: Tensor) -> Tensor:
+        """The part of the cost that these weights change: those of the probability model leave the picture alone."""
+        changed = replace(self.function, weights={**self.weights, **weights})
+        if all(name.startswith("arm.") for name in weights):
             return self.lambdas * rate(changed) + self.per_bit * bits
         return self.measure(changed, self.target) + self.per_bit * bits
 
