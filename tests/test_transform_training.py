@@ -336,7 +336,7 @@ def test_validation_judges_and_shows(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(validation, "AVIF_SPEED", 10)
     with Image.open(SAMPLE) as image:
         picture = np.asarray(image.convert("RGB").crop((60, 60, 260, 230)))
-    checked = Validation({"few": {"coffee": picture}}, tmp_path / "cache")
+    checked = Validation({"few": {"coffee": picture}}, tmp_path / "cache", (1e-2, 1e-3, 1e-4))
 
     def coding(bits: float) -> validation.Code:
         def code(pictures: Tensor, lambdas: Tensor) -> tuple[Tensor, Tensor]:

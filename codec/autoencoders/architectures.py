@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from codec.autoencoders.networks import kl, msp, residual, tiny, transform, vq, vqgan
+from codec.autoencoders.networks import kl, msp, patch, residual, tiny, transform, vq, vqgan
 from codec.autoencoders.tensor_file import Typed
 from codec.entropy.layers import Proven
 from codec.overfit import lambda_conditioned_weights
@@ -47,6 +47,7 @@ def _function(told: Any, channels: int, found: Mapping[str, Typed]) -> dict[str,
 _AUTOENCODER: dict[str, TensorsOf] = {"function": _function}
 ARCHITECTURES = {
     "base": Architecture(lambda config: residual.Residual(residual.Config(**config)), optional=_AUTOENCODER),
+    "patch": Architecture(lambda config: patch.PatchAutoencoder(patch.Config(**config)), optional=_AUTOENCODER),
     "tiny": Architecture(lambda config: tiny.Tiny(tiny.Config(**config)), optional=_AUTOENCODER),
     "kl": Architecture(kl.build, optional=_AUTOENCODER),
     "msp": Architecture(lambda config: transform.Coders(msp.parts(config).config), msp.parts),

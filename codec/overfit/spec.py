@@ -24,6 +24,7 @@ MARGIN = 4  # no context lies further away than this, in rows or columns
 # Fields of a shape: name, bits, smallest value. The bits bound what a reader allocates.
 FIELDS = (("spatial", 5, 1), ("references", 4, 0), ("hidden", 6, 1), ("residuals", 2, 0))
 FLAGS = ("separate", "linear")  # only where there are models
+MAX_REFERENCES = 2**4 - 1
 LEVELS_BITS = 4
 FEATURES_BITS = {False: 4, True: 7}  # by whether there are models: latents have many channels
 MAX_SAMPLES = 2**31  # features in all times the picture's pixels: bounds a reader's memory

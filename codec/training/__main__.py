@@ -15,13 +15,14 @@ import torch
 import codec
 from codec.autoencoders import store
 from codec.autoencoders.errors import ModelError
-from codec.autoencoders.networks import residual
 from codec.autoencoders.networks.coding_order import PRESETS
 from codec.autoencoders.networks.enhancement import Config as EnhancementConfig
+from codec.autoencoders.networks.patch import Config as PatchConfig
 from codec.autoencoders.networks.transform_config import Config
 from codec.runtime import resolve
 from codec.training import plots
-from codec.training.autoencoder import AutoencoderTask
+from codec.training.autoencoder import EVALUATED, AutoencoderTask
+from codec.training.autoencoder import Settings as AutoencoderSettings
 from codec.training.bases import FitTask, GuessTask
 from codec.training.data import Photos, find_photos, load_photos
 from codec.training.enhancement import EnhancementTask
@@ -229,22 +230,27 @@ def vq_indices(data: Path, cache: Path, side: int, batch: int, weights: Path, st
 
 
 @training
-@crops(128, 8)
-@lpips
-@click.option("--latent", type=int, default=residual.Config.latent, show_default=True, help="Channels of the latent.")
-def autoencoder(data: Path, cache: Path, side: int, batch: int, lpips: Path, latent: int) -> Task:
-    """Train an autoencoder such as the one that ships."""
-    network = residual.Config(latent=latent)
-    return AutoencoderTask(*load_photos(data, cache, side), Lpips.load(lpips), network, side, batch)
+@crops(AutoencoderSettings.side, AutoencoderSettings.batch)
+@click.option("--start", type=FILE, required=True, help="Weights of a learned transform to start from.")
+@click.option("--latent", type=int, default=PatchConfig.latent, show_default=True, help="Channels of the latent.")
+@compiled
+def autoencoder(data: Path, cache: Path, side: int, batch: int, start: Path, latent: int, compiled: bool) -> Task:
+    """Train an autoencoder such as the one that ships, with its universal function.
+
+    Validations are as those of the transform.
+    """
+    photos, validation = photos_and_validation(data, cache, side, EVALUATED)
+    transform = read_weights(start)[0]
+    network = PatchConfig(latent, transform.fine, expansion=transform.expansion)
+    return AutoencoderTask(AutoencoderSettings(network, side, batch), photos, validation, start, compiled)
 
 
 @training
 @crops(128, 8)
-@lpips
 @model
-def function(data: Path, cache: Path, side: int, batch: int, lpips: Path, model: str) -> Task:
-    """Train a model's universal function."""
-    return FunctionTask(*load_photos(data, cache, side), Lpips.load(lpips), store.load(model), side, batch)
+def function(data: Path, cache: Path, side: int, batch: int, model: str) -> Task:
+    """Train a universal function of a model, which stays as it is."""
+    return FunctionTask(*load_photos(data, cache, side), store.load(model), side, batch)
 
 
 @training

@@ -1,13 +1,14 @@
-"""The autoencoder that ships with the package.
+"""The autoencoder of profile `clric`, and its universal function, trained together from photos.
 
-The loss is L1 + 0.3 LPIPS + lambda * bits per pixel, with lambda drawn for every picture: the latent is trained to be
-cheap to code, at any rate. See `codec/training/prior.py` for how its rate is estimated.
+As in the training of the transform, distortion and rate are lowered for every lambda at once, and the rate is that of
+the probability models that files have. What the latent is like is left to both.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,123 +16,190 @@ import torch
 from torch import Tensor, nn
 
 from codec.autoencoders import model as model_files
-from codec.autoencoders.networks.residual import Config, Residual
+from codec.autoencoders.networks.patch import Config, PatchAutoencoder
+from codec.autoencoders.networks.progressive_prior import laplace_bits
+from codec.autoencoders.networks.transform import STEP, Transform
+from codec.autoencoders.networks.transform_config import PATCH, PIXELS
+from codec.blocks import to_multiple
 from codec.device import reduced_precision
+from codec.distortion.pixels import picture_error, squared_error
 from codec.files import replacing
-from codec.training.data import Photos, PhotoTask, as_pictures
+from codec.overfit.spec import Spec
+from codec.training.cost import balanced, draw_mixed, quantised
+from codec.training.data import Photos, PhotoTask, as_pictures, crops
 from codec.training.loop import Progress
-from codec.training.lpips import Lpips
-from codec.training.optimizers import MuonAndAdam, Schedule
-from codec.training.prior import CheckerboardPrior, Gains, draw_lambdas
+from codec.training.optimizers import MuonAndAdam, Schedule, wide
+from codec.training.prior import (
+    LAMBDAS,
+    MIDDLE,
+    description,
+    distributions,
+    function_shape,
+    initial_function,
+    integers,
+    interpolated,
+)  # fmt: skip
+from codec.training.transform import SPEED, compile_blocks, read_weights
+from codec.training.validation import Validation
 
-LPIPS_WEIGHT = 0.3
-WIDE = 32  # rows and columns from which on a kernel is left to Muon
-FRUGAL = 11_000  # iterations after which rate counts fully
-TYPICAL = 0.1  # lambda at which the latent is scaled as its gains say
-EVALUATED = (None, 0.02, 0.1, 0.5)  # lambdas; None is without quantisation
+EVALUATED = (0.3, 0.12, 0.05, 0.02, 0.008, 0.003, 0.001)  # lambdas of validations
+STARTED = 64  # pictures that a latent is made of to start with
 
 
-class Model(Residual):
-    """Autoencoder, gains and prior."""
+@dataclass(frozen=True)
+class Settings:
+    """Network and crops of a training.
+
+    Attributes:
+        side: of the crops, a multiple of 16.
+        batch: crops at once.
+        usual: least and greatest lambda that most files have.
+    """
+
+    network: Config = field(default_factory=Config)
+    side: int = 256
+    batch: int = 8
+    usual: tuple[float, float] = (0.003, 0.2)
+
+
+class Model(nn.Module):
+    """Autoencoder, and universal function of its latents."""
 
     def __init__(self, config: Config) -> None:
-        super().__init__(config)
-        self.gains, self.prior = Gains(config.latent), CheckerboardPrior(config.latent)
+        super().__init__()
+        self.autoencoder, self.function = PatchAutoencoder(config), initial_function(config.latent)
 
     def forward(self, pictures: Tensor, lambdas: Tensor) -> tuple[Tensor, Tensor]:
-        """Reconstructions, and bits per pixel (batch,), as training sees them.
+        """Pictures (batch, 3, h, w) as a decoder shows them, and bits per pixel (batch,), that are trained by."""
+        (weights, step), latents = interpolated(self.function, lambdas), self._encode(pictures)
+        spec = self._spec(latents)
+        coded, bits = quantised(latents / step, partial(distributions, weights=weights, spec=spec))
+        return self._decode(coded * step), bits / pictures[0, 0].numel()
 
-        The rate is that of latents with uniform noise; the decoder gets half of the latents rounded, with gradients
-        passed straight through, some with that noise, and some as they are (Minnen and Singh, ICIP 2020).
-        """
-        latents = self.encode_tile(pictures).float()
-        gains = self.gains(lambdas)
-        scaled = latents * gains
-        noisy = scaled + torch.rand_like(scaled) - 0.5
-        bits = self.prior(noisy, gains, lambdas) / pictures[0, 0].numel()
-        rounded = scaled + (scaled.round() - scaled).detach()
-        kind = torch.rand(len(pictures), 1, 1, 1, device=pictures.device)
-        coded = torch.where(kind < 0.5, rounded, torch.where(kind < 0.85, noisy, scaled))
-        return self.decode_tile(coded / gains), bits
+    def code(self, pictures: Tensor, lambdas: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the same of pictures of any size, and of latents that are really rounded: what a codec does."""
+        height, width = pictures.shape[2:]
+        weights, step = interpolated(self.function, lambdas)
+        rounded = (self._encode(to_multiple(pictures, PATCH)) / step).round()
+        spec = self._spec(rounded)
+        bits = laplace_bits(rounded, *distributions(rounded, weights, spec)).flatten(1).sum(1)
+        return self._decode(rounded * step)[:, :, :height, :width], bits / (height * width)
 
-    def code(self, picture: Tensor, lam: float | None) -> tuple[Tensor, float]:
-        """A picture (1, 3, h, w) in 0..1 after its latent was really rounded, or not for None; and bits per pixel."""
-        lambdas = torch.tensor([lam or TYPICAL], device=picture.device)
-        latent, gains = self.encode_tile(picture), self.gains(lambdas)
-        if lam is None:
-            return self.decode_tile(latent).clamp(0, 1), math.nan
-        scaled = (latent * gains).round()
-        bits = self.prior(scaled, gains, lambdas).item() / picture[0, 0].numel()
-        return self.decode_tile(scaled / gains).clamp(0, 1), bits
+    def _spec(self, latents: Tensor) -> Spec:
+        channels, height, width = latents.shape[1:]
+        return Spec(height, width, channels, **function_shape(channels))
 
+    def _encode(self, pictures: Tensor) -> Tensor:
+        with reduced_precision(pictures.device):
+            return self.autoencoder.encode_tile(pictures).float()
 
-def frugality(iteration: int) -> float:
-    """Factor of all lambdas: the latent first learns to be useful, then to be cheap."""
-    return float(0.02 ** max(0.0, 1 - iteration / FRUGAL))
+    def _decode(self, latents: Tensor) -> Tensor:
+        with reduced_precision(latents.device):
+            return self.autoencoder.decode_tile(latents).float()
 
 
 class AutoencoderTask(PhotoTask):
     """Training of an autoencoder from photos.
 
     Args:
-        photos: to train on.
-        held_out: pictures (count, 3, side, side) in 0..1 to validate with.
-        lpips: weights of LPIPS.
-        side: of the crops, a multiple of 8.
-        count: crops at once.
+        weights: a file that `codec.training.transform.read_weights` takes, of a transform to start from.
+        compiled: as in `TransformTask`.
     """
 
     name = "autoencoder"
-    schedule = Schedule(6e-4, 500)
+    schedule = Schedule(6e-4, 200)
     model: Model
 
     def __init__(
-        self, photos: Photos, held_out: Tensor, lpips: Lpips, network: Config, side: int = 128, count: int = 8
+        self, settings: Settings, photos: Photos, validation: Validation | None, weights: Path, compiled: bool = False
     ) -> None:
-        super().__init__(photos, side, count)
-        self.held_out, self.lpips = held_out, lpips
-        self.config = asdict(network)
+        super().__init__(photos, settings.side, settings.batch)
+        self.settings, self.validation = settings, validation
+        self.config: Mapping[str, Any] = asdict(settings.network)
         torch.manual_seed(0)
-        self.model = Model(network)
+        self.model = Model(settings.network)
+        self._start(weights)
+        if compiled:
+            compile_blocks(self.model)
 
     def optimizer(self) -> MuonAndAdam:
-        networks = [*self.model.encoder.parameters(), *self.model.decoder.parameters()]
-        wide = [p for p in networks if p.dim() == 4 and min(p.shape[:2]) >= WIDE]
-        return MuonAndAdam(wide, self.model.parameters())
+        function = list(self.model.function.parameters())
+        return MuonAndAdam(wide(self.model, but=function), self.model.parameters(), fast=function, speed=SPEED)
 
     def loss(self, batch: Tensor, iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
         pictures = as_pictures(batch)
-        lambdas = draw_lambdas(len(pictures), batch.device)
-        some = slice(None, None, 2)  # LPIPS takes as long as the rest
-        with reduced_precision(batch.device):
-            made, bits = self.model(pictures, lambdas)
-            seen = self.lpips.to(batch.device)(made[some], pictures[some]).mean()
-        error = (made.float() - pictures).abs().mean()
-        loss = error + LPIPS_WEIGHT * seen + frugality(iteration) * (lambdas * bits).mean()
-        return loss, {"absolute_error": error.detach(), "lpips": seen.detach(), "bpp": bits.detach().mean()}
+        lambdas = draw_mixed(len(pictures), batch.device, self.settings.usual, LAMBDAS)
+        made, bits = self.model(pictures, lambdas)
+        loss = balanced(picture_error(made, pictures), bits, lambdas)
+        return loss, {"squared_error": squared_error(made.detach(), pictures).mean(), "bpp": bits.detach().mean()}
 
     def validate(self, model: nn.Module, progress: Progress, folder: Path) -> dict[str, Any]:
-        """Mean bpp, PSNR and LPIPS by lambda."""
-        trained, device = cast("Model", model), next(model.parameters()).device
-        figures = {}
-        for lam in EVALUATED:
-            rows = []
-            for picture in self.held_out.to(device).split(1):
-                made, bpp = trained.code(picture, lam)
-                psnr = -10 * math.log10((made - picture).square().mean().item())
-                rows.append((bpp, psnr, self.lpips.to(device)(made, picture).item()))
-            means = torch.tensor(rows).mean(0).tolist()
-            named = {name: round(mean, 4) for name, mean in zip(("bpp", "psnr", "lpips"), means, strict=True)}
-            figures["not quantised" if lam is None else f"lambda {lam:g}"] = named
-        return figures
+        if self.validation is None:
+            return {}
+        return self.validation.run(cast("Model", model).code, f"{progress.iteration:08d}", folder)
 
     def export(self, path: Path) -> None:
-        """Write the autoencoder, in float16, with what its latent is like on the pictures that are held out."""
-        device = next(self.model.parameters()).device
-        latents = torch.cat([self.model.encode_tile(picture.to(device)) for picture in self.held_out.split(1)])
-        gains = self.model.gains(torch.tensor([TYPICAL], device=device)).flatten()
-        mean, scale = (tuple(round(v, 4) for v in t.tolist()) for t in (latents.mean((0, 2, 3)), gains))
-        weights = self.model.state_dict()
-        networks = {n: w.half().cpu() for n, w in weights.items() if n.startswith(("encoder", "decoder"))}
+        """Write the model, with its universal function."""
+        own, channels = self.model.autoencoder, self.settings.network.latent
+        networks = {name: w.half().cpu() for name, w in own.state_dict().items()}
+        tensors, function = {**networks, **integers(self.model.function)}, description(channels)
+        neutral = (0.0,) * channels, (1.0,) * channels
+        model = model_files.Model(path.stem, "patch", dict(self.config), *neutral, tensors, function)
         with replacing(path) as temporary:
-            model_files.write(model_files.Model(path.stem, "base", self.config, mean, scale, networks), temporary)
+            model_files.write(model, temporary)
+
+    @torch.no_grad()
+    def _start(self, weights: Path) -> None:
+        """Begin as those layers of a transform that are at 1/8, with a linear map between them.
+
+        It tells what the transform's decoder is given at 1/8 from what its encoder has there, as well as it can through
+        so few channels (reduced-rank regression; Izenman, 1975).
+        """
+        transform, own = _transform(weights), self.model.autoencoder
+        own.encoder.embed.load_state_dict(transform.encoder.embed.state_dict())
+        own.encoder.fine.load_state_dict(transform.encoder.fine.state_dict(), strict=False)
+        for block, known in zip(reversed(own.decoder.fine), reversed(transform.decoder.fine), strict=False):
+            block.load_state_dict(known.state_dict())
+        own.decoder.unembed.load_state_dict(transform.decoder.unembed.state_dict())
+        given, wanted = list[Tensor](), list[Tensor]()
+        transform.decoder.fine.register_forward_pre_hook(lambda _, inputs: wanted.append(_positions(inputs[0])))
+        for pictures in as_pictures(crops(self.photos, self.side, STARTED, 0)).split(self.count):
+            lambdas = torch.full((len(pictures),), LAMBDAS[0])
+            given.append(_positions(own.encoder.features(2 * pictures - 1)))
+            transform.decode(transform.encode(pictures, lambdas), lambdas, *pictures.shape[2:])
+        mean, goal = torch.cat(given).mean(0), torch.cat(wanted).mean(0)
+        x, y = torch.cat(given) - mean, torch.cat(wanted) - goal
+        regression = torch.linalg.lstsq(x, y).solution
+        axes = torch.linalg.eigh(torch.cov((x @ regression).T))[1].flip(1)[:, : own.channels]
+        own.decoder.expand.weight.copy_(axes)
+        own.decoder.expand.bias.copy_(goal)
+        project = (regression @ axes).T
+        unit = self._effect((x @ project.T).std()) / (STEP * MIDDLE**0.5)
+        own.decoder.expand.weight.div_(unit)
+        own.encoder.project.weight.copy_(unit * project)
+        own.encoder.project.bias.copy_(-unit * project @ mean)
+
+    def _effect(self, deviation: Tensor) -> Tensor:
+        """Error in a patch, the root of its sum of squares in -1..1, for one of 1 in a channel of the latent.
+
+        Args:
+            deviation: of the latent's samples, to which errors are small.
+        """
+        own, noise = self.model.autoencoder.decoder, 0.05 * deviation
+        latents = deviation * torch.randn(1, self.model.autoencoder.channels, 16, 16)
+        change = own(latents + noise * torch.randn_like(latents)) - own(latents)
+        effect: Tensor = change.square().mean().mul(PIXELS / latents.shape[1]).sqrt() / noise
+        return effect
+
+
+def _transform(weights: Path) -> Transform:
+    config, found = read_weights(weights)
+    transform = Transform(config)
+    named = {name.removeprefix("transform."): w for name, w in found.items() if not name.startswith("prior.")}
+    transform.load_state_dict(named)
+    return transform
+
+
+def _positions(features: Tensor) -> Tensor:
+    """(batch, channels, h, w) to (batch * h * w, channels)."""
+    return features.permute(0, 2, 3, 1).flatten(0, 2)

@@ -24,9 +24,9 @@ from codec.autoencoders.tensor_file import check_shapes
 from codec.device import reduced_precision
 from codec.distortion.texture import texture
 from codec.files import replacing
+from codec.training.cost import draw_lambdas
 from codec.training.data import Photos, PhotoTask, as_pictures
 from codec.training.optimizers import MuonAndAdam, Schedule, wide
-from codec.training.prior import draw_lambdas
 from codec.training.transform import transform_of
 
 NAMES = "decoder.grain."  # beginning of the names of strengths in a model

@@ -23,9 +23,10 @@ from codec.autoencoders.tensor_file import Arrays
 from codec.device import reduced_precision
 from codec.entropy.layers import narrowed
 from codec.files import replacing
+from codec.training.cost import draw_mixed
 from codec.training.data import Photos, PhotoTask, as_pictures
 from codec.training.optimizers import MuonAndAdam, Schedule, wide
-from codec.training.transform import SPEED, USUAL, Settings, draw_mixed, read_weights
+from codec.training.transform import SPEED, USUAL, Settings, read_weights
 from codec.training.transform import Model as TransformModel
 
 NAME = "transform"
@@ -89,7 +90,7 @@ class PriorTask(PhotoTask):
 
     def loss(self, batch: Tensor, iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
         pictures, transform = as_pictures(batch), self.transform.to(batch.device)
-        lambdas = draw_mixed(len(pictures), batch.device, self.settings)
+        lambdas = draw_mixed(len(pictures), batch.device, self.settings.usual, self.settings.network.lambdas)
         knots, gains = transform.knot_weights(lambdas), transform.gains(lambdas)
         with reduced_precision(batch.device):
             with torch.no_grad():

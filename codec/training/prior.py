@@ -1,84 +1,100 @@
-"""Rate of a quantised latent, for training: gains by lambda, and a checkerboard prior.
+"""Probabilities of quantised latents while autoencoders are trained: those of universal functions, by lambda.
 
-The latent is multiplied by a gain for each channel, which depends on lambda, and rounded; so one autoencoder serves
-every lambda (Cui et al., "Asymmetric gained deep image compression", CVPR 2021), and equal error in the scaled latent
-costs equal distortion. The prior codes half of the positions, as on a checkerboard, with the help of earlier channels,
-and the other half with that of their neighbours too (He et al., "Checkerboard context model", CVPR 2021).
+Each channel of the latent is divided by a step, which depends on lambda, and rounded; so one autoencoder serves every
+lambda (Cui et al., "Asymmetric gained deep image compression", CVPR 2021). The samples of each channel are coded under
+the probability model that files have for them, in floating point: see `codec.overfit.arm`.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from codec.autoencoders.networks.progressive_prior import laplace_bits
 from codec.autoencoders.networks.transform import knot_weights
+from codec.entropy.integer_arm import MAX_CONTEXTS
+from codec.overfit.function import Weights as Tensors
+from codec.overfit.spec import MARGIN, MAX_REFERENCES, SPATIAL_CONTEXTS, Spec
+from codec.training.weights import Weights, whole
 
-LAMBDAS = (0.005, 3.0)  # least and greatest
-DRAWN = (0.015, 3.0)  # of these, what trainings draw from: from about 0.5 bits per pixel downwards
-KNOTS = 7  # between which gains and biases are interpolated, evenly spaced in log lambda
-
-
-def draw_lambdas(count: int, device: torch.device, bounds: tuple[float, float] = DRAWN) -> Tensor:
-    """Random lambdas (count,), uniform in their logarithm."""
-    low, high = (math.log(bound) for bound in bounds)
-    return torch.empty(count, device=device).uniform_(low, high).exp()
-
-
-class Gains(nn.Module):
-    """Gain of each channel by lambda: rounding the scaled latent is a quantiser with a step of 1 / gain."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        low, high = LAMBDAS
-        start = torch.linspace(math.log(high / low) / 2, 0, KNOTS)  # a step grows with the root of lambda
-        self.log = nn.Parameter(start[:, None].repeat(1, channels))
-
-    def forward(self, lambdas: Tensor) -> Tensor:
-        """(batch,) to (batch, channels, 1, 1)."""
-        return (knot_weights(lambdas, LAMBDAS, KNOTS) @ self.log).exp()[:, :, None, None]
+LAMBDAS = (5e-4, 0.3)  # least and greatest: distortion, as that of `codec.distortion.pixels`, for a bit per pixel
+MIDDLE = 0.02  # lambda at which a step of 1 is best for latents of usual models
+KNOTS = 7  # between which weights are interpolated, evenly spaced in log lambda
+STEPS = "steps"  # of weights of a universal function, their logarithms
+# Shape of the functions, but for what depends on the model.
+SHAPE: dict[str, Any] = {"spatial": 12, "hidden": 8, "residuals": 1, "separate": True, "linear": True}
 
 
-class CheckerboardPrior(nn.Module):
-    """Laplace distributions of the elements of a scaled latent, from those that are coded before them."""
-
-    before: Tensor
-    other_half: Tensor
-
-    def __init__(self, channels: int, hidden: int = 16) -> None:
-        super().__init__()
-        self.earlier = nn.Conv2d(channels, channels * hidden, 3, padding=1, bias=False)
-        self.neighbours = nn.Conv2d(channels, channels * hidden, 5, padding=2, groups=channels, bias=False)
-        self.bias = nn.Parameter(torch.zeros(KNOTS, 2, channels * hidden))  # of first and second half
-        self.output = nn.Conv2d(channels * hidden, channels * 2, 1, groups=channels)
-        self.output_bias = nn.Parameter(torch.zeros(KNOTS, channels * 2))
-        order = torch.arange(channels)
-        before = order[None] < order.repeat_interleave(hidden)[:, None]
-        self.register_buffer("before", before[:, :, None, None].float(), persistent=False)
-        self.register_buffer("other_half", _parity(5, 5).view(1, 1, 5, 5), persistent=False)
-
-    def forward(self, scaled: Tensor, gains: Tensor, lambdas: Tensor) -> Tensor:
-        """Bits (batch,) of scaled latents (batch, channels, h, w), rounded or with uniform noise."""
-        mean, log_scale = self.distributions(scaled, gains, lambdas)
-        return laplace_bits(scaled, mean, log_scale).flatten(1).sum(1)
-
-    def distributions(self, scaled: Tensor, gains: Tensor, lambdas: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-scale of every element, each shaped as `scaled`."""
-        latent = scaled / gains  # which has one distribution for all lambdas
-        second = _parity(*scaled.shape[2:]).to(scaled)
-        knots = knot_weights(lambdas, LAMBDAS, KNOTS)
-        bias = torch.einsum("bk,kpc->pbc", knots, self.bias)[..., None, None]
-        hidden = F.conv2d(latent, self.earlier.weight * self.before, padding=1)
-        known = F.conv2d(latent, self.neighbours.weight * self.other_half, padding=2, groups=scaled.shape[1])
-        hidden = F.silu(hidden + bias[0] + (known + bias[1]) * second)
-        output = self.output(hidden) + (knots @ self.output_bias)[..., None, None]
-        mean, log_scale = output.unflatten(1, (-1, 2)).unbind(2)
-        return mean * gains, log_scale + gains.log()
+def function_shape(channels: int) -> dict[str, Any]:
+    """Fields of the `Spec` of universal functions of latents, but for its size: a plane for each channel."""
+    references = min(channels - 1, MAX_CONTEXTS - SHAPE["spatial"], MAX_REFERENCES)
+    return {"features": (channels,), "references": references, **SHAPE}
 
 
-def _parity(height: int, width: int) -> Tensor:
-    """1 where row and column add up to an odd number, else 0."""
-    return ((torch.arange(height)[:, None] + torch.arange(width)) % 2).float()
+def initial_function(channels: int) -> Weights:
+    """Weights by knot of a universal function: plain rounding, and distributions that do not depend on contexts."""
+    low, high = (math.log(bound / MIDDLE) / 2 for bound in LAMBDAS)  # a step grows with the root of lambda
+    weights = {STEPS: torch.linspace(low, high, KNOTS)[:, None].repeat(1, channels)}
+    for name, shape in Spec(1, 1, channels, **function_shape(channels)).weight_shapes.items():
+        w = torch.zeros(shape)
+        if name in ("arm.hidden1", "arm.hidden2"):
+            w = 0.1 * torch.randn(shape)
+        elif name == "synthesis.hidden":
+            w = torch.randn(shape) / math.sqrt(shape[-1])
+        elif name == "synthesis.linear":
+            w = torch.eye(*shape)
+        weights[name] = w.repeat(KNOTS, *[1] * len(shape))
+    return Weights(weights)
+
+
+def interpolated(function: Weights, lambdas: Tensor) -> tuple[Tensors, Tensor]:
+    """Weights by name, (batch, ...) each, and steps (batch, channels, 1, 1) of a universal function at lambdas."""
+    between = knot_weights(lambdas, LAMBDAS, KNOTS)
+    weights = {name: torch.einsum("bk,k...->b...", between, w) for name, w in function.named().items()}
+    return weights, weights.pop(STEPS).exp()[:, :, None, None]
+
+
+def distributions(grid: Tensor, weights: Tensors, spec: Spec) -> tuple[Tensor, Tensor]:
+    """Means and log-scales of the samples of a grid (batch, planes, h, w) of which each plane has a model of its own.
+
+    As `codec.overfit.arm`, which makes rates and gradients at once and so has no gradients of other rates.
+    """
+    own = {name.removeprefix("arm."): w for name, w in weights.items() if name.startswith("arm.")}
+    inputs = contexts(grid, spec).flatten(3)
+    first = F.relu(inputs + own["hidden1"] @ inputs + own["hidden1_bias"][..., None])
+    second = F.relu(first + own["hidden2"] @ first + own["hidden2_bias"][..., None])
+    output = own["output"] @ second + own["stabiliser"] @ inputs + own["output_bias"].mT[..., None]
+    mean, log_scale = output.unflatten(3, grid.shape[2:]).unbind(2)
+    return mean, log_scale
+
+
+def contexts(grid: Tensor, spec: Spec) -> Tensor:
+    """Contexts (batch, planes, contexts, h, w) of the samples of a grid (batch, planes, h, w): 0 if unknown."""
+    planes, height, width = grid.shape[1:]
+    padded = F.pad(grid, (MARGIN, MARGIN, MARGIN, 0))
+    known = [
+        padded[:, :, MARGIN + dy : MARGIN + dy + height, MARGIN + dx : MARGIN + dx + width]
+        for dy, dx in SPATIAL_CONTEXTS[: spec.spatial]
+    ]
+    earlier = F.pad(grid, (0, 0, 0, 0, spec.references, 0))
+    known += [earlier[:, start : start + planes] for start in reversed(range(spec.references))]
+    return torch.stack(known, 2)
+
+
+def integers(function: Weights) -> dict[str, Tensor]:
+    """Tensors of a universal function as models have them, by name.
+
+    Raises:
+        ValueError: a weight is larger than files can hold.
+    """
+    weights = function.named()
+    numbers = whole({**weights, STEPS: weights[STEPS].exp()})
+    return {f"function.{name}": w for name, w in numbers.items()}
+
+
+def description(channels: int) -> dict[str, Any]:
+    """Description of a universal function, as models have it."""
+    return {"shape": function_shape(channels), "lambdas": LAMBDAS}

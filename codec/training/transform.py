@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,17 +25,14 @@ from codec.autoencoders.tensor_file import check_shapes, opened, read_safetensor
 from codec.device import reduced_precision
 from codec.distortion.pixels import picture_error, squared_error
 from codec.files import write
+from codec.training.cost import balanced, draw_mixed, quantised
 from codec.training.data import Photos, PhotoTask, as_pictures, crops
 from codec.training.loop import Progress
 from codec.training.optimizers import MuonAndAdam, Schedule, wide
-from codec.training.prior import draw_lambdas
 from codec.training.validation import Validation
 
 USUAL = "normal"  # preset of the prior
 SPEED = 5.0  # of gains and scales, in the other parameters'
-ROUNDED = 0.7  # part of the pictures whose decoder gets rounded latents; the others' gets latents with uniform noise
-USUALLY = 0.85  # part of the pictures whose lambda is one that most files have
-EASY = 0.1  # cost below which that of a picture hardly counts; the usual one is about 0.5
 LARGE, OFTEN = 1.5, 8  # every so many batches, crops have sides so much longer
 
 
@@ -68,22 +66,11 @@ class Model(nn.Module):
         self.prior = ProgressivePrior(PRESETS[USUAL], config.latent, config.knots)
 
     def forward(self, pictures: Tensor, lambdas: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures (batch, 3, h, w) as a decoder shows them, and bits per pixel (batch,), that are trained by.
-
-        The rate is that of rounded latents, by which the prior learns. Latents learn by the rate of those with uniform
-        noise under the same distributions. Gradients pass rounding as they are.
-        """
+        """Pictures (batch, 3, h, w) as a decoder shows them, and bits per pixel (batch,), that are trained by."""
         gains = self.transform.gains(lambdas)
         scaled = self.transform.encode(pictures, lambdas) * gains
-        noisy = scaled + torch.rand_like(scaled) - 0.5
-        rounded = scaled + (scaled.round() - scaled).detach()
-        mean, log_scale = self.distributions(rounded, gains, lambdas)
-        real = laplace_bits(rounded.detach(), mean, log_scale)
-        surrogate = laplace_bits(noisy, mean.detach(), log_scale.detach())
-        bits = (real + surrogate - surrogate.detach()).flatten(1).sum(1)
-        hard = torch.rand(len(pictures), 1, 1, 1, device=pictures.device) < ROUNDED
-        decoded = torch.where(hard, rounded, noisy) / gains
-        return self.transform.decode(decoded, lambdas, *pictures.shape[2:]), bits / pictures[0, 0].numel()
+        coded, bits = quantised(scaled, partial(self.distributions, gains=gains, lambdas=lambdas))
+        return self.transform.decode(coded / gains, lambdas, *pictures.shape[2:]), bits / pictures[0, 0].numel()
 
     def code(self, pictures: Tensor, lambdas: Tensor) -> tuple[Tensor, Tensor]:
         """Return the same of latents that are really rounded: what a codec does."""
@@ -148,14 +135,10 @@ class TransformTask(PhotoTask):
 
     def loss(self, batch: Tensor, iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
         pictures = as_pictures(batch)
-        lambdas = draw_mixed(len(pictures), batch.device, self.settings)
+        lambdas = draw_mixed(len(pictures), batch.device, self.settings.usual, self.settings.network.lambdas)
         with reduced_precision(batch.device):
             made, bits = self.model(pictures, lambdas)
-        distortion = self.settings.distortion(made, pictures)
-        # By the root of lambda, as distortion and rate of a good codec grow with it: all rates count alike. And by the
-        # logarithm, as rates at equal quality are compared in per cent: all pictures count alike.
-        cost = 10 * (distortion + lambdas * bits) / lambdas.sqrt()
-        loss = (cost + EASY).log().mean()
+        loss = balanced(self.settings.distortion(made, pictures), bits, lambdas)
         return loss, {"squared_error": squared_error(made.detach(), pictures).mean(), "bpp": bits.detach().mean()}
 
     def validate(self, model: nn.Module, progress: Progress, folder: Path) -> dict[str, Any]:
@@ -182,13 +165,6 @@ def compile_blocks(model: nn.Module) -> None:
     for block in model.modules():
         if isinstance(block, Block):
             block.compile(dynamic=False)
-
-
-def draw_mixed(count: int, device: torch.device, settings: Settings) -> Tensor:
-    """Random lambdas (count,), uniform in their logarithm: most of the usual ones, which decide how good files are."""
-    usual = draw_lambdas(count, device, settings.usual)
-    rare = draw_lambdas(count, device, settings.network.lambdas)
-    return torch.where(torch.rand(count, device=device) < USUALLY, usual, rare)
 
 
 def export(config: Config, weights: Mapping[str, Tensor], path: Path) -> None:

@@ -79,10 +79,12 @@ class Validation:
     Attributes:
         sets: of which each gets figures of its own; contact sheets show the last one.
         cache: folder for what never changes.
+        lambdas: at which photos are coded, falling.
     """
 
     sets: Mapping[str, Mapping[str, Pixels]]
     cache: Path
+    lambdas: tuple[float, ...] = LAMBDAS
 
     def __post_init__(self) -> None:
         try:
@@ -99,10 +101,10 @@ class Validation:
         """
         figures = {}
         for label, photos in self.sets.items():
-            points = [_mean(photos.values(), partial(coded, code, number)) for number in LAMBDAS]
+            points = [_mean(photos.values(), partial(coded, code, number)) for number in self.lambdas]
             anchor = [self._anchor(photos, quality) for quality in AVIF_QUALITIES]
             rates = {metric: compare(points, anchor, metric) for metric in JUDGES}
-            labelled = [{"lambda": number, **point} for number, point in zip(LAMBDAS, points, strict=True)]
+            labelled = [{"lambda": number, **point} for number, point in zip(self.lambdas, points, strict=True)]
             figures[label] = {"bd_rate": rates, "points": labelled}
         sheet = folder / "sheets" / f"{name}.png"
         sheet.parent.mkdir(parents=True, exist_ok=True)
@@ -147,7 +149,9 @@ class Validation:
         return min(both, key=lambda data: abs(len(data) - size))
 
 
-def photos_and_validation(folder: Path, cache: Path, side: int) -> tuple[Photos, Validation]:
+def photos_and_validation(
+    folder: Path, cache: Path, side: int, lambdas: tuple[float, ...] = LAMBDAS
+) -> tuple[Photos, Validation]:
     """Photos of a folder to train on, no side of which is below `side`, and the validation with others of them.
 
     Raises:
@@ -155,7 +159,9 @@ def photos_and_validation(folder: Path, cache: Path, side: int) -> tuple[Photos,
     """
     known, held_out = find_photos(folder)
     sets = {"held out": _pictures(held_out, MIDDLE), "kodak": _pictures(find_benchmark(folder, BENCHMARK))}
-    return Photos.load(known, cache, side), Validation({label: found for label, found in sets.items() if found}, cache)
+    return Photos.load(known, cache, side), Validation(
+        {label: found for label, found in sets.items() if found}, cache, lambdas
+    )
 
 
 def _pictures(paths: Sequence[Path], side: int = 2**16) -> dict[str, Pixels]:
