@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from codec import metrics
+from codec.lpips import Lpips
 from codec.tensors import to_tensor
-from codec.training.lpips import Lpips
 
 
 def measure(a: Image.Image, b: Image.Image, weights: Path | None) -> dict[str, float]:

@@ -30,12 +30,12 @@ from PIL import Image
 import codec
 from codec import DamageWarning, metrics, unpack
 from codec.autoencoders.networks.transform_config import DOWNSCALE
+from codec.lpips import Lpips
 from codec.profiles import by_id, packets
 from codec.profiles.msp import bitstream
 from codec.profiles.packets import Packets
 from codec.profiles.vq import profile as vq
 from codec.training.data import middle, read_rgb
-from codec.training.lpips import Lpips
 
 Pixels = NDArray[np.uint8]
 Judge = Callable[[Pixels, Pixels], dict[str, float]]

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import codec
+from codec.lpips import Lpips
 from codec.training.data import middle, read_rgb
-from codec.training.lpips import Lpips
 from codec.training.validation import AVIF_SPEED, judge
 
 Pixels = NDArray[np.uint8]

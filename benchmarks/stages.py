@@ -34,7 +34,6 @@ ENCODE = {
     "codec.overfit.quantise._Search.run": "quantisation",
     "codec.autoencoders.autoencoder.Autoencoder.encode": "autoencoder's encoder",
     "codec.autoencoders.autoencoder.Autoencoder.decode": "autoencoder's decoder",
-    "codec.autoencoders.perceptual_loss.Perception.embed": "perception",
     "codec.overfit.arm.rate": "rate",
     "codec.overfit.bitstream.write": "entropy coding",
     "codec.overfit.bitstream.read": "verification",

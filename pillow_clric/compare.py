@@ -35,7 +35,7 @@ from pillow_clric.convert.plan import opened
 from pillow_clric.convert.report import message, shown
 
 if TYPE_CHECKING:
-    from codec.training.lpips import Lpips
+    from codec.lpips import Lpips
 
 __all__ = ["compare"]
 
@@ -211,7 +211,7 @@ def _to_rates(_context: click.Context, _option: click.Parameter, text: str) -> l
     "weights",
     metavar="WEIGHTS",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Measure LPIPS too, with the network in this file; see codec/training/lpips.py.",
+    help="Measure LPIPS too, with the network in this file; see codec/lpips.py.",
 )
 def compare(
     photos: tuple[str, ...], output: Path, overwrite: bool, rates: list[float], profiles: tuple[str, ...],
@@ -279,7 +279,7 @@ def load_lpips(weights: Path | None) -> Lpips | None:
     if weights is None:
         return None
 
-    from codec.training.lpips import Lpips
+    from codec.lpips import Lpips
 
     try:
         return Lpips.load(weights)

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -21,14 +20,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from codec import blocks
 from codec.autoencoders import import_checkpoint, store
 from codec.autoencoders import model as files
 from codec.autoencoders.architectures import ARCHITECTURES, Architecture
 from codec.autoencoders.autoencoder import Autoencoder
 from codec.autoencoders.errors import ModelError, ModelFileError
 from codec.autoencoders.model import Model, build, loaded
-from codec.autoencoders.perceptual_loss import perception
 from codec.autoencoders.tensor_file import TensorFile
 from codec.autoencoders.tiles import least, ramp, spans, tiled
 from codec.entropy import layers
@@ -112,48 +109,6 @@ class TestBase:
         with FlopCounterMode(display=False) as counter:
             base.decode(torch.zeros(1, base.channels, 16, 16), 128, 128)
         assert counter.get_total_flops() / 2 / 128**2 <= 60_000
-
-
-class TestPerception:
-    """Distances of pictures."""
-
-    def distance(self, a: Tensor, b: Tensor) -> Tensor:
-        network = perception(CPU)
-        return network.distance(a, network.embed(b))
-
-    @pytest.mark.parametrize("size", [(1, 1), (1, 90), (31, 33), (100, 70)])
-    def test_any_size_and_batch(self, size: tuple[int, int]) -> None:
-        a, b = torch.rand(2, 2, 3, *size, generator=torch.Generator().manual_seed(0))
-        assert self.distance(a, a).tolist() == pytest.approx([0, 0], abs=1e-10)
-        found = self.distance(a, b)
-        assert found.shape == (2,)
-        assert (found > 0).all()
-        torch.testing.assert_close(found, self.distance(b, a))
-        torch.testing.assert_close(found[:1], self.distance(a[:1], b[:1]))
-
-    def test_gradient(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """It is made block by block by hand: against what autograd makes of the formula."""
-        monkeypatch.setitem(blocks.BLOCK, "cpu", 1 << 12)
-        a, b = torch.rand(2, 2, 3, 50, 70, generator=torch.Generator().manual_seed(0))
-        network, upstream = perception(CPU), torch.tensor([1.0, -2.0])
-        a.requires_grad_()
-        differences = zip(network.embed(a), network.embed(b), network.importance, strict=True)
-        expected = sum(((x - y).square() * w).sum(1).mean((1, 2)) for x, y, w in differences)
-        found = network.distance(a, network.embed(b))
-        torch.testing.assert_close(found, expected)
-        gradients = [torch.autograd.grad(d, a, upstream, retain_graph=True)[0] for d in (found, expected)]
-        torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6 * float(gradients[1].abs().max()))
-
-    @pytest.mark.parametrize("name", ["astronaut.png", "coffee.png"])
-    def test_grows_with_blur_and_with_noise(self, name: str) -> None:
-        photo = picture(name)[:, :, 100:260, 150:350]
-        noise = torch.randn(photo.shape, generator=torch.Generator().manual_seed(0))
-        noisy = [photo + strength * noise for strength in (0.0, 0.02, 0.05, 0.1, 0.2)]
-        blurred = [photo] + [F.avg_pool2d(photo, n, 1, n // 2, count_include_pad=False) for n in (3, 5, 9, 17)]
-        for series in (noisy, blurred):
-            distances = [self.distance(photo, each).item() for each in series]
-            assert distances[0] == pytest.approx(0, abs=1e-10)
-            assert distances == sorted(set(distances))
 
 
 class TestTiles:

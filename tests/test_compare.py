@@ -19,9 +19,9 @@ from fast_profile import FastProfile
 from PIL import Image, ImageCms
 from safetensors.torch import save_file
 
+from codec.lpips import Lpips
 from codec.metrics import psnr
 from codec.profiles import DEFAULT
-from codec.training.lpips import Lpips
 from pillow_clric import cli
 
 SAMPLE = Path(__file__).parent.parent / "samples" / "coffee.png"

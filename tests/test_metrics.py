@@ -12,7 +12,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors.torch import save_file
 
+from codec.lpips import Lpips
 from codec.metrics import SMALLEST, measure, ms_ssim, psnr
 
 SAMPLES = Path(__file__).parent.parent / "samples"
@@ -50,6 +52,24 @@ def test_known_values() -> None:
     assert psnr(grey + 51, grey) == psnr(grey, grey + 51)  # no sample wraps around
 
 
+def random_lpips() -> Lpips:
+    """Random weights, which make a distance all the same."""
+    torch.manual_seed(0)
+    metric = Lpips()
+    weights = {name: w.abs() + 0.1 if name.startswith("lin") else w for name, w in metric.state_dict().items()}
+    metric.load_state_dict(weights)
+    return metric
+
+
+def test_lpips_is_a_distance(tmp_path: Path) -> None:
+    save_file(random_lpips().state_dict(), tmp_path / "lpips.safetensors")
+    metric = Lpips.load(tmp_path / "lpips.safetensors")
+    a, b = torch.rand(2, 1, 3, 64, 80)
+    assert metric(a, a).item() == 0
+    assert metric(a, b).item() == pytest.approx(metric(b, a).item())
+    assert metric(a, (a + b) / 2).item() < metric(a, b).item()
+
+
 def test_small_pictures_have_no_ms_ssim() -> None:
     a = np.zeros((SMALLEST - 1, 400, 3), np.uint8)
     assert set(measure(a, a)) == {"psnr"}
@@ -66,6 +86,7 @@ for module in pkgutil.walk_packages(codec.__path__, "codec."):
     if not module.name.startswith("codec.training"):
         __import__(module.name)
 import numpy
+from codec.lpips import Lpips
 from codec.metrics import measure
 picture = numpy.zeros((8, 8, 3), numpy.uint8)
 assert measure(picture, picture, lambda a, b: (a - b).sum()) == {"psnr": 100, "lpips": 0}

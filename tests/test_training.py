@@ -22,13 +22,12 @@ from codec.autoencoders.autoencoder import Autoencoder
 from codec.autoencoders.errors import ModelFileError
 from codec.autoencoders.networks.patch import Config
 from codec.autoencoders.networks.progressive_prior import laplace_bits
-from codec.autoencoders.perceptual_loss import FILE
 from codec.overfit import arm, fit, initialisation, reference_weights
 from codec.overfit.lambda_conditioned_weights import LAST, tensor_shapes
 from codec.overfit.spec import Spec
 from codec.profiles.clric.initialisation import universal_of
 from codec.training import bases as base_functions
-from codec.training import perception, prior, synthetic
+from codec.training import prior, synthetic
 from codec.training.__main__ import main
 from codec.training.autoencoder import AutoencoderTask
 from codec.training.autoencoder import Model as PatchModel
@@ -37,9 +36,7 @@ from codec.training.bases import FitTask, GuessTask
 from codec.training.data import HELD_OUT, Photos, as_pictures
 from codec.training.function import FunctionTask
 from codec.training.loop import CHECKPOINT, Budget, Loop, Task, read_log
-from codec.training.lpips import Lpips
 from codec.training.optimizers import Schedule
-from codec.training.perception import PerceptionTask
 from codec.training.transform import OFTEN, TransformTask, export
 from codec.training.transform import Model as TransformModel
 from codec.training.weights import whole
@@ -50,22 +47,12 @@ SHIPPED = reference_weights.FILE.parent
 PATCHES = AutoencoderSettings(Config(latent=5, width=64, encoder=2, decoder=2), 64, 2)
 
 
-def random_lpips() -> Lpips:
-    """Random weights, which make a distance all the same."""
-    torch.manual_seed(0)
-    metric = Lpips()
-    weights = {name: w.abs() + 0.1 if name.startswith("lin") else w for name, w in metric.state_dict().items()}
-    metric.load_state_dict(weights)
-    return metric
-
-
 @dataclass
 class Material:
     """Data of tiny trainings."""
 
     photos: Photos
     held_out: Tensor
-    lpips: Lpips
     autoencoder: AutoencoderTask  # to be copied: how a regression is summed depends on places in memory
 
 
@@ -84,14 +71,13 @@ def material(transform: Path) -> Material:
     drawing = synthetic.draw(80, np.random.default_rng(0))
     photos = Photos(np.concatenate([picture.ravel(), drawing.ravel()]), ((96, 128), (80, 80)))
     held_out = as_pictures(torch.from_numpy(picture[None, :64, :64].copy()))
-    return Material(photos, held_out, random_lpips(), AutoencoderTask(PATCHES, photos, None, transform))
+    return Material(photos, held_out, AutoencoderTask(PATCHES, photos, None, transform))
 
 
 TASKS: dict[str, Callable[[Material], Task]] = {
     "transform": lambda m: TransformTask(TINY, m.photos),
     "autoencoder": lambda m: deepcopy(m.autoencoder),
     "function": lambda m: FunctionTask(m.photos, m.held_out, store.load("base"), 64, 2),
-    "perception": lambda m: PerceptionTask(m.photos, m.lpips, store.load("base"), 64, 2),
     "bases, first stage": lambda m: GuessTask(m.photos, 64, 2),
     "bases, second stage": lambda m: FitTask(m.photos, SHIPPED, 64, 2),
 }
@@ -122,7 +108,7 @@ def test_resumed_is_the_same_as_uninterrupted_bit_by_bit(
     ("name", "rate", "iterations", "bound"),
     [
         ("autoencoder", 1e-3, 25, 0.8), ("function", 3e-4, 25, 0.95),
-        ("perception", 1e-3, 15, 0.5), ("perception, not apart", 1e-3, 15, 0.5), ("bases, first stage", 3e-3, 30, 0.9),
+        ("bases, first stage", 3e-3, 30, 0.9),
         ("bases, second stage", 3e-3, 15, 0.95),
     ],
 )  # fmt: skip
@@ -132,9 +118,7 @@ def test_learns(
 ) -> None:  # fmt: skip
     """The loss of a batch is less after this was learnt for a while."""
     shorten(iterations, monkeypatch)
-    if "not apart" in name:
-        monkeypatch.setattr(perception, "APART", 0)
-    task = TASKS[name.removesuffix(", not apart")](material)
+    task = TASKS[name](material)
     batch = task.batch(0, 0)
     monkeypatch.setattr(task, "batch", lambda *_: batch)
     loop = Loop(task, tmp_path, Schedule(rate, 1))
@@ -149,17 +133,6 @@ def test_learns(
     assert loss(iterations - 1) < bound * before
 
 
-def test_differences_are_worth_no_less_than_nothing(material: Material, tmp_path: Path) -> None:
-    task = TASKS["perception"](material)
-    assert isinstance(task, PerceptionTask)
-    with torch.no_grad():
-        for importance in task.model.importance:
-            importance.fill_(1e-9)
-    Loop(task, tmp_path, Schedule(1e-2, 1)).run(Budget(iterations=2))
-    least = [importance.min().item() for importance in task.model.importance]
-    assert min(least) == 0
-
-
 class TestCommand:
     """Trainings from the command line, each resumed once, and what they export."""
 
@@ -170,11 +143,6 @@ class TestCommand:
         for i in range(HELD_OUT + 2):
             Image.fromarray(synthetic.draw(72, np.random.default_rng(i))).save(folder / f"{i}.png")
         return tmp_path / "data"
-
-    @pytest.fixture
-    def lpips(self, tmp_path: Path) -> Path:
-        save_file(random_lpips().state_dict(), tmp_path / "lpips.safetensors")
-        return tmp_path / "lpips.safetensors"
 
     def run(self, *arguments: object) -> Result:
         return CliRunner().invoke(main, [*map(str, arguments)])
@@ -218,11 +186,6 @@ class TestCommand:
         figures = read_log(folder)[-1]["validation"]
         assert figures["lambda 0.003"]["bpp"] > figures["lambda 0.1"]["bpp"] > 0
 
-    def test_perception(self, data: Path, lpips: Path, tmp_path: Path) -> None:
-        path = tmp_path / "mine.safetensors"
-        self.train("perception", data, tmp_path / "run", path, "--lpips", lpips)
-        self.assert_alike(path, FILE)
-
     def test_bases(self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         shorten(3, monkeypatch)
         first, second = tmp_path / "first", tmp_path / "second"
@@ -248,18 +211,17 @@ class TestCommand:
     def test_lists_what_can_be_trained(self) -> None:
         for arguments in ((), ("--help",)):
             output = self.run(*arguments).output
-            assert all(name in output for name in ("autoencoder", "bases", "function", "perception", "transform"))
+            assert all(name in output for name in ("autoencoder", "bases", "function", "transform"))
 
-    def test_says_what_is_wrong(self, data: Path, lpips: Path, transform: Path, tmp_path: Path) -> None:
+    def test_says_what_is_wrong(self, data: Path, transform: Path, tmp_path: Path) -> None:
         start = ("--start", transform)
         shared = ("--hours", 1, "--checkpoint", tmp_path / "run", "--data", data)
         for arguments, message in (
+            (("function", "--side", 64, "--model", "none"), "there is no model 'none'"),
             (("function", "--side", 128), "none of 20 photos held out has 128 pixels"),
             (("autoencoder", *start, "--side", 128), "none of 2 photos has 128 pixels"),
             (("autoencoder", *start, "--side", 64, "--latent", 999), "latent must be a whole number from 1"),
             (("autoencoder", "--start", SAMPLE, "--side", 64), "coffee.png is not a whole safetensors file"),
-            (("perception", "--lpips", lpips, "--side", 128), "none of 2 photos has 128 pixels"),
-            (("perception", "--lpips", lpips, "--side", 64, "--model", "none"), "there is no model 'none'"),
             (("bases", "--side", 72), "must be a multiple of 16, 64 at least, not 72"),
             (("bases", "--side", 64, "--export", SHIPPED), "files depend on what is in"),
             (("bases", "--side", 64, "--start", tmp_path), "functions.safetensors is not a whole safetensors file"),
@@ -285,15 +247,6 @@ def test_weights_of_another_shape_start_nothing(tmp_path: Path, material: Materi
     )
     with pytest.raises(ModelFileError, match=r"functions.safetensors does not fit its kind: weights arm.output are"):
         FitTask(material.photos, tmp_path, 64, 2)
-
-
-def test_lpips_is_a_distance(tmp_path: Path) -> None:
-    save_file(random_lpips().state_dict(), tmp_path / "lpips.safetensors")
-    metric = Lpips.load(tmp_path / "lpips.safetensors")
-    a, b = torch.rand(2, 1, 3, 64, 80)
-    assert metric(a, a).item() == 0
-    assert metric(a, b).item() == pytest.approx(metric(b, a).item())
-    assert metric(a, (a + b) / 2).item() < metric(a, b).item()
 
 
 class TestPrior:

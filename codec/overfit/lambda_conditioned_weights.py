@@ -17,6 +17,9 @@ from codec.container import CorruptError
 from codec.entropy.integer_arm import WEIGHT_BITS
 from codec.overfit.spec import FEATURES_BITS, FIELDS, FLAGS, LEVELS_BITS, Spec
 
+# Distortions whose lambdas descriptions state, by what they are called there, in squared errors: at these, an encoder
+# takes functions for about the same rate.
+DISTORTIONS = {"perceptual": 1 / 19, "pictures": 1.0}
 NUMBER_BITS = 10
 LAST = (1 << NUMBER_BITS) - 1  # numbers from 1 to this one lie between the knots, evenly in log lambda
 
@@ -27,7 +30,7 @@ class LambdaConditionedWeights:
 
     Attributes:
         shape: fields of `Spec` but for height, width and outputs.
-        lambdas: least and greatest.
+        lambdas: least and greatest, for squared errors of samples in 0..1 and bits per pixel.
         knots: by name of the weight, (knots, ...), integers in units of 2**-12; the first is for the least
             lambda. None at all stand for a model that has no universal function.
         steps: quantisation steps (knots, outputs), likewise: the function's outputs are multiplied by them.
@@ -73,7 +76,8 @@ def read_description(told: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[flo
     low, high = map(float, told["lambdas"])
     if not 0 < low < high < math.inf:
         raise ValueError(f"lambdas must be two rising positive numbers, not {told['lambdas']!r}")
-    return {**told["shape"], "features": tuple(told["shape"]["features"])}, (low, high)
+    unit = DISTORTIONS[told.get("distortion", "perceptual")]
+    return {**told["shape"], "features": tuple(told["shape"]["features"])}, (unit * low, unit * high)
 
 
 def tensor_shapes(told: Mapping[str, Any], outputs: int, knots: int) -> dict[str, tuple[int, ...]]:

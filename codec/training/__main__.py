@@ -29,9 +29,7 @@ from codec.training.enhancement import EnhancementTask
 from codec.training.function import FunctionTask
 from codec.training.grain import GrainTask
 from codec.training.loop import Budget, Loop, Task
-from codec.training.lpips import Lpips
 from codec.training.msp_prior import PriorTask
-from codec.training.perception import PerceptionTask
 from codec.training.transform import Settings, TransformTask, read_weights
 from codec.training.validation import photos_and_validation
 from codec.training.vgg import Vgg
@@ -71,7 +69,6 @@ SHARED = (
     click.option("--seed", type=int, default=0, show_default=True),
 )  # fmt: skip
 
-lpips = click.option("--lpips", type=FILE, required=True, help="Weights of LPIPS.")
 vgg = click.option("--vgg", type=FILE, required=True, help="Weights of VGG-16's first blocks.")
 compiled = click.option(
     "--compile", "compiled", is_flag=True, help="Takes a minute and a C++ compiler; then it is faster."
@@ -251,15 +248,6 @@ def autoencoder(data: Path, cache: Path, side: int, batch: int, start: Path, lat
 def function(data: Path, cache: Path, side: int, batch: int, model: str) -> Task:
     """Train a universal function of a model, which stays as it is."""
     return FunctionTask(*load_photos(data, cache, side), store.load(model), side, batch)
-
-
-@training
-@crops(128, 6)
-@lpips
-@model
-def perception(data: Path, cache: Path, side: int, batch: int, lpips: Path, model: str) -> Task:
-    """Train the perceptual network, with what a model makes of photos."""
-    return PerceptionTask(_photos(data, cache, side), Lpips.load(lpips), store.load(model), side, batch)
 
 
 @training

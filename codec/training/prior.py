@@ -97,4 +97,4 @@ def integers(function: Weights) -> dict[str, Tensor]:
 
 def description(channels: int) -> dict[str, Any]:
     """Description of a universal function, as models have it."""
-    return {"shape": function_shape(channels), "lambdas": LAMBDAS}
+    return {"shape": function_shape(channels), "lambdas": LAMBDAS, "distortion": "pictures"}

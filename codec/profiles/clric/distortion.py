@@ -1,33 +1,25 @@
-"""Perceptual distortion, which fits of functions of latents minimise: of the decoded picture beside the original.
+"""Distortion, which fits of functions of latents minimise: of the decoded picture beside the original.
 
 This is the latent overfitting of "Leveraging progressive model and overfitting for efficient learned image
-compression", with a perceptual term. Value and gradient are made together, tile by tile, so that memory is bounded.
+compression". Value and gradient are made together, tile by tile, so that memory is bounded.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from codec.autoencoders.autoencoder import OVERLAP, Autoencoder
-from codec.autoencoders.perceptual_loss import perception
 from codec.autoencoders.tiles import Span, spans
 from codec.device import reduced_precision
+from codec.distortion.pixels import picture_error
 from codec.overfit.valid_region import ValidRegion
 
 TILE = 768  # pixels, at most: a gradient needs more memory than decoding alone
-KEPT = {"cpu": 2**21}  # pixels: features of larger originals are computed each time, as they take much memory
-# Weights relative to the mean absolute difference of samples: of the perceptual distance, and of the difference of mean
-# colours of areas, which perceptual distance hardly sees.
-PERCEPTION = 0.2
-COLOUR = 1.0
-AREA = 16  # pixels a side
 
 
 @dataclass(frozen=True)
@@ -38,11 +30,10 @@ class Part:
     size: tuple[int, int]  # of the tile's picture
     core: tuple[slice, slice]  # the part of it that is measured: cores of all tiles make up the picture
     place: tuple[slice, slice]  # of the core, in the picture
-    seen: list[Tensor] | None = None  # perceptual features of the originals, if there is room to keep them
 
 
-class PerceptualDistortion:
-    """Perceptual distortion of pictures that are coded by an autoencoder.
+class PictureDistortion:
+    """Distortion of pictures that are coded by an autoencoder: see `picture_error`.
 
     Args:
         picture: the originals, (batch, 3, height, width) in 0..1.
@@ -55,41 +46,27 @@ class PerceptualDistortion:
         weights: Tensor | None = None,
     ) -> None:  # fmt: skip
         self.autoencoder, self.picture, self.region, self.weights = autoencoder, picture, region, weights
-        self._perception = perception(picture.device)
         times = autoencoder.downscale
         tile, overlap = min(TILE, autoencoder.tile) // times, OVERLAP // times
         lengths = zip(picture.shape[2:], autoencoder.latent_size(*picture.shape[2:]), strict=True)
         axes = [[_cut(span, length, times) for span in spans(n, tile, overlap)] for length, n in lengths]
         self.parts = [_part(row, column) for row, column in product(*axes)]
-        if picture[:, 0].numel() <= KEPT.get(picture.device.type, math.inf):
-            self.parts = [replace(part, seen=self._look(part)) for part in self.parts]
 
     def distortion(self, latents: Tensor) -> Tensor:
         """Distortion (batch,) of the pictures that latents decode to; differentiable in the latents."""
         found: Tensor = _Distance.apply(latents, self, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
         return found
 
-    @torch.no_grad()
-    def _look(self, part: Part) -> list[Tensor]:
-        """Perceptual features of a tile of the originals."""
-        with reduced_precision(self.picture.device):
-            return self._perception.embed(self.picture[:, :, *part.place])
-
     def of_part(self, part: Part, latents: Tensor) -> Tensor:
         """Contribution (batch,) of a tile to the distortion, from its latents."""
         wanted = self.picture[:, :, *part.place]
-        seen = self._look(part) if part.seen is None else part.seen
         weights = None if self.weights is None else self.weights[:, :, *part.place]
         with reduced_precision(self.picture.device):
             made = self.autoencoder.decode(latents, *part.size)[:, :, *part.core]
-            if self.region is not None:
-                made = torch.where(self.region.inside[0][:, :, *part.place] > 0, made, wanted)
-            perceived = self._perception.distance(made, seen, weights)
-        error = made - wanted if weights is None else (made - wanted) * weights
-        colour = F.avg_pool2d(error, AREA, ceil_mode=True, count_include_pad=False)
-        distance = error.abs().mean((1, 2, 3)) + COLOUR * colour.abs().mean((1, 2, 3)) + PERCEPTION * perceived
+        if self.region is not None:
+            made = torch.where(self.region.inside[0][:, :, *part.place] > 0, made, wanted)
         positions = self.picture[0, 0].numel() if self.region is None else self.region.positions
-        return distance * (wanted[0, 0].numel() / positions)
+        return picture_error(made, wanted, weights) * (wanted[0, 0].numel() / positions)
 
 
 @dataclass(frozen=True)
@@ -117,7 +94,7 @@ def _part(row: _Cut, column: _Cut) -> Part:
 
 class _Distance(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, latents: Tensor, distortion: PerceptualDistortion, with_gradient: bool) -> Tensor:
+    def forward(ctx: Any, latents: Tensor, distortion: PictureDistortion, with_gradient: bool) -> Tensor:
         total, gradient = latents.new_zeros(len(latents)), torch.zeros_like(latents)
         for part in distortion.parts:
             tile = latents[:, :, *part.latent].detach().requires_grad_(with_gradient)

@@ -1,4 +1,4 @@
-"""Encoder: fits of functions of latents, by the perceptual distortion of the pictures that they decode to."""
+"""Encoder: fits of functions of latents, by the distortion of the pictures that they decode to."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from codec.overfit.function import Function
 from codec.overfit.lambda_conditioned_weights import LambdaConditionedWeights
 from codec.profiles.base import Budget, Encoder, Goal, Progress, Quality, Sections, counting
 from codec.profiles.clric import initialisation
-from codec.profiles.clric.distortion import PerceptualDistortion
+from codec.profiles.clric.distortion import PictureDistortion
 from codec.profiles.clric.initialisation import Initialisation, latents_of, steps_of
 from codec.profiles.clric.profile import Options
 from codec.profiles.clric.quantisation_step import StepTrials
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# Logarithms of lambda, the perceptual distortion that a bit per pixel is worth, at `codec.profiles.base.QUALITIES`.
-LOG_LAMBDA = (1.7, 1.1, -1.17, -3.98, -4.38)
+# Logarithms of lambda, the distortion that a bit per pixel is worth, at `codec.profiles.base.QUALITIES`.
+LOG_LAMBDA = (-1.24, -1.84, -4.11, -6.92, -7.32)
 
 # Iterations by effort: to the latent alone, which only models without a universal function need, and to the picture.
 ITERATIONS = {
@@ -50,7 +50,7 @@ GENTLE: dict[str, Any] = {
     "grid_rate": 0.1, "temperature": (0.3, 0.02), "noise": (0.1, 0.0), "damping": 6.0, "relative": True,
 }  # fmt: skip
 WEIGHT_RATE = 1e-2
-SHRINKAGE = 0.06  # of sizes while fits anneal, in logarithm, at a lambda of 1; it goes with its square root
+SHRINKAGE = 0.26  # of sizes while fits anneal, in logarithm, at a lambda of 1; it goes with its square root
 
 
 class ClricEncoder(Encoder):
@@ -106,7 +106,7 @@ class Iterations:
 
     Attributes:
         latent: by the error of the latent alone, which come first, for models without a universal function.
-        distortion: by the perceptual distortion.
+        distortion: by the distortion of the picture.
     """
 
     latent: int
@@ -122,7 +122,7 @@ class Iterations:
         return Schedule(0, self.latent, self.latent // 5)
 
     def second(self, *, own_weights: bool) -> Schedule:
-        """Schedule by the perceptual distortion; of weights only if they are own ones, as differences cost too much."""
+        """Schedule by the picture's distortion; of weights only if they are own ones, as differences cost too much."""
         schedule = Schedule(0, self.distortion, 0, weight_rate=0.0, **GENTLE)
         if not own_weights:
             return schedule
@@ -137,14 +137,14 @@ class LatentFit(Fit):
     """
 
     def __init__(
-        self, start: Initialisation, lambdas: Tensor, perceptual: PerceptualDistortion, schedule: Schedule,
+        self, start: Initialisation, lambdas: Tensor, measured: PictureDistortion, schedule: Schedule,
         generator: torch.Generator, progress: Callable[[int], None],
     ) -> None:  # fmt: skip
-        super().__init__(perceptual.picture, lambdas, [start.function], schedule, generator, progress, self._distortion)
-        self.start, self.perceptual = start, perceptual
+        super().__init__(measured.picture, lambdas, [start.function], schedule, generator, progress, self._distortion)
+        self.start, self.measured = start, measured
 
     def _distortion(self, function: Function, _: Tensor) -> Tensor:
-        return self.perceptual.distortion(latents_of(function, self.start.step))
+        return self.measured.distortion(latents_of(function, self.start.step))
 
 
 class LatentFits(Fits):
@@ -195,7 +195,7 @@ class LatentFits(Fits):
         if not self.iterations.distortion:
             return rounded
         lambdas, schedule = self._lambdas(logs), self.iterations.second(own_weights=self.own_weights)
-        self._fit = LatentFit(start, lambdas, self._perceptual, schedule, self.generator, self.progress)
+        self._fit = LatentFit(start, lambdas, self._measured, schedule, self.generator, self.progress)
         found = self._coded(self._fit.run(steer))
         if steer:
             return found
@@ -211,7 +211,7 @@ class LatentFits(Fits):
         function = replace(found.function, grids=grids)
         step = steps_of([weights.origin for weights in found.weights], self.latent.device)
         if self.iterations.distortion:
-            total = self._perceptual.distortion(latents_of(function, step))
+            total = self._measured.distortion(latents_of(function, step))
         else:  # to look at the picture would take longer than all else
             total = _of_latent(self.log_weights, self.autoencoder.downscale)(function, self.latent / step)
         return list(torch.autograd.grad(total.sum(), grids))
@@ -225,9 +225,9 @@ class LatentFits(Fits):
         return (logs - self.most).exp().to(self.pixels.device, torch.float32) * positions / self.pixels
 
     @cached_property
-    def _perceptual(self) -> PerceptualDistortion:
+    def _measured(self) -> PictureDistortion:
         weights = None if self.log_weights is None else self.log_weights.exp()
-        return PerceptualDistortion(self.autoencoder, self.picture, self.visible, weights)
+        return PictureDistortion(self.autoencoder, self.picture, self.visible, weights)
 
 
 class UniversalFits(LatentFits):

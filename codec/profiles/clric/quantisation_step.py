@@ -12,7 +12,7 @@ from torch import Tensor
 from codec.autoencoders.autoencoder import Autoencoder
 from codec.overfit import initialisation, synthesis
 from codec.overfit.function import Function
-from codec.profiles.clric.distortion import PerceptualDistortion
+from codec.profiles.clric.distortion import PictureDistortion
 
 UNSEEN = 0.03  # part of the mean sensitivity that is added to all: no direction is free
 TRIED = tuple(2.0**i for i in range(-2, 5))  # steps
@@ -72,7 +72,7 @@ class StepTrials:
         """Try all steps on the middle of a picture (1, 3, height, width)."""
         top, left = ((n - min(n, TRIAL)) // 2 for n in picture.shape[2:])
         part = picture[:, :, top : top + TRIAL, left : left + TRIAL]
-        latent, distortion = autoencoder.encode(part), PerceptualDistortion(autoencoder, part)
+        latent, distortion = autoencoder.encode(part), PictureDistortion(autoencoder, part)
         sensitivity = Sensitivity.through(autoencoder, latent, *part.shape[2:])
         with torch.no_grad():
             return cls(sensitivity, [_trial(latent, sensitivity, step, distortion) for step in TRIED])
@@ -91,9 +91,7 @@ class StepTrials:
         return float(np.interp(math.log(step), np.log(TRIED), [bits for _, bits in self.costs]))
 
 
-def _trial(
-    latent: Tensor, sensitivity: Sensitivity, step: float, distortion: PerceptualDistortion
-) -> tuple[float, float]:
+def _trial(latent: Tensor, sensitivity: Sensitivity, step: float, distortion: PictureDistortion) -> tuple[float, float]:
     """Distortion, and estimated bits per pixel, if a picture's weighted latent is quantised with this step."""
     function = sensitivity.undone(initialisation.principal(sensitivity.of(latent), step)).rounded()
     made = synthesis.synthesise(function.grids, function.weights, function.spec)

@@ -1,4 +1,4 @@
-"""LPIPS (SqueezeNet 1.1, version 0.1): a perceptual distance to train with.
+"""LPIPS (SqueezeNet 1.1, version 0.1): a perceptual distance, to measure pictures by.
 
 Zhang et al., "The unreasonable effectiveness of deep features as a perceptual metric", CVPR 2018. The weights are not
 part of this package: a safetensors file with torchvision's SqueezeNet 1.1 as `features.*`, and the linear layers of
@@ -10,12 +10,32 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from codec.autoencoders.perceptual_loss import DEVIATION, MEAN, Fire, pool
 from codec.autoencoders.tensor_file import check_shapes, read_safetensors
 
 TAPS = (1, 4, 7, 9, 10, 11, 12)  # layers of SqueezeNet whose outputs are compared
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of samples, by which the network sees them
+
+
+class Fire(nn.Module):
+    """SqueezeNet's: few channels by 1x1, many of these by 1x1 and 3x3."""
+
+    def __init__(self, inputs: int, squeezed: int, expanded: int) -> None:
+        super().__init__()
+        self.squeeze = nn.Conv2d(inputs, squeezed, 1)
+        self.expand1x1 = nn.Conv2d(squeezed, expanded, 1)
+        self.expand3x3 = nn.Conv2d(squeezed, expanded, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.squeeze(x))
+        return torch.cat([F.relu(self.expand1x1(x)), F.relu(self.expand3x3(x))], 1)
+
+
+def pool() -> nn.Module:
+    """Pooling of SqueezeNet."""
+    return nn.MaxPool2d(3, 2, ceil_mode=True)
 
 
 class Lpips(nn.Module):
