@@ -8,6 +8,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
@@ -20,11 +21,11 @@ from PIL import Image
 import pillow_clric
 from codec import files
 
+# The formats that are compared with, and how Pillow writes them, so that they are small: at speed 4 AVIF takes longer
+# than by default. JPEG XL and HEIC need pillow-jxl-plugin and pillow-heif.
 OTHERS: dict[str, dict[str, Any]] = {
-    "jpeg": {"optimize": True, "progressive": True},
-    "webp": {"method": 6},
-    "avif": {},
-}  # the formats that are compared with, and how Pillow writes them at their smallest
+    "jpeg": {"optimize": True, "progressive": True}, "webp": {"method": 6}, "avif": {"speed": 4}, "jxl": {}, "heif": {},
+}  # fmt: skip
 ONLY = click.option("--only", default="", help="Names of photos, with commas between them; all by default.")
 
 
@@ -109,6 +110,16 @@ def photo(path: Path, crop: tuple[int, int] | None = None) -> Image.Image:
         return picture
     (width, height), left, top = crop, (picture.width - crop[0]) // 2, (picture.height - crop[1]) // 2
     return picture.crop((left, top, left + width, top + height))
+
+
+def register_others() -> None:
+    """Let Pillow know JPEG XL and HEIC, where the packages for these are installed."""
+    with suppress(ImportError):
+        import pillow_jxl  # noqa: F401
+    with suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
 
 
 def encode(image: Image.Image, codec: str, quality: float, options: Mapping[str, Any]) -> bytes:

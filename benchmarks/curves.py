@@ -12,7 +12,8 @@ import numpy as np
 
 from codec.curves import Curve
 
-METRICS = {"psnr": "PSNR", "msssim": "MS-SSIM", "lpips": "LPIPS"}  # as results call them, and as people do
+# As results call them, and as people do.
+METRICS = {"psnr": "PSNR", "msssim": "MS-SSIM", "ssimulacra2": "SSIMULACRA2", "lpips": "LPIPS"}
 
 
 def results_curves(paths: list[Path]) -> tuple[dict[str, list[Curve]], list[str]]:

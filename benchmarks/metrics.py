@@ -1,4 +1,4 @@
-"""Metrics of two images: PSNR, MS-SSIM and LPIPS."""
+"""Metrics of two images: PSNR, MS-SSIM, SSIMULACRA2 and LPIPS."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from torch import Tensor
 from codec import metrics
 from codec.lpips import Lpips
 from codec.tensors import to_tensor
+from codec.training.validation import ssimulacra2
 
 
 def measure(a: Image.Image, b: Image.Image, weights: Path | None) -> dict[str, float]:
-    """PSNR; MS-SSIM unless the pictures are too small for it; LPIPS if there are weights for it."""
+    """PSNR; MS-SSIM and SSIMULACRA2 unless the pictures are too small for these; LPIPS if there are weights for it."""
     x, y = (np.asarray(image.convert("RGB")) for image in (a, b))
-    return metrics.measure(x, y, _lpips(weights) if weights else None)
+    found = metrics.measure(x, y, _lpips(weights) if weights else None)
+    return found if min(x.shape[:2]) < metrics.SMALLEST else {**found, "ssimulacra2": ssimulacra2(x, y)}
 
 
 def psnr(a: Image.Image, b: Image.Image) -> float:

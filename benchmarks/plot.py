@@ -15,7 +15,9 @@ from curves import METRICS, anchor_curves, results_curves
 
 from codec.curves import Curve, bd_rate
 
-AXES = {"psnr": "PSNR, dB", "msssim": "MS-SSIM, dB", "lpips": "LPIPS (lower is better)"}
+AXES = {
+    "psnr": "PSNR, dB", "msssim": "MS-SSIM, dB", "ssimulacra2": "SSIMULACRA2", "lpips": "LPIPS (lower is better)",
+}  # fmt: skip
 
 
 def bd_table(metric: str, curves: list[Curve], references: list[Curve]) -> str:

@@ -24,16 +24,18 @@ from typing import Any
 import click
 import metrics
 import torch
-from common import OTHERS, encode, machine, numbers, photo, size, table, write
+from common import OTHERS, encode, machine, numbers, photo, register_others, size, table, write
 from PIL import Image
 
 import pillow_clric  # registers the format, in spawned processes too: they import this module
+from codec.profiles.options import TUNES
 from codec.training.data import SUFFIXES
 
 COLUMNS = {
     "bpp": ("bpp", 4),
     "psnr": ("PSNR, dB", 3),
     "msssim": ("MS-SSIM", 5),
+    "ssimulacra2": ("SSIMULACRA2", 2),
     "lpips": ("LPIPS", 4),
     "encode_s": ("encode, s", 2),
     "decode_s": ("decode, s", 2),
@@ -42,19 +44,21 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class Coder:
-    """The codec that is measured, and LPIPS's weights if that is to be measured too."""
+    """The codec that is measured, LPIPS's weights if that is to be measured too, and the tune to show pictures for."""
 
     codec: str
     options: dict[str, Any]
     weights: Path | None
+    tune: str | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {"codec": self.codec, **self.options, "lpips": self.weights is not None}
+        tune = {} if self.tune is None else {"tune": self.tune}
+        return {"codec": self.codec, **self.options, **tune, "lpips": self.weights is not None}
 
     def decode(self, data: bytes) -> Image.Image:
         if self.codec == "clric":
-            return pillow_clric.decode(data, device=self.options["device"])
+            return pillow_clric.decode(data, device=self.options["device"], tune=self.tune)
         with Image.open(BytesIO(data)) as image:
             image.load()
             return image
@@ -98,6 +102,7 @@ def measure(task: Task, coder: Coder) -> dict[str, Any]:
 def start_worker(threads: int, coder: Coder) -> None:
     """Do in advance what a process does once, so that it is not in the first photo's times."""
     torch.set_num_threads(threads)
+    register_others()
     quickest = {"effort": 1} if coder.codec == "clric" else {}
     coder.decode(encode(Image.new("RGB", (64, 64)), coder.codec, 50, coder.options | quickest))
 
@@ -155,6 +160,7 @@ def summary(points: list[dict[str, Any]]) -> str:
 @click.option("--profile", default="msp", show_default=True)
 @click.option("--model", help="That of the profile by default.")
 @click.option("--effort", type=click.Choice([*"123456789", "paper"]), default="3", show_default=True, metavar="N")
+@click.option("--tune", type=click.Choice(TUNES), help="What pictures are shown for: that of the file by default.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps ...")
 @click.option(
     "--lpips", "weights", metavar="WEIGHTS", type=click.Path(exists=True, path_type=Path), help="Measure LPIPS too."
@@ -165,12 +171,13 @@ def summary(points: list[dict[str, Any]]) -> str:
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of each process.")
 @click.option("--json", "out", metavar="OUT", type=click.Path(path_type=Path), required=True, help="File of results.")
 def main(
-    folder: Path, qualities: list[float], codec: str, profile: str, model: str | None, effort: str, device: str,
+    folder: Path, qualities: list[float], codec: str, profile: str, model: str | None, effort: str, tune: str | None,
+    device: str,
     weights: Path | None, crop: tuple[int, int] | None, images: str | None, jobs: int, threads: int, out: Path,
 ) -> None:  # fmt: skip
     """Measure rate and distortion of the photos in FOLDER; resumes what OUT holds.
 
-    Profile, model, effort and device are those of the codec clric; other codecs have their settings fixed.
+    Profile, model, effort, tune and device are those of the codec clric; other codecs have their settings fixed.
     """
     paths = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES}
     names = images.split(",") if images else list(paths)
@@ -178,7 +185,7 @@ def main(
         raise click.UsageError(f"{folder} has no photos {', '.join(missing)}")
     ours = {"profile": profile, "effort": int(effort) if effort.isdigit() else effort, "device": device}
     ours |= {} if model is None else {"model": model}
-    coder = Coder(codec, ours if codec == "clric" else OTHERS[codec], weights)
+    coder = Coder(codec, ours if codec == "clric" else OTHERS[codec], weights, tune)
     results = resume(out, {**coder.settings, **({"crop": list(crop)} if crop else {})})
     tasks = [Task(paths[name], quality, crop) for name, quality in product(names, qualities)]
     run(tasks, coder, results, out, jobs, threads)
