@@ -24,6 +24,7 @@ from codec.tensors import to_tensor
 TINY = Path(__file__).parent / "golden" / "tiny@e02287ff4f582a9e.safetensors"
 TINY_ENHANCED = TINY.with_name("tinyenhanced@1764ab0fba123463.safetensors")
 TINY_GRAIN = TINY.with_name("tinygrain@97720f5c0423e339.safetensors")
+TINY_PATCH = TINY.with_name("tinypatch@4b07860f8b6f419c.safetensors")
 TINY_VQ = TINY.with_name("tinyvq@14eee1892436413a.safetensors")
 HIDDEN = 8
 

@@ -20,6 +20,7 @@ from latents import (
     TINY,
     TINY_ENHANCED,
     TINY_GRAIN,
+    TINY_PATCH,
     TINY_VQ,
     latent_coded,
     latent_file,
@@ -29,6 +30,7 @@ from latents import (
 from numpy.typing import NDArray
 from PIL import Image
 from test_golden import FOLDER, fingerprint, function_of, latent_fingerprint, symbols
+from torch.nn.functional import pixel_unshuffle
 
 import codec
 from codec import Header, Section, pack, unpack
@@ -41,9 +43,11 @@ from codec.autoencoders.networks.index_prior import IndexPrior
 from codec.autoencoders.networks.index_prior import quantised as quantised_indices
 from codec.autoencoders.networks.index_transformer import IndexTransformer
 from codec.autoencoders.networks.integer_prior import LOG
+from codec.autoencoders.networks.patch import Config as PatchConfig
+from codec.autoencoders.networks.patch import PatchAutoencoder
 from codec.autoencoders.networks.quantisation import quantised, whole
 from codec.autoencoders.networks.transform import Grain, Transform
-from codec.autoencoders.networks.transform_config import PIXELS
+from codec.autoencoders.networks.transform_config import PATCH, PIXELS
 from codec.autoencoders.networks.transform_config import Config as TransformConfig
 from codec.autoencoders.networks.vq import Config as VqConfig
 from codec.autoencoders.networks.vq import Quantised
@@ -55,6 +59,7 @@ from codec.overfit.reference_weights import PLAIN
 from codec.overfit.spec import BICUBIC, Spec
 from codec.profiles.clric.initialisation import universal_of
 from codec.tensors import to_tensor
+from codec.training.prior import STEPS, description, initial_function, integers
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 
@@ -107,7 +112,11 @@ def clric_unusual() -> bytes:
 
 def clric_differences() -> bytes:
     """A photo whose function differs from the universal one, as the encoder's never do."""
-    container = unpack(codec.encode(crop("coffee.png", (300, 120, 359, 177), "RGB"), effort=1, device="cpu"))
+    container = unpack(
+        codec.encode(
+            crop("coffee.png", (300, 120, 359, 177), "RGB"), profile="clric", model="base", effort=1, device="cpu"
+        )
+    )
     spec, weights, grids = bitstream.read(*function_of(container))
     generator = np.random.default_rng(0)
     differences = dict(weights.differences)
@@ -207,6 +216,30 @@ def tiny_vq_model() -> Model:
     )
 
 
+def tiny_patch_model() -> Model:
+    """An autoencoder of random weights beside an identity of a few frequencies, with a universal function of some."""
+    torch.manual_seed(0)
+    config = {"latent": 6, "width": 12, "encoder": 1, "decoder": 1, "expansion": 1}
+    made = PatchAutoencoder(PatchConfig(**config))
+    photos = to_tensor(
+        [crop(n, (96, 96, 352, 352), "RGB") for n in ("coffee.png", "astronaut.png")], torch.device("cpu")
+    )
+    patches = pixel_unshuffle(2 * photos - 1, PATCH).permute(0, 2, 3, 1).flatten(0, 2)
+    axes = torch.linalg.eigh(torch.cov(patches.T))[1].flip(1)[:, :12]
+    with torch.no_grad():
+        made.encoder.embed.weight.zero_()[..., 1, 1] = axes.T
+        made.encoder.project.weight.copy_(torch.eye(6, 12))
+        made.decoder.expand.weight.copy_(torch.eye(12, 6))
+        made.decoder.unembed.weight.zero_()[..., 1, 1] = axes
+    function = initial_function(6)
+    for name, parameter in function.named_parameters():
+        if name != STEPS:
+            parameter.data += 0.05 * torch.randn_like(parameter)
+    networks = {name: tensor.detach().half() for name, tensor in made.state_dict().items()}
+    tensors = {**networks, **integers(function)}
+    return Model("tinypatch", "patch", config, (0.0,) * 6, (1.0,) * 6, tensors, description(6))
+
+
 def msp_alpha() -> bytes:
     colours = crop("astronaut.png", FACE, "RGB")
     return latent_coded("extra", np.dstack([colours, disc(*colours.shape[:2])]), 320)
@@ -232,9 +265,10 @@ FILES: dict[str, Callable[[], bytes]] = {
     "tall": encoded("rocket.jpg", COLUMN, "RGB", profile="coolchic", quality=95, effort=1),
     "alpha": with_alpha("coffee.png", CUP, "L", profile="coolchic", quality=40, effort=1),
     "unusual": unusual,
-    "clric-rgb": encoded("astronaut.png", FACE, "RGB", effort=2),
-    "clric-grey": encoded("coffee.png", CUP, "L", quality=40, effort=1),
-    "clric-alpha": with_alpha("astronaut.png", FACE, "RGB", effort=2),
+    "clric-rgb": encoded("astronaut.png", FACE, "RGB", profile="clric", model="base", effort=2),
+    "clric-grey": encoded("coffee.png", CUP, "L", profile="clric", model="base", quality=40, effort=1),
+    "clric-alpha": with_alpha("astronaut.png", FACE, "RGB", profile="clric", model="base", effort=2),
+    "clric-patches": encoded("astronaut.png", FACE, "RGB", profile="clric", model=TINY_PATCH, quality=75, effort=2),
     "clric-differences": clric_differences,
     "clric-unusual": clric_unusual,
     "msp-photo": lambda: latent_coded("normal", crop("astronaut.png", FACE, "RGB"), 200),
@@ -263,7 +297,7 @@ FILES: dict[str, Callable[[], bytes]] = {
 def main() -> None:
     models = (
         (TINY, tiny_model), (TINY_ENHANCED, tiny_enhanced_model), (TINY_GRAIN, tiny_grain_model),
-        (TINY_VQ, tiny_vq_model),
+        (TINY_VQ, tiny_vq_model), (TINY_PATCH, tiny_patch_model),
     )  # fmt: skip
     for path, made in models:
         if not path.exists():
