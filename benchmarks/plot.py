@@ -7,6 +7,7 @@ A file of anchors holds {"name": [[bpp, psnr], ...], ...}, means over the same i
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import click
@@ -41,8 +42,12 @@ def plot(curves: dict[str, list[Curve]], anchors: list[Curve], out: Path) -> Non
     from matplotlib import pyplot
     from matplotlib.ticker import LogLocator, ScalarFormatter
 
-    figure, row = pyplot.subplots(1, len(curves), figsize=(6 * len(curves), 5), layout="constrained", squeeze=False)
-    for axes, (metric, measured) in zip(row[0], curves.items(), strict=True):
+    columns = min(2, len(curves))
+    size = 7 * columns, 5 * math.ceil(len(curves) / columns)
+    figure, grid = pyplot.subplots(
+        -(-len(curves) // columns), columns, figsize=size, layout="constrained", squeeze=False
+    )
+    for axes, (metric, measured) in zip(grid.flat, curves.items(), strict=False):
         for curve in measured:
             axes.plot(curve.bpp, curve.values, "o-", markersize=4, label=curve.name)
         for anchor in anchors if metric == "psnr" else []:
@@ -52,9 +57,9 @@ def plot(curves: dict[str, list[Curve]], anchors: list[Curve], out: Path) -> Non
         axes.xaxis.set_major_formatter(ScalarFormatter())
         axes.xaxis.minorticks_off()
         axes.grid(alpha=0.3)
-    figure.legend(*row[0, 0].get_legend_handles_labels(), loc="outside right upper")
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside right upper")
     out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=150)
+    figure.savefig(out, dpi=100)
 
 
 @click.command()

@@ -451,11 +451,13 @@ def test_overfitting_costs_less_and_is_repeatable() -> None:
 @pytest.mark.parametrize("quality", [20, 60])
 def test_more_effort_costs_less(quality: float) -> None:
     """With the model that ships: symbols that descend, and more so those that are explored before."""
-    picture, transform = photo(192, 160), learned_transform.LearnedTransform(store.load("transform"), "cpu")
+    with Image.open(SAMPLES / "coffee.png") as image:  # not enlarged, so that there is something to be won
+        picture = np.asarray(image.convert("RGB").crop((250, 100, 410, 292)))
+    transform = learned_transform.LearnedTransform(store.load("transform"), "cpu")
     files = [encode(picture, model="transform", effort=effort, quality=quality) for effort in (3, 5, 8)]
     costs = [cost(data, picture, transform) for data in files]
     assert sorted(costs, reverse=True) == costs
-    assert costs[-1] < 0.99 * costs[0]
+    assert costs[-1] < 0.98 * costs[0]
 
 
 @pytest.mark.parametrize("quality", [20, 50, 80])

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 BASE = "base"
 # Of those that ship with the package, which are too long to be hashed whenever models are listed
-BASE_PREFIX, TRANSFORM_PREFIX, VQ_PREFIX = "84dfc013dc5fec56", "7bc917e13db52e81", "4b8834661da607f6"
+BASE_PREFIX, TRANSFORM_PREFIX, VQ_PREFIX = "84dfc013dc5fec56", "6f3bb21803109598", "4b8834661da607f6"
 EMBEDDED = Path(__file__).with_name("base.safetensors")
 VARIABLE = "CLRIC_MODELS"
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"

@@ -60,7 +60,7 @@ class Effort:
 
 EFFORTS = {
     1: Effort("baseline", corrected=False, iterations=Iterations()),
-    2: Effort("baseline", corrected=False, iterations=Iterations()),
+    2: Effort("normal", corrected=False, iterations=Iterations()),
     3: Effort("normal", corrected=True, iterations=Iterations()),
     4: Effort("normal", corrected=True, iterations=Iterations(0, 2)),
     5: Effort("normal", corrected=True, iterations=Iterations(0, 5)),
