@@ -168,6 +168,8 @@ class TestCommand:
         assert trained.encode(torch.rand(1, 3, 64, 64)).shape == (1, 5, 8, 8)
         universal = universal_of(trained.model)
         assert universal.weights(300).keys() == universal.spec(8, 8, 5).weight_shapes.keys()
+        middle = universal.step(universal.number(prior.MIDDLE))
+        assert middle == pytest.approx(1, rel=0.01)  # the latent's scale is such
         points = read_log(folder)[-1]["validation"]["held out"]["points"]
         assert [point["lambda"] for point in points] == sorted((point["lambda"] for point in points), reverse=True)
         assert points[-1]["bpp"] > points[0]["bpp"] > 0

@@ -32,6 +32,7 @@ from codec.training.optimizers import MuonAndAdam, Schedule, wide
 from codec.training.prior import (
     LAMBDAS,
     MIDDLE,
+    STEPS,
     description,
     distributions,
     function_shape,
@@ -140,11 +141,13 @@ class AutoencoderTask(PhotoTask):
 
     def export(self, path: Path) -> None:
         """Write the model, with its universal function."""
-        own, channels = self.model.autoencoder, self.settings.network.latent
+        own, function = self.model.autoencoder, self.model.function
         networks = {name: w.half().cpu() for name, w in own.state_dict().items()}
-        tensors, function = {**networks, **integers(self.model.function)}, description(channels)
-        neutral = (0.0,) * channels, (1.0,) * channels
-        model = model_files.Model(path.stem, "patch", dict(self.config), *neutral, tensors, function)
+        # Latents in units of a middling step: no step is too large for a file then.
+        unit = interpolated(function, torch.tensor([MIDDLE], device=function.get_parameter(STEPS).device))[1].flatten()
+        tensors, told = {**networks, **integers(function, unit)}, description(own.channels)
+        neutral, scale = (0.0,) * own.channels, tuple((1 / unit).tolist())
+        model = model_files.Model(path.stem, "patch", dict(self.config), neutral, scale, tensors, told)
         with replacing(path) as temporary:
             model_files.write(model, temporary)
 

@@ -52,9 +52,10 @@ def initial_function(channels: int) -> Weights:
 
 def interpolated(function: Weights, lambdas: Tensor) -> tuple[Tensors, Tensor]:
     """Weights by name, (batch, ...) each, and steps (batch, channels, 1, 1) of a universal function at lambdas."""
-    between = knot_weights(lambdas, LAMBDAS, KNOTS)
-    weights = {name: torch.einsum("bk,k...->b...", between, w) for name, w in function.named().items()}
-    return weights, weights.pop(STEPS).exp()[:, :, None, None]
+    between, knots = knot_weights(lambdas, LAMBDAS, KNOTS), function.named()
+    knots[STEPS] = knots[STEPS].exp()
+    weights = {name: torch.einsum("bk,k...->b...", between, w) for name, w in knots.items()}
+    return weights, weights.pop(STEPS)[:, :, None, None]
 
 
 def distributions(grid: Tensor, weights: Tensors, spec: Spec) -> tuple[Tensor, Tensor]:
@@ -84,14 +85,18 @@ def contexts(grid: Tensor, spec: Spec) -> Tensor:
     return torch.stack(known, 2)
 
 
-def integers(function: Weights) -> dict[str, Tensor]:
+def integers(function: Weights, unit: Tensor | None = None) -> dict[str, Tensor]:
     """Tensors of a universal function as models have them, by name.
+
+    Args:
+        unit: of each channel, (channels,), in which steps are told; 1 by default.
 
     Raises:
         ValueError: a weight is larger than files can hold.
     """
     weights = function.named()
-    numbers = whole({**weights, STEPS: weights[STEPS].exp()})
+    steps = weights[STEPS].exp()
+    numbers = whole({**weights, STEPS: steps if unit is None else steps / unit})
     return {f"function.{name}": w for name, w in numbers.items()}
 
 
