@@ -8,7 +8,6 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
@@ -20,11 +19,13 @@ from PIL import Image
 
 import pillow_clric
 from codec import files
+from codec.training.validation import AVIF_SPEED
 
-# The formats that are compared with, and how Pillow writes them, so that they are small: at speed 4 AVIF takes longer
-# than by default. JPEG XL and HEIC need pillow-jxl-plugin and pillow-heif.
+# The formats that are compared with, and how Pillow writes them, so that they are small: AVIF takes longer than by
+# default. JPEG XL and HEIC need pillow-jxl-plugin and pillow-heif.
 OTHERS: dict[str, dict[str, Any]] = {
-    "jpeg": {"optimize": True, "progressive": True}, "webp": {"method": 6}, "avif": {"speed": 4}, "jxl": {}, "heif": {},
+    "jpeg": {"optimize": True, "progressive": True}, "webp": {"method": 6}, "avif": {"speed": AVIF_SPEED},
+    "jxl": {}, "heif": {},
 }  # fmt: skip
 ONLY = click.option("--only", default="", help="Names of photos, with commas between them; all by default.")
 
@@ -110,16 +111,6 @@ def photo(path: Path, crop: tuple[int, int] | None = None) -> Image.Image:
         return picture
     (width, height), left, top = crop, (picture.width - crop[0]) // 2, (picture.height - crop[1]) // 2
     return picture.crop((left, top, left + width, top + height))
-
-
-def register_others() -> None:
-    """Let Pillow know JPEG XL and HEIC, where the packages for these are installed."""
-    with suppress(ImportError):
-        import pillow_jxl  # noqa: F401
-    with suppress(ImportError):
-        import pillow_heif
-
-        pillow_heif.register_heif_opener()
 
 
 def encode(image: Image.Image, codec: str, quality: float, options: Mapping[str, Any]) -> bytes:

@@ -43,10 +43,8 @@ def plot(curves: dict[str, list[Curve]], anchors: list[Curve], out: Path) -> Non
     from matplotlib.ticker import LogLocator, ScalarFormatter
 
     columns = min(2, len(curves))
-    size = 7 * columns, 5 * math.ceil(len(curves) / columns)
-    figure, grid = pyplot.subplots(
-        -(-len(curves) // columns), columns, figsize=size, layout="constrained", squeeze=False
-    )
+    rows = math.ceil(len(curves) / columns)
+    figure, grid = pyplot.subplots(rows, columns, figsize=(7 * columns, 5 * rows), layout="constrained", squeeze=False)
     for axes, (metric, measured) in zip(grid.flat, curves.items(), strict=False):
         for curve in measured:
             axes.plot(curve.bpp, curve.values, "o-", markersize=4, label=curve.name)

@@ -24,12 +24,13 @@ from typing import Any
 import click
 import metrics
 import torch
-from common import OTHERS, encode, machine, numbers, photo, register_others, size, table, write
+from common import OTHERS, encode, machine, numbers, photo, size, table, write
 from PIL import Image
 
 import pillow_clric  # registers the format, in spawned processes too: they import this module
 from codec.profiles.options import TUNES
 from codec.training.data import SUFFIXES
+from pillow_clric.compare import register_others
 
 COLUMNS = {
     "bpp": ("bpp", 4),
@@ -172,8 +173,8 @@ def summary(points: list[dict[str, Any]]) -> str:
 @click.option("--json", "out", metavar="OUT", type=click.Path(path_type=Path), required=True, help="File of results.")
 def main(
     folder: Path, qualities: list[float], codec: str, profile: str, model: str | None, effort: str, tune: str | None,
-    device: str,
-    weights: Path | None, crop: tuple[int, int] | None, images: str | None, jobs: int, threads: int, out: Path,
+    device: str, weights: Path | None, crop: tuple[int, int] | None, images: str | None, jobs: int, threads: int,
+    out: Path,
 ) -> None:  # fmt: skip
     """Measure rate and distortion of the photos in FOLDER; resumes what OUT holds.
 

@@ -262,14 +262,19 @@ def clric_codecs(profiles: Iterable[str], effort: int | None, device: str) -> li
     return codecs
 
 
-def pillow_formats() -> list[Codec]:
-    """The other formats that are installed."""
+def register_others() -> None:
+    """Let Pillow know JPEG XL and HEIC, where the packages for these are installed."""
     with suppress(ImportError):
         import pillow_jxl  # noqa: F401
     with suppress(ImportError):
         import pillow_heif
 
         pillow_heif.register_heif_opener()
+
+
+def pillow_formats() -> list[Codec]:
+    """The other formats that are installed."""
+    register_others()
     Image.init()
     return [codec for codec in _FORMATS if codec.format in Image.SAVE]
 

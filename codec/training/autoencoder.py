@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from codec.autoencoders import model as model_files
 from codec.autoencoders.networks.patch import Config, PatchAutoencoder
 from codec.autoencoders.networks.progressive_prior import laplace_bits
-from codec.autoencoders.networks.transform import STEP, Transform
+from codec.autoencoders.networks.transform import STEP
 from codec.autoencoders.networks.transform_config import PATCH, PIXELS
 from codec.blocks import to_multiple
 from codec.device import reduced_precision
@@ -41,6 +41,7 @@ from codec.training.prior import (
     interpolated,
 )  # fmt: skip
 from codec.training.transform import SPEED, compile_blocks, read_weights
+from codec.training.transform import Model as TransformModel
 from codec.training.validation import Validation
 
 EVALUATED = (0.3, 0.12, 0.05, 0.02, 0.008, 0.003, 0.001)  # lambdas of validations
@@ -158,7 +159,10 @@ class AutoencoderTask(PhotoTask):
         It tells what the transform's decoder is given at 1/8 from what its encoder has there, as well as it can through
         so few channels (reduced-rank regression; Izenman, 1975).
         """
-        transform, own = _transform(weights), self.model.autoencoder
+        config, found = read_weights(weights)
+        trained, own = TransformModel(config), self.model.autoencoder
+        trained.load_state_dict(found)
+        transform = trained.transform
         own.encoder.embed.load_state_dict(transform.encoder.embed.state_dict())
         own.encoder.fine.load_state_dict(transform.encoder.fine.state_dict(), strict=False)
         for block, known in zip(reversed(own.decoder.fine), reversed(transform.decoder.fine), strict=False):
@@ -193,14 +197,6 @@ class AutoencoderTask(PhotoTask):
         change = own(latents + noise * torch.randn_like(latents)) - own(latents)
         effect: Tensor = change.square().mean().mul(PIXELS / latents.shape[1]).sqrt() / noise
         return effect
-
-
-def _transform(weights: Path) -> Transform:
-    config, found = read_weights(weights)
-    transform = Transform(config)
-    named = {name.removeprefix("transform."): w for name, w in found.items() if not name.startswith("prior.")}
-    transform.load_state_dict(named)
-    return transform
 
 
 def _positions(features: Tensor) -> Tensor:

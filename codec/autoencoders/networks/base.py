@@ -40,3 +40,28 @@ class Networks(nn.Module, ABC):
     @abstractmethod
     def decode_tile(self, features: Tensor) -> Tensor:
         """Features to pictures, which are not clamped."""
+
+
+class Local(Networks):
+    """Networks that see no more than a tile, of one part each, and have samples in -1..1 inside.
+
+    Args:
+        encoder: pictures in -1..1 to latents.
+        decoder: latents to pictures, in -1..1 but for small excursions.
+        channels: of the latent.
+    """
+
+    tile = 1024
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, channels: int) -> None:
+        super().__init__()
+        self.channels = self.features = channels
+        self.encoder, self.decoder = encoder, decoder
+
+    def encode_tile(self, pictures: Tensor) -> Tensor:
+        latents: Tensor = self.encoder(2 * pictures - 1)
+        return latents
+
+    def decode_tile(self, features: Tensor) -> Tensor:
+        pictures: Tensor = self.decoder(features)
+        return pictures / 2 + 0.5

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from codec.autoencoders.networks.base import Networks
+from codec.autoencoders.networks.base import Local
 from codec.autoencoders.networks.limits import MAX_BLOCKS, MAX_CHANNELS, MAX_WIDTH, whole
 from codec.autoencoders.networks.transform import Pointwise, Spatial, Stack, initialise
 from codec.autoencoders.networks.transform_config import PATCH, PIXELS
@@ -19,7 +19,7 @@ from codec.autoencoders.networks.transform_config import PATCH, PIXELS
 
 @dataclass(frozen=True)
 class Config:
-    """Shape of the networks; the defaults are those of the model that ships with the package.
+    """Shape of the networks; the defaults are those that are trained.
 
     Attributes:
         latent: channels of the latent.
@@ -78,21 +78,12 @@ class Decoder(nn.Module):
         return F.pixel_shuffle(self.unembed(self.fine(self.expand(latents))), PATCH)
 
 
-class PatchAutoencoder(Networks):
+class PatchAutoencoder(Local):
     """Both networks, for pictures in 0..1."""
 
     downscale = PATCH
-    tile = 1024
+    encoder: Encoder
+    decoder: Decoder
 
     def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.channels = self.features = config.latent
-        self.encoder, self.decoder = Encoder(config), Decoder(config)
-
-    def encode_tile(self, pictures: Tensor) -> Tensor:
-        latents: Tensor = self.encoder(2 * pictures - 1)
-        return latents
-
-    def decode_tile(self, features: Tensor) -> Tensor:
-        pictures: Tensor = self.decoder(features)
-        return pictures / 2 + 0.5
+        super().__init__(Encoder(config), Decoder(config), config.latent)

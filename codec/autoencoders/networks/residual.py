@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from codec.autoencoders.networks.base import Networks
+from codec.autoencoders.networks.base import Local
 from codec.autoencoders.networks.limits import MAX_BLOCKS, MAX_CHANNELS, MAX_WIDTH, whole
 
 
@@ -86,21 +86,10 @@ class Decoder(nn.Sequential):
         )
 
 
-class Residual(Networks):
+class Residual(Local):
     """Both networks, for pictures in 0..1."""
 
     downscale = 8
-    tile = 1024
 
     def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.channels = self.features = config.latent
-        self.encoder, self.decoder = Encoder(config), Decoder(config)
-
-    def encode_tile(self, pictures: Tensor) -> Tensor:
-        latents: Tensor = self.encoder(2 * pictures - 1)
-        return latents
-
-    def decode_tile(self, features: Tensor) -> Tensor:
-        pictures: Tensor = self.decoder(features)
-        return pictures / 2 + 0.5
+        super().__init__(Encoder(config), Decoder(config), config.latent)
