@@ -1,6 +1,6 @@
 """Compare rate-distortion curves: BD-rates as a table, and a plot.
 
-    python benchmarks/plot.py clric.json jpeg.json avif.json --anchors anchors.json -o rd.png
+    python benchmarks/plot.py clric.json jpeg.json avif.json --anchors anchors.json --most 1 -o rd.png
 
 A file of anchors holds {"name": [[bpp, psnr], ...], ...}, means over the same images.
 """
@@ -25,6 +25,11 @@ def bd_table(metric: str, curves: list[Curve], references: list[Curve]) -> str:
     """A row a reference, a column a curve."""
     rows = [[reference.name, *(_cell(curve, reference) for curve in curves)] for reference in references]
     return table([[f"BD-rate at equal {METRICS[metric]} against", *(curve.name for curve in curves)], *rows])
+
+
+def _up_to(most: float, curve: Curve) -> Curve:
+    """The points of a curve that have at most so many bits per pixel."""
+    return Curve(curve.name, curve.bpp[curve.bpp <= most], curve.values[curve.bpp <= most])
 
 
 def _cell(curve: Curve, reference: Curve) -> str:
@@ -66,8 +71,9 @@ def plot(curves: dict[str, list[Curve]], anchors: list[Curve], out: Path) -> Non
     "--anchors", "anchor_files", metavar="FILE", multiple=True, type=click.Path(exists=True, path_type=Path),
     help="Other curves of PSNR; may be given several times.",
 )  # fmt: skip
+@click.option("--most", type=float, default=math.inf, help="Bits per pixel up to which curves are compared.")
 @click.option("-o", "--output", metavar="PNG", type=click.Path(path_type=Path), help="Write a plot.")
-def main(results: tuple[Path, ...], anchor_files: tuple[Path, ...], output: Path | None) -> None:
+def main(results: tuple[Path, ...], anchor_files: tuple[Path, ...], most: float, output: Path | None) -> None:
     """Compare files of results with each other and with anchors."""
     try:
         curves, images = results_curves(list(results))
@@ -76,8 +82,9 @@ def main(results: tuple[Path, ...], anchor_files: tuple[Path, ...], output: Path
     anchors = [curve for path in anchor_files for curve in anchor_curves(path)]
     click.echo(f"means over {len(images)} images: {', '.join(images)}")
     for metric, measured in curves.items():
-        references = [*measured, *anchors] if metric == "psnr" else measured
-        click.echo(f"\n{bd_table(metric, measured, references)}")
+        compared = [_up_to(most, curve) for curve in measured]
+        references = [*compared, *(_up_to(most, curve) for curve in anchors)] if metric == "psnr" else compared
+        click.echo(f"\n{bd_table(metric, compared, references)}")
     if output:
         plot(curves, anchors, output)
 

@@ -62,7 +62,7 @@ def colours(profile: bytes) -> bytes:
 def codes(profile: bytes) -> tuple[int, int]:
     """Return a profile's primaries and transfer function by their codes in ITU-T H.273; 0 if it has none."""
     try:
-        found = struct.unpack_from(">8x2B", _tags(profile)[b"cicp"])
+        found = struct.unpack_from(">8x2B", profile[_tags(profile)[b"cicp"]])
     except (KeyError, struct.error):
         return 0, 0
     return found if colours(profile) else (0, 0)
@@ -123,8 +123,9 @@ def read(profile: bytes) -> Shaper | None:
     try:
         tags = _tags(profile)
         names = _CHANNELS[colours(profile)]
-        curves = np.stack([_samples(tags[name + b"TRC"]) for name in names])
-        columns = [struct.unpack_from(">3i", tags[name + b"XYZ"], 8) for name in names] if len(names) == 3 else [_D50]
+        curves = np.stack([_samples(profile[tags[name + b"TRC"]]) for name in names])
+        bodies = [profile[tags[name + b"XYZ"]] for name in names] if len(names) == 3 else []
+        columns = [struct.unpack_from(">3i", body, 8) for body in bodies] or [_D50]
     except (KeyError, ValueError, struct.error):
         return None
     more = any(tag.startswith(_OTHER_MEANS) for tag in tags) or codes(profile)[1] in _HDR
@@ -156,11 +157,11 @@ def _file(space: bytes, tags: dict[bytes, bytes]) -> bytes:
     return head + struct.pack(">I", len(tags)) + table + data
 
 
-def _tags(profile: bytes) -> dict[bytes, bytes]:
-    """Bodies by name; those that end outside of the profile are cut."""
+def _tags(profile: bytes) -> dict[bytes, slice]:
+    """Places of bodies by name, each of which may be all of the profile."""
     (count,) = struct.unpack_from(">I", profile, _HEADER.size)
     table = profile[_HEADER.size + 4 :][: _TAG.size * count]
-    return {name: profile[place : place + length] for name, place, length in _TAG.iter_unpack(table)}
+    return {name: slice(place, place + length) for name, place, length in _TAG.iter_unpack(table)}
 
 
 def _samples(tag: bytes) -> NDArray[np.float64]:

@@ -204,7 +204,7 @@ def _guess(coder: Coder[Any], wanted: Tensor) -> Tensor:
     """Logarithms of lambdas at which estimates have the size that is asked for."""
     search, tried = _Search(coder, wanted), torch.full_like(wanted, sum(coder.bounds) / 2)
     for _ in range(GUESSES):
-        search.add(tried, (coder.estimate(tried) / 8).log())
+        search.add(tried, (coder.estimate(tried).clamp(min=1) / 8).log())
         tried = search.next()
         if torch.equal(tried, search.logs):
             break

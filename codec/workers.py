@@ -148,7 +148,8 @@ class _Copy:
 
     def communicate(self) -> None:
         """Wait for its end."""
-        os.waitpid(self._pid, 0)
+        with suppress(ChildProcessError):  # where SIGCHLD is ignored nothing is left to wait for
+            os.waitpid(self._pid, 0)
         self._all.discard(self)
         self.stdout.close()
         with suppress(OSError):  # of what is still to be written

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from contextlib import suppress
+from copy import copy
 from typing import cast
 from xml.dom import minidom
 
@@ -121,7 +122,8 @@ def _is_reduced(image: Image.Image) -> bool:
 def _frames(image: Image.Image) -> int:
     """Number of pictures in the image's file; 1 if another one than the first was chosen."""
     view = Image.Image.__new__(type(image))  # as counting loads another picture, over changes to this one
-    view.__dict__ = {**image.__dict__, "info": dict(image.info)}
+    own = {name: copy(v) if isinstance(v, list | MutableMapping) else v for name, v in image.__dict__.items()}
+    view.__dict__ = {**own, "_exif": None}
     with suppress(Exception):  # the format has no number of pictures, or the file is closed or damaged
         return 1 if image.tell() else view.n_frames  # type: ignore[attr-defined]
     return 1

@@ -913,7 +913,10 @@ def test_warnings_of_pillow_are_not_shown(
     recwarn.clear()
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     for arguments in (["odd.clric", "-o", "odd.bmp"], ["odd.png", "-o", "new.clric", "--strip"]):
-        assert run(*(folder / name if "odd" in name or "new" in name else name for name in arguments)).exit_code == 0
+        places = [folder / name if "odd" in name or "new" in name else name for name in arguments]
+        told = run(*places, "--json", "--overwrite")
+        assert told.exit_code == 0
+        assert not [each for each in json.loads(told.stdout)["warnings"] if "bomb" in each]
     assert run("thumbnail", folder / "odd.png", folder / "small.png").exit_code == 0
     assert not recwarn.list
 

@@ -192,6 +192,18 @@ def test_damaged_profiles_are_kept_or_look_the_same(profile: bytes, data: st.Dat
         assert np.abs(found.columns - known.columns).max() < 0.02
 
 
+def test_tags_that_share_their_places_take_no_memory() -> None:
+    """Each of some ten thousand may be all of a profile of a megabyte."""
+    tags = b"".join(struct.pack(">4sII", struct.pack(">I", i), 1, 2**20) for i in range(2**16))
+    profile = icc.write("grey", (2.2,), None)[:128] + struct.pack(">I", 2**16) + tags
+    profile += bytes(2**20 - len(profile))
+    tracemalloc.start()
+    assert icc.codes(profile) == (0, 0)
+    assert icc.read(profile) is None
+    assert tracemalloc.get_traced_memory()[1] < 2**26
+    tracemalloc.stop()
+
+
 def deflated(data: bytes) -> bytes:
     return zlib.compress(data, 9, -15)
 

@@ -23,6 +23,7 @@ from pillow_clric import LossWarning, cli, encode_batch
 from pillow_clric._losses import without_promises
 from pillow_clric.convert import run as conversion
 
+ORIENTATION = 0x0112
 # As a phone writes it: attributes and an element of the gain map and its place in the file, among others
 GAIN_MAP = """<?xpacket begin='\ufeff' id='W5M0MpCehiHzreSzNTczkc9d'?>
 <x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
@@ -67,6 +68,18 @@ def test_counting_changes_nothing(name: str, photo: Image.Image, fast_profile: F
         assert same(saved(image), expected.convert("L"))
     assert image.info["comment"] == b"mine"
     assert same(image, expected)
+
+
+def test_counting_leaves_what_was_turned_upright(photo: Image.Image, fast_profile: FastProfile) -> None:
+    buffer = BytesIO()
+    photo.save(buffer, "TIFF", tiffinfo={ORIENTATION: 6}, save_all=True, append_images=[photo])
+    image = Image.open(buffer)
+    for _ in range(2):
+        with pytest.warns(LossWarning, match="^only the first of 2 pictures"):
+            coded = saved(image)
+        assert coded.size == photo.size[::-1]
+        assert ORIENTATION not in coded.getexif()
+    assert image.n_frames == 2
 
 
 def test_small_versions(photo: Image.Image, fast_profile: FastProfile) -> None:

@@ -29,7 +29,7 @@ from codec.profiles.clric.initialisation import universal_of
 from codec.training import bases as base_functions
 from codec.training import prior, synthetic
 from codec.training.__main__ import main
-from codec.training.autoencoder import AutoencoderTask
+from codec.training.autoencoder import AutoencoderTask, network_from
 from codec.training.autoencoder import Model as PatchModel
 from codec.training.autoencoder import Settings as AutoencoderSettings
 from codec.training.bases import FitTask, GuessTask
@@ -171,12 +171,13 @@ class TestCommand:
         middle = universal.step(universal.number(prior.MIDDLE))
         assert middle == pytest.approx(1, rel=0.01)  # the latent's scale is such
         points = read_log(folder)[-1]["validation"]["held out"]["points"]
+        self.train("autoencoder", data, tmp_path / "second", tmp_path / "again.safetensors", "--start", path)
         assert [point["lambda"] for point in points] == sorted((point["lambda"] for point in points), reverse=True)
         assert points[-1]["bpp"] > points[0]["bpp"] > 0
 
     def test_function(self, data: Path, tmp_path: Path) -> None:
         path, folder = tmp_path / "mine.safetensors", tmp_path / "run"
-        self.train("function", data, folder, path)
+        self.train("function", data, folder, path, "--model", "base")
         trained, before = import_checkpoint.read(path), store.load("base")
         assert trained.name == "mine"
         assert trained.prefix != before.prefix
@@ -238,6 +239,21 @@ def test_weights_that_files_cannot_hold_are_refused() -> None:
     for value in (8.0, -8.0, math.nan):
         with pytest.raises(ValueError, match="weights b are not all within 8, more than a file can hold"):
             whole({"a": torch.zeros(2), "b": torch.tensor([0.0, value])})
+
+
+@pytest.mark.usefixtures("full_precision")
+def test_autoencoders_go_on_from_what_was_exported(material: Material, tmp_path: Path) -> None:
+    task, path = material.autoencoder, tmp_path / "exported.safetensors"
+    task.export(path)
+    assert network_from(path) == PATCHES.network
+    again = AutoencoderTask(PATCHES, material.photos, None, path)
+    for lam in prior.LAMBDAS:
+        with torch.no_grad():
+            (made, bits), (expected, wanted) = (
+                each.model.code(material.held_out, torch.tensor([lam])) for each in (again, task)
+            )
+        assert (made - expected).square().mean().sqrt() < 0.01
+        torch.testing.assert_close(bits, wanted, rtol=0.01, atol=0)
 
 
 def test_weights_of_another_shape_start_nothing(tmp_path: Path, material: Material) -> None:

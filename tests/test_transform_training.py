@@ -114,7 +114,10 @@ class TestLoop:
         assert decaying.progress.iteration == 7
         assert (folder / CHECKPOINT).read_bytes() == before
         assert (folder / DECAYED).exists()
-        assert Loop(TransformTask(TINY, photos), folder, SCHEDULE).progress.iteration == 3
+        training = Loop(TransformTask(TINY, photos), folder, SCHEDULE)
+        assert training.progress.iteration == 3
+        training.run(Budget(iterations=4))
+        assert Loop(TransformTask(TINY, photos), folder, SCHEDULE, decay=4).progress.iteration == 4
 
     def test_signals_end_it_after_the_iteration(self, photos: Photos, tmp_path: Path) -> None:
         class Stopped(TransformTask):
@@ -345,7 +348,7 @@ def test_validation_judges_and_shows(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
         return code
 
-    good, bad = (checked.run(coding(bits), f"{bits}", tmp_path)["few"] for bits in (0.02, 0.05))
+    good, bad = (checked.run(coding(bits), torch.device("cpu"), f"{bits}", tmp_path)["few"] for bits in (0.02, 0.05))
     points = good["points"]
     for metric in validation.JUDGES:
         assert good["bd_rate"][metric] < bad["bd_rate"][metric]

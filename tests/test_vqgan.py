@@ -25,7 +25,9 @@ from torch import Tensor
 import codec
 from codec import CorruptError, DamageWarning, Section, unpack
 from codec.autoencoders import import_checkpoint, store
+from codec.autoencoders import model as files
 from codec.autoencoders.errors import ModelError, ModelFileError
+from codec.autoencoders.networks.vqgan import FIELDS
 from codec.autoencoders.vector_quantised import VectorQuantised, on_device
 from codec.profiles import packets
 from codec.profiles.vq.profile import PACKETS
@@ -445,3 +447,9 @@ def test_other_profiles_have_no_use_for_it(tmp_path: Path) -> None:
     added(tmp_path)
     with pytest.raises(ModelError, match="'vqgan'"):
         codec.encode(photo(20, 20), profile="clric", model="theirs", device="cpu")
+
+
+def test_a_configuration_that_is_a_list() -> None:
+    config = {"autoencoder": list(FIELDS), "sizes": [8]}
+    with pytest.raises(ModelFileError, match="makes no sense"):
+        files.check(files.Model("m", "vqgan", config, (), (), {}), "it")

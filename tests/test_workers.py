@@ -145,6 +145,17 @@ def test_copies_have_what_was_loaded(possible: bool, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.skipif(not workers.COPIES, reason="this system makes none")
+def test_copies_end_where_nobody_waits_for_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of programs whose parent ignored SIGCHLD, which is inherited."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        with Helper(copied=True) as one:
+            assert one.result(loaded)[1] != os.getpid()
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+@pytest.mark.skipif(not workers.COPIES, reason="this system makes none")
 def test_a_copy_that_cannot_be_made_is_as_if_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_memory() -> int:
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))

@@ -184,7 +184,7 @@ def _outline(model: Model, tensors: Mapping[str, Typed], source: str) -> nn.Modu
         with computing(torch.device("cpu")), torch.device("meta"):  # of float32, whatever the caller's default is
             networks = architecture.build(model.config)
         whole = architecture.integers(model.config).outline() if architecture.integers else {}
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise ModelFileError(f"{source} has a configuration that makes no sense: {error}") from error
     channels = networks.channels if isinstance(networks, Networks) else 0
     if not len(model.mean) == len(model.scale) == channels:
@@ -194,7 +194,7 @@ def _outline(model: Model, tensors: Mapping[str, Typed], source: str) -> nn.Modu
         told, found = model.description.get(name), component(tensors, name)
         try:
             own = {} if told is None else optional(told, channels, found)
-        except (FormatError, KeyError, TypeError, ValueError, OverflowError) as error:
+        except (FormatError, AttributeError, LookupError, TypeError, ValueError, OverflowError) as error:
             raise ModelFileError(f"{source} is damaged: its {name} makes no sense ({error}): get it again") from error
         expected |= {f"{name}.{rest}": tensor for rest, tensor in own.items()}
     check_shapes(tensors, expected, source)

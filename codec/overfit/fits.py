@@ -179,6 +179,8 @@ def _as_it_is(function: Function, lambdas: Tensor, _: float) -> tuple[Function, 
 
 def chosen(condition: Tensor, yes: Fitted, no: Fitted) -> Fitted:
     """Return the functions of `yes` where the condition (batch,) holds, those of `no` elsewhere."""
+    if condition.all() or not condition.any():  # of one picture, functions may differ in shape
+        return yes if condition.all() else no
     there = condition.to(yes.function.grids[0].device)
     either = [y if c else n for c, y, n in zip(condition.tolist(), yes.weights, no.weights, strict=True)]
     return Fitted(yes.function.where(there, no.function), either)

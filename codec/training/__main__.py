@@ -23,6 +23,7 @@ from codec.runtime import resolve
 from codec.training import plots
 from codec.training.autoencoder import EVALUATED, AutoencoderTask
 from codec.training.autoencoder import Settings as AutoencoderSettings
+from codec.training.autoencoder import network_from as autoencoder_from
 from codec.training.bases import FitTask, GuessTask
 from codec.training.data import Photos, find_photos, load_photos
 from codec.training.enhancement import EnhancementTask
@@ -34,7 +35,8 @@ from codec.training.transform import Settings, TransformTask, read_weights
 from codec.training.validation import photos_and_validation
 from codec.training.vgg import Vgg
 from codec.training.vq import Settings as VqSettings
-from codec.training.vq import VqTask, network_from
+from codec.training.vq import VqTask
+from codec.training.vq import network_from as codebooks_from
 from codec.training.vq_indices import IndexTask
 
 Command = Callable[..., Any]
@@ -73,7 +75,7 @@ vgg = click.option("--vgg", type=FILE, required=True, help="Weights of VGG-16's 
 compiled = click.option(
     "--compile", "compiled", is_flag=True, help="Takes a minute and a C++ compiler; then it is faster."
 )
-model = click.option("--model", default="base", show_default=True, help="Its name, or a file or folder.")
+model = click.option("--model", default="patch", show_default=True, help="Its name, or a file or folder.")
 
 
 def crops(side: int, count: int) -> Callable[[Command], Command]:
@@ -211,7 +213,7 @@ def grain(data: Path, cache: Path, side: int, batch: int, weights: Path) -> Task
 def vq(data: Path, cache: Path, side: int, batch: int, vgg: Path, start: Path, compiled: bool) -> Task:
     """Train an autoencoder with codebooks."""
     photos, held_out = load_photos(data, cache, side)
-    return VqTask(VqSettings(network_from(start), side, batch), photos, held_out, Vgg(vgg), start, compiled)
+    return VqTask(VqSettings(codebooks_from(start), side, batch), photos, held_out, Vgg(vgg), start, compiled)
 
 
 @training
@@ -228,18 +230,21 @@ def vq_indices(data: Path, cache: Path, side: int, batch: int, weights: Path, st
 
 @training
 @crops(AutoencoderSettings.side, AutoencoderSettings.batch)
-@click.option("--start", type=FILE, required=True, help="Weights of a learned transform to start from.")
-@click.option("--latent", type=int, default=PatchConfig.latent, show_default=True, help="Channels of the latent.")
+@click.option(
+    "--start", type=FILE, required=True, help="Weights of a learned transform, or of an earlier export, to start from."
+)
+@click.option("--latent", type=int, help=f"Channels of the latent; {PatchConfig.latent} from a transform.")
 @compiled
-def autoencoder(data: Path, cache: Path, side: int, batch: int, start: Path, latent: int, compiled: bool) -> Task:
+def autoencoder(
+    data: Path, cache: Path, side: int, batch: int, start: Path, latent: int | None, compiled: bool
+) -> Task:
     """Train an autoencoder such as the one that ships, with its universal function.
 
     Validations are as those of the transform.
     """
     photos, validation = photos_and_validation(data, cache, side, EVALUATED)
-    transform = read_weights(start)[0]
-    network = PatchConfig(latent, transform.fine, expansion=transform.expansion)
-    return AutoencoderTask(AutoencoderSettings(network, side, batch), photos, validation, start, compiled)
+    settings = AutoencoderSettings(autoencoder_from(start, latent), side, batch)
+    return AutoencoderTask(settings, photos, validation, start, compiled)
 
 
 @training

@@ -7,7 +7,7 @@ the probability models that files have. What the latent is like is left to both.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -16,13 +16,17 @@ import torch
 from torch import Tensor, nn
 
 from codec.autoencoders import model as model_files
+from codec.autoencoders.errors import ModelFileError
 from codec.autoencoders.networks.patch import Config, PatchAutoencoder
 from codec.autoencoders.networks.progressive_prior import laplace_bits
 from codec.autoencoders.networks.transform import STEP
 from codec.autoencoders.networks.transform_config import PATCH, PIXELS
+from codec.autoencoders.networks.transform_config import Config as TransformConfig
+from codec.autoencoders.tensor_file import check_shapes, opened
 from codec.blocks import to_multiple
 from codec.device import reduced_precision
 from codec.distortion.pixels import picture_error, squared_error
+from codec.entropy.integer_arm import WEIGHT_BITS
 from codec.files import replacing
 from codec.overfit.spec import Spec
 from codec.training.cost import balanced, draw_mixed, quantised
@@ -43,6 +47,7 @@ from codec.training.prior import (
 from codec.training.transform import SPEED, compile_blocks, read_weights
 from codec.training.transform import Model as TransformModel
 from codec.training.validation import Validation
+from codec.training.weights import Weights
 
 EVALUATED = (0.3, 0.12, 0.05, 0.02, 0.008, 0.003, 0.001)  # lambdas of validations
 STARTED = 64  # pictures that a latent is made of to start with
@@ -104,7 +109,8 @@ class AutoencoderTask(PhotoTask):
     """Training of an autoencoder from photos.
 
     Args:
-        weights: a file that `codec.training.transform.read_weights` takes, of a transform to start from.
+        weights: an earlier export to start from, or a file of a transform that `codec.training.transform.read_weights`
+            takes.
         compiled: as in `TransformTask`.
     """
 
@@ -120,7 +126,10 @@ class AutoencoderTask(PhotoTask):
         self.config: Mapping[str, Any] = asdict(settings.network)
         torch.manual_seed(0)
         self.model = Model(settings.network)
-        self._start(weights)
+        if is_autoencoder(weights):
+            self.model.load_state_dict(read_autoencoder(weights)[1])
+        else:
+            self._start(*read_weights(weights))
         if compiled:
             compile_blocks(self.model)
 
@@ -138,7 +147,9 @@ class AutoencoderTask(PhotoTask):
     def validate(self, model: nn.Module, progress: Progress, folder: Path) -> dict[str, Any]:
         if self.validation is None:
             return {}
-        return self.validation.run(cast("Model", model).code, f"{progress.iteration:08d}", folder)
+        trained = cast("Model", model)
+        device = trained.function.get_parameter(STEPS).device
+        return self.validation.run(trained.code, device, f"{progress.iteration:08d}", folder)
 
     def export(self, path: Path) -> None:
         """Write the model, with its universal function."""
@@ -153,15 +164,14 @@ class AutoencoderTask(PhotoTask):
             model_files.write(model, temporary)
 
     @torch.no_grad()
-    def _start(self, weights: Path) -> None:
+    def _start(self, config: TransformConfig, weights: Mapping[str, Tensor]) -> None:
         """Begin as those layers of a transform that are at 1/8, with a linear map between them.
 
         It tells what the transform's decoder is given at 1/8 from what its encoder has there, as well as it can through
         so few channels (reduced-rank regression; Izenman, 1975).
         """
-        config, found = read_weights(weights)
         trained, own = TransformModel(config), self.model.autoencoder
-        trained.load_state_dict(found)
+        trained.load_state_dict(weights)
         transform = trained.transform
         own.encoder.embed.load_state_dict(transform.encoder.embed.state_dict())
         own.encoder.fine.load_state_dict(transform.encoder.fine.state_dict(), strict=False)
@@ -197,6 +207,45 @@ class AutoencoderTask(PhotoTask):
         change = own(latents + noise * torch.randn_like(latents)) - own(latents)
         effect: Tensor = change.square().mean().mul(PIXELS / latents.shape[1]).sqrt() / noise
         return effect
+
+
+def is_autoencoder(path: Path) -> bool:
+    """Whether a file is of an autoencoder with a universal function, rather than of a transform."""
+    with opened(path) as file:
+        return f"function.{STEPS}" in file.header
+
+
+def network_from(path: Path, latent: int | None = None) -> Config:
+    """Shape of an autoencoder that starts as a file says, which `AutoencoderTask` takes: its own, or a transform's.
+
+    Args:
+        latent: channels of the latent; by default those of the file, or of `Config`.
+    """
+    if is_autoencoder(path):
+        config = read_autoencoder(path)[0]
+    else:
+        transform = read_weights(path)[0]
+        config = Config(width=transform.fine, expansion=transform.expansion)
+    return config if latent is None else replace(config, latent=latent)
+
+
+def read_autoencoder(path: Path) -> tuple[Config, dict[str, Tensor]]:
+    """Shape, and weights of a `Model` in float32, from what `AutoencoderTask.export` made.
+
+    Raises:
+        ModelFileError: the file is damaged, or something else.
+    """
+    model = model_files.read(path)
+    if model.architecture != "patch":
+        raise ModelFileError(f"{path} is of kind {model.architecture!r}: trainings start from models of kind 'patch'")
+    knots = {name: w.float() * 2.0**-WEIGHT_BITS for name, w in model.component("function").items()}
+    # Means are 0: what was trained is the latent before it was scaled, and steps of that.
+    knots[STEPS] = (knots[STEPS] / torch.tensor(model.scale)).log()
+    weights = {f"autoencoder.{name}": w.float() for name, w in model.networks.items()}
+    weights |= {f"function.{name}": w for name, w in Weights(knots).state_dict().items()}
+    config = Config(**model.config)
+    check_shapes(weights, Model(config).state_dict(), str(path))
+    return config, weights
 
 
 def _positions(features: Tensor) -> Tensor:

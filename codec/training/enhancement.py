@@ -27,6 +27,7 @@ from codec.distortion.pixels import SIDES, coarse_error, squared_error
 from codec.entropy.layers import narrowed
 from codec.files import replacing
 from codec.profiles.msp.overfitting import WORTH
+from codec.training.cost import draw_lambdas
 from codec.training.data import Photos, PhotoTask, as_pictures, crops
 from codec.training.msp_prior import read_integers
 from codec.training.optimizers import MuonAndAdam, Schedule, wide
@@ -85,8 +86,7 @@ class EnhancementTask(PhotoTask):
 
     def loss(self, batch: Tensor, iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
         differences = self._differences(as_pictures(batch)).repeat(DRAWN, 1, 1, 1)
-        low, high = map(math.log, self.layer.lambdas)
-        lambdas = torch.empty(len(differences), device=batch.device).uniform_(low, high).exp()
+        lambdas = draw_lambdas(len(differences), batch.device, self.layer.lambdas)
         knots = knot_weights(lambdas, self.layer.lambdas, self.layer.knots)
         gains = (knots @ (self.log_gain.to(knots) / LOG)).exp()[:, :, None, None]
         exact = differences * gains

@@ -143,10 +143,8 @@ class Loop:
         self.sums: dict[str, Tensor | float] = {}
         self.summed = self.skipped = 0
         self.checkpoint = folder / (CHECKPOINT if decay is None else DECAYED)
-        for path in (self.checkpoint, folder / CHECKPOINT):
-            if path.exists():
-                self._load(torch.load(path, weights_only=True, map_location=self.device))
-                break
+        if state := self._found(decay):
+            self._load(state)
         if decay is not None and self.schedule.decay is None:
             self.schedule = replace(self.schedule, decay=(self.progress.iteration, self.progress.iteration + decay))
 
@@ -217,6 +215,18 @@ class Loop:
         finally:
             model.load_state_dict(current)
             model.train()
+
+    def _found(self, decay: int | None) -> Mapping[str, Any] | None:
+        """The state to go on from: that of a decay of so many iterations if it began where the training is now."""
+        paths = {name: self.folder / name for name in (CHECKPOINT, DECAYED)}
+        states = {
+            name: torch.load(path, weights_only=True, map_location=self.device)
+            for name, path in paths.items()
+            if path.exists() and (name == CHECKPOINT or decay is not None)
+        }
+        whole, decayed = (states.get(name) for name in paths)
+        begun = None if whole is None or decay is None else (whole["iteration"], whole["iteration"] + decay)
+        return decayed if decayed and begun in (None, decayed["decay"] and tuple(decayed["decay"])) else whole
 
     def _load(self, state: Mapping[str, Any]) -> None:
         found = {"task": state["task"], "seed": state["seed"], "config": json.loads(state["config"])}

@@ -80,12 +80,11 @@ class MuonAndAdam:
     Args:
         kernels: (outputs, inputs, ...) each, contiguous, and where they stay: a model is moved to its device before.
         parameters: all of them; kernels among them are left to Muon.
-        times: Muon's learning rate, in Adam's.
         fast: some of the parameters that are to learn `speed` times as fast.
     """
 
     def __init__(
-        self, kernels: Iterable[nn.Parameter], parameters: Iterable[nn.Parameter], times: float = 1.0,
+        self, kernels: Iterable[nn.Parameter], parameters: Iterable[nn.Parameter],
         fast: Iterable[nn.Parameter] = (), speed: float = 1.0,
     ) -> None:  # fmt: skip
         self.matrices = {p: _as_matrix(p) for p in kernels}
@@ -97,7 +96,7 @@ class MuonAndAdam:
         self.optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(groups, betas=(0.9, 0.99), fused=True)]
         if self.matrices:
             muon = Muon(self.matrices.values())
-            muon.param_groups[0]["times"] = times
+            muon.param_groups[0]["times"] = 1.0
             self.optimizers.append(muon)
 
     def step(self, learning_rate: float) -> None:

@@ -146,11 +146,7 @@ class TransformTask(PhotoTask):
             return {}
         trained = cast("Model", model)
         device = trained.prior.mean.device
-
-        def code(pictures: Tensor, lambdas: Tensor) -> tuple[Tensor, Tensor]:
-            return trained.code(pictures.to(device), lambdas.to(device))
-
-        return self.validation.run(code, f"{progress.iteration:08d}", folder)
+        return self.validation.run(trained.code, device, f"{progress.iteration:08d}", folder)
 
     def export(self, path: Path) -> None:
         export(self.settings.network, self.model.state_dict(), path)

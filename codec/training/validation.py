@@ -97,23 +97,28 @@ class Validation:
         except ImportError as error:  # before hours of training, not after the first of them
             raise ImportError("validations need ssimulacra2: install pillow-clric[training]") from error
 
-    def run(self, code: Code, name: str, folder: Path) -> dict[str, Any]:
+    def run(self, code: Code, device: torch.device, name: str, folder: Path) -> dict[str, Any]:
         """Figures by set: "points" of means, a lambda each, and "bd_rate" against AVIF in percent, by judge.
 
         Args:
             code: the codec.
+            device: of what it takes.
             name: of the contact sheet that is left in the folder's folder "sheets".
         """
+
+        def moved(pictures: Tensor, lambdas: Tensor) -> tuple[Tensor, Tensor]:
+            return code(pictures.to(device), lambdas.to(device))
+
         figures = {}
         for label, photos in self.sets.items():
-            points = [_mean(photos.values(), partial(coded, code, number)) for number in self.lambdas]
+            points = [_mean(photos.values(), partial(coded, moved, number)) for number in self.lambdas]
             anchor = [self._anchor(photos, quality) for quality in AVIF_QUALITIES]
             rates = {metric: compare(points, anchor, metric) for metric in JUDGES}
             labelled = [{"lambda": number, **point} for number, point in zip(self.lambdas, points, strict=True)]
             figures[label] = {"bd_rate": rates, "points": labelled}
         sheet = folder / "sheets" / f"{name}.png"
         sheet.parent.mkdir(parents=True, exist_ok=True)
-        self.sheet(code, list(self.sets.values())[-1]).save(sheet)
+        self.sheet(moved, list(self.sets.values())[-1]).save(sheet)
         return figures
 
     def _anchor(self, photos: Mapping[str, Pixels], quality: int) -> dict[str, float]:
@@ -160,13 +165,17 @@ def photos_and_validation(
     """Photos of a folder to train on, no side of which is below `side`, and the validation with others of them.
 
     Raises:
-        FileNotFoundError: there are too few photos.
+        FileNotFoundError: there are too few photos, or none is large enough for the judges.
     """
     known, held_out = find_photos(folder)
     sets = {"held out": _pictures(held_out, MIDDLE), "kodak": _pictures(find_benchmark(folder, BENCHMARK))}
-    return Photos.load(known, cache, side), Validation(
-        {label: found for label, found in sets.items() if found}, cache, lambdas
-    )
+    sets = {label: found for label, found in sets.items() if found}
+    if not sets:
+        raise FileNotFoundError(
+            f"{folder}: none of {len(held_out)} photos held out has {metrics.SMALLEST} pixels a side, which validations"
+            " need: add larger ones"
+        )
+    return Photos.load(known, cache, side), Validation(sets, cache, lambdas)
 
 
 def _pictures(paths: Sequence[Path], side: int = 2**16) -> dict[str, Pixels]:

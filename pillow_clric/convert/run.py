@@ -216,6 +216,7 @@ def _decoded(source: bytes, job: Job, settings: Settings, _: Progress | None) ->
     """The `.clric` file as a file of its target's format, its size, and what of it is damaged or not known."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
+        ignore_warnings_of_pillow()
         image = decode(source, device=settings.device, tune=settings.options.get("tune"))
     damage = tuple(str(told.message) for told in caught)
     if settings.strip:
@@ -229,6 +230,7 @@ def _repaired(source: bytes, job: Job, settings: Settings, _: Progress | None) -
     """The damaged `.clric` file as a whole one, its size, and what of it could not be restored."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
+        ignore_warnings_of_pillow()
         read_header(BytesIO(source))  # says more about what is no `.clric` file than `Image.open` does
         with Image.open(BytesIO(source), formats=["CLRIC"]) as image:  # which refuses what has too many pixels
             data = codec.repair(source, device=settings.device)
