@@ -58,9 +58,9 @@ BASE = {"latent": 3, "fine": 8, "coarse": 8, "encoder": [1, 1], "decoder": [1, 1
 CONFIGURATIONS: dict[str, dict[str, Any]] = {"tiny": TINY, "base": BASE, "kl": KL}
 
 
-@pytest.fixture(scope="session")
-def base() -> Autoencoder:
-    return Autoencoder(store.load("base"), CPU)
+@pytest.fixture(scope="session", params=["base", "patch"])
+def embedded(request: pytest.FixtureRequest) -> Autoencoder:
+    return Autoencoder(store.load(request.param), CPU)
 
 
 @pytest.fixture(params=["tiny", "base"])
@@ -73,41 +73,41 @@ def psnr(a: Tensor, b: Tensor) -> float:
     return -10 * float((a - b).square().mean().log10())
 
 
-class TestBase:
+class TestEmbedded:
     @pytest.mark.parametrize("name", ["astronaut.png", "rocket.jpg", "coffee.png"])
-    def test_reconstructs_photos(self, base: Autoencoder, name: str) -> None:
+    def test_reconstructs_photos(self, embedded: Autoencoder, name: str) -> None:
         photo = picture(name)
-        made = base.decode(base.encode(photo), *photo.shape[2:])
+        made = embedded.decode(embedded.encode(photo), *photo.shape[2:])
         assert psnr(made.clamp(0, 1), photo) > 25
 
     @pytest.mark.parametrize(("height", "width"), [(1, 1), (7, 9), (8, 8), (1, 300), (65, 40)])
-    def test_any_size_and_batch(self, base: Autoencoder, height: int, width: int) -> None:
+    def test_any_size_and_batch(self, embedded: Autoencoder, height: int, width: int) -> None:
         photos = picture("coffee.png")[:, :, :height, :width].repeat(3, 1, 1, 1)
-        latents = base.encode(photos)
-        assert latents.shape == (3, base.channels, *base.latent_size(height, width))
-        made = base.decode(latents, height, width)
+        latents = embedded.encode(photos)
+        assert latents.shape == (3, embedded.channels, *embedded.latent_size(height, width))
+        made = embedded.decode(latents, height, width)
         assert made.shape == photos.shape
         assert (made - photos).abs().mean() < 0.1
 
-    def test_latents_are_normalised(self, base: Autoencoder) -> None:
+    def test_latents_are_normalised(self, embedded: Autoencoder) -> None:
         """Rounding them costs little: their scale is that of a quantiser for about 0.2 bits per pixel."""
         photo = picture("rocket.jpg")
-        latents = base.encode(photo)
+        latents = embedded.encode(photo)
         assert abs(latents.mean()) < 0.5
-        rounded = base.decode(latents.round(), *photo.shape[2:]).clamp(0, 1)
+        rounded = embedded.decode(latents.round(), *photo.shape[2:]).clamp(0, 1)
         assert psnr(rounded, photo) > 23
 
-    def test_has_gradients(self, base: Autoencoder) -> None:
-        latents = base.encode(picture("coffee.png")[:, :, :32, :32]).requires_grad_()
-        base.decode(latents, 32, 32).sum().backward()
+    def test_has_gradients(self, embedded: Autoencoder) -> None:
+        latents = embedded.encode(picture("coffee.png")[:, :, :32, :32]).requires_grad_()
+        embedded.decode(latents, 32, 32).sum().backward()
         assert latents.grad is not None
         assert latents.grad.abs().min() > 0
 
-    def test_is_small(self, base: Autoencoder) -> None:
+    def test_is_small(self, embedded: Autoencoder) -> None:
         """A few megabytes, and at most 60 kMAC a pixel to decode."""
-        assert store.EMBEDDED.stat().st_size < 8_000_000
+        assert store.EMBEDDED[embedded.model.name].path.stat().st_size < 8_000_000
         with FlopCounterMode(display=False) as counter:
-            base.decode(torch.zeros(1, base.channels, 16, 16), 128, 128)
+            embedded.decode(torch.zeros(1, embedded.channels, 16, 16), 128, 128)
         assert counter.get_total_flops() / 2 / 128**2 <= 60_000
 
 
@@ -172,8 +172,8 @@ class TestTiles:
             tiled(function, torch.zeros(1, 3, 70, 100), 3, (1, 1), 64, 4)
         assert len(sizes) == 1
 
-    def test_are_not_seen(self, base: Autoencoder, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._check(base, monkeypatch)
+    def test_are_not_seen(self, embedded: Autoencoder, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._check(embedded, monkeypatch)
 
     def test_are_not_seen_with_normalisation(self, random: Autoencoder, monkeypatch: pytest.MonkeyPatch) -> None:
         self._check(random, monkeypatch)

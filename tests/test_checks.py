@@ -92,7 +92,7 @@ def test_info_for_programs() -> None:
         "bytes": size,
         "bpp": 8 * size / (640 * 427),
         "profile": "msp",
-        "model": store.TRANSFORM_PREFIX,
+        "model": store.EMBEDDED["transform"].prefix,
         "model_name": "transform",
         "colour": "Adobe RGB (1998)",
         "metadata": ["colour"],

@@ -195,8 +195,8 @@ def test_golden_files(name: str, device: str) -> None:
 
 def read_by_another(container: Container) -> reader.Function:
     weights, grids, height, width, outputs, universal = function_of(container)
-    [model] = [*FOLDER.glob(f"*@{container.header.model.hex()}.safetensors")] or [store.EMBEDDED]
-    other = reader.universal_function(model) if universal else None
+    files = {entry.prefix: entry.path for entry in store.entries()}
+    other = reader.universal_function(files[container.header.model.hex()]) if universal else None
     return reader.Function(weights, grids, height, width, outputs, other)
 
 

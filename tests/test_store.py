@@ -23,7 +23,7 @@ from codec.autoencoders.model import Model
 from codec.autoencoders.zoo import Download, Known
 from pillow_clric import cli
 
-EMBEDDED = ["base", "transform", "vq"]
+EMBEDDED = ["base", "patch", "transform", "vq"]
 
 
 @pytest.fixture

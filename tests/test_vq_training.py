@@ -19,7 +19,6 @@ from codec.autoencoders.errors import ModelFileError
 from codec.autoencoders.model import read
 from codec.autoencoders.networks.index_transformer import IndexTransformer
 from codec.autoencoders.networks.vq import Config, IndexConfig, Quantised
-from codec.autoencoders.store import EMBEDDED
 from codec.autoencoders.vector_quantised import VectorQuantised
 from codec.distortion.texture import texture
 from codec.distortion.wasserstein import LEVELS, wasserstein
@@ -266,7 +265,7 @@ def test_a_model_is_a_start(exported: Path, photos: Photos, vgg: Path, tmp_path:
 
 def test_other_models_are_no_start(exported: Path, photos: Photos) -> None:
     with pytest.raises(ValueError, match="model transform is of kind 'msp', and no start as one of 'vq'"):
-        IndexTask(photos, exported, INDICES, 64, 3, EMBEDDED.with_name("transform.safetensors"))
+        IndexTask(photos, exported, INDICES, 64, 3, store.EMBEDDED["transform"].path)
 
 
 def test_files_of_something_else_are_refused(vgg: Path, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
-"""Pretrained autoencoders: the one that ships with the package, and everybody else's.
+"""Pretrained autoencoders: those that ship with the package, and everybody else's.
 
-model = store.load("base")
+model = store.load("patch")
 autoencoder = Autoencoder(model, torch.device("cpu"))
 latents = autoencoder.encode(pictures)
 """

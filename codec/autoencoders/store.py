@@ -24,10 +24,6 @@ from codec.files import replacing
 if TYPE_CHECKING:
     from codec.autoencoders.model import Model
 
-BASE = "base"
-# Of those that ship with the package, which are too long to be hashed whenever models are listed
-BASE_PREFIX, TRANSFORM_PREFIX, VQ_PREFIX = "84dfc013dc5fec56", "6f3bb21803109598", "4b8834661da607f6"
-EMBEDDED = Path(__file__).with_name("base.safetensors")
 VARIABLE = "CLRIC_MODELS"
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 _FILE = re.compile(rf"({_NAME})@([0-9a-f]{{{2 * MODEL_BYTES}}})\.safetensors")
@@ -54,11 +50,14 @@ class Entry:
         return _read(self, state.st_mtime_ns, state.st_size)
 
 
-_EMBEDDED = (
-    Entry(BASE, BASE_PREFIX, EMBEDDED),
-    Entry("transform", TRANSFORM_PREFIX, EMBEDDED.with_name("transform.safetensors")),
-    Entry("vq", VQ_PREFIX, EMBEDDED.with_name("vq.safetensors")),
-)
+# Those that ship with the package, whose files are too long to be hashed whenever models are listed.
+_SHIPPED = {
+    "base": "84dfc013dc5fec56",
+    "patch": "20c51505a0d377e6",
+    "transform": "6f3bb21803109598",
+    "vq": "4b8834661da607f6",
+}
+EMBEDDED = {name: Entry(name, _SHIPPED[name], Path(__file__).with_name(f"{name}.safetensors")) for name in _SHIPPED}
 
 
 @lru_cache(maxsize=4)
@@ -80,7 +79,7 @@ def entries() -> list[Entry]:
     place = folder()
     names = sorted(path.name for path in place.iterdir()) if place.is_dir() else []
     found = [(match[1], match[2], place / name) for name in names if (match := _FILE.fullmatch(name))]
-    return [*_EMBEDDED, *(Entry(*parts) for parts in found)]
+    return [*EMBEDDED.values(), *(Entry(*parts) for parts in found)]
 
 
 def _named(name: str | Path) -> Entry | None:
@@ -182,7 +181,7 @@ def remove(name: str) -> Entry:
     entry = _named(name)
     if entry is None:
         raise MissingModelError(f"there is no model {name!r}: see `clric-convert models list`")
-    if entry in _EMBEDDED:
+    if entry in EMBEDDED.values():
         raise ModelError(f"{name} is part of the package and cannot be removed")
     entry.path.unlink()
     return entry

@@ -50,6 +50,7 @@ from codec.training.validation import Validation
 from codec.training.weights import Weights
 
 EVALUATED = (0.3, 0.12, 0.05, 0.02, 0.008, 0.003, 0.001)  # lambdas of validations
+GREATEST = 7.9  # step, in units of the latent, that files hold
 STARTED = 64  # pictures that a latent is made of to start with
 
 
@@ -155,8 +156,10 @@ class AutoencoderTask(PhotoTask):
         """Write the model, with its universal function."""
         own, function = self.model.autoencoder, self.model.function
         networks = {name: w.half().cpu() for name, w in own.state_dict().items()}
-        # Latents in units of a middling step: no step is too large for a file then.
-        unit = interpolated(function, torch.tensor([MIDDLE], device=function.get_parameter(STEPS).device))[1].flatten()
+        # Latents in units of a middling step, or larger ones where the greatest step is too large for a file else.
+        steps = function.get_parameter(STEPS)
+        middle = interpolated(function, torch.tensor([MIDDLE], device=steps.device))[1].flatten()
+        unit = torch.maximum(middle, steps.exp().amax(0) / GREATEST)
         tensors, told = {**networks, **integers(function, unit)}, description(own.channels)
         neutral, scale = (0.0,) * own.channels, tuple((1 / unit).tolist())
         model = model_files.Model(path.stem, "patch", dict(self.config), neutral, scale, tensors, told)

@@ -47,7 +47,7 @@ ITERATIONS = {
 # Of fits that begin with a good function: what hardly matters to the cost shall stay where it is. Adam's epsilon is in
 # units of lambda, as the rate's gradient is.
 GENTLE: dict[str, Any] = {
-    "grid_rate": 0.1, "temperature": (0.3, 0.02), "noise": (0.1, 0.0), "damping": 6.0, "relative": True,
+    "grid_rate": 0.08, "temperature": (0.15, 0.02), "noise": (0.0, 0.0), "damping": 6.0, "relative": True,
 }  # fmt: skip
 WEIGHT_RATE = 1e-2
 SHRINKAGE = 0.26  # of sizes while fits anneal, in logarithm, at a lambda of 1; it goes with its square root

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Options(ModelOptions):
     """Options of this profile."""
 
-    model: str = model_option("base", "autoencoder")
+    model: str = model_option("patch", "autoencoder")
 
 
 class Clric(Profile[Options]):
