@@ -79,6 +79,7 @@ def test_counting_leaves_what_was_turned_upright(photo: Image.Image, fast_profil
             coded = saved(image)
         assert coded.size == photo.size[::-1]
         assert ORIENTATION not in coded.getexif()
+    assert isinstance(image, TiffImagePlugin.TiffImageFile)
     assert image.n_frames == 2
 
 
