@@ -104,8 +104,8 @@ class TestEmbedded:
         assert latents.grad.abs().min() > 0
 
     def test_is_small(self, embedded: Autoencoder) -> None:
-        """A few megabytes, and at most 60 kMAC a pixel to decode."""
-        assert store.EMBEDDED[embedded.model.name].path.stat().st_size < 8_000_000
+        """Less than ten megabytes, and at most 60 kMAC a pixel to decode."""
+        assert store.EMBEDDED[embedded.model.name].path.stat().st_size < 10_000_000
         with FlopCounterMode(display=False) as counter:
             embedded.decode(torch.zeros(1, embedded.channels, 16, 16), 128, 128)
         assert counter.get_total_flops() / 2 / 128**2 <= 60_000

@@ -27,7 +27,7 @@ CASES: list[tuple[str, int, int, dict[str, Any], float]] = [
     ("clric", 1, 256, {"target_size": 1200}, 0.5),
     ("clric", 2, 128, {"target_bpp": 0.25}, 0.5),
     ("coolchic", 1, 64, {"quality": 30}, 0.5),
-    ("vq", 3, 256, {"target_size": 120}, 0.2),
+    ("vq", 3, 256, {"target_size": 90}, 0.2),
 ]
 IDS = [f"{profile}-{effort}" for profile, effort, *_ in CASES]
 

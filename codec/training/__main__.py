@@ -242,8 +242,8 @@ def autoencoder(
 
     Validations are as those of the transform.
     """
-    photos, validation = photos_and_validation(data, cache, side, EVALUATED)
     settings = AutoencoderSettings(autoencoder_from(start, latent), side, batch)
+    photos, validation = photos_and_validation(data, cache, side, EVALUATED)
     return AutoencoderTask(settings, photos, validation, start, compiled)
 
 

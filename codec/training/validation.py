@@ -168,6 +168,7 @@ def photos_and_validation(
         FileNotFoundError: there are too few photos, or none is large enough for the judges.
     """
     known, held_out = find_photos(folder)
+    photos = Photos.load(known, cache, side)
     sets = {"held out": _pictures(held_out, MIDDLE), "kodak": _pictures(find_benchmark(folder, BENCHMARK))}
     sets = {label: found for label, found in sets.items() if found}
     if not sets:
@@ -175,7 +176,7 @@ def photos_and_validation(
             f"{folder}: none of {len(held_out)} photos held out has {metrics.SMALLEST} pixels a side, which validations"
             " need: add larger ones"
         )
-    return Photos.load(known, cache, side), Validation(sets, cache, lambdas)
+    return photos, Validation(sets, cache, lambdas)
 
 
 def _pictures(paths: Sequence[Path], side: int = 2**16) -> dict[str, Pixels]:

@@ -24,7 +24,7 @@ from codec.profiles.clric.quantisation_step import Sensitivity
 
 WEIGHTS_BUDGET = 2**14  # bytes
 DEAD_ZONE = 0.4  # in steps, by how much lambda is beyond a universal function's, in its logarithm
-UNIMPORTANT = 0.15  # what a weight below 1 adds to that, by its logarithm
+UNIMPORTANT = 0.25  # what a weight below 1 adds to that, by its logarithm
 FINE = math.log(2) / 6  # squared error of a sample that a bit saves at fine steps, in squared steps
 
 
