@@ -54,6 +54,7 @@ def psnr(one: Pixels, other: Pixels) -> float:
     return float(-10 * np.log10(max(np.square(one.astype(float) - other).mean(), 0.01) / 255**2))
 
 
+@pytest.mark.usefixtures("full_precision")
 def test_quality_goes_on_where_the_latent_ends() -> None:
     picture = photo(60, 75)
     found = [encode(picture, quality=quality) for quality in (60, 75, 85, 93, 100)]
@@ -112,6 +113,7 @@ def test_important_part_is_nearer() -> None:
     assert psnr(weighted[:, 40:], picture[:, 40:]) < psnr(plain[:, 40:], picture[:, 40:])
 
 
+@pytest.mark.usefixtures("full_precision")
 def test_overfitting_before_it() -> None:
     picture = photo(64, 64)
     data = encode(picture, quality=90, effort=4)

@@ -75,6 +75,7 @@ def test_sizes_and_modes(size: tuple[int, int], mode: str) -> None:
     assert (decoded.shape, decoded.dtype) == (picture.shape, picture.dtype)
 
 
+@pytest.mark.usefixtures("full_precision")
 @pytest.mark.parametrize("size", [(64, 80), (37, 51), (1100, 30)])
 @pytest.mark.parametrize("scale", [1, *codec.SCALES])
 def test_both_decoders_draw_the_same(size: tuple[int, int], scale: int, monkeypatch: pytest.MonkeyPatch) -> None:

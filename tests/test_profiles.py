@@ -189,7 +189,7 @@ def test_options_are_declared_well() -> None:
             assert declared.default is None or declared.default == getattr(profile.options(), declared.name)
             assert declared.help.endswith(".")
     told = {(option.name, option.default): option.help for option in options()}
-    assert "Only of profile clric." in told["model", "base"]
+    assert "Only of profile clric." in told["model", "patch"]
     assert "Only of profile msp." in told["model", "transform"]
     assert "Only" not in told["quality", 75]
     assert names() == [profile.name for profile in profiles()]

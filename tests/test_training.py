@@ -171,7 +171,6 @@ class TestCommand:
         middle = universal.step(universal.number(prior.MIDDLE))
         assert middle == pytest.approx(1, rel=0.01)  # the latent's scale is such
         points = read_log(folder)[-1]["validation"]["held out"]["points"]
-        self.train("autoencoder", data, tmp_path / "second", tmp_path / "again.safetensors", "--start", path)
         assert [point["lambda"] for point in points] == sorted((point["lambda"] for point in points), reverse=True)
         assert points[-1]["bpp"] > points[0]["bpp"] > 0
 

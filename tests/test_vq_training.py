@@ -306,7 +306,7 @@ def test_what_is_filled_in_is_what_is_likely() -> None:
 
 
 def test_commands(data: Path, vgg: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "network_from", lambda _: TINY.network)
+    monkeypatch.setattr(command, "codebooks_from", lambda _: TINY.network)
     monkeypatch.setattr(vq, "STARTED", 4)
 
     def run(*arguments: object) -> None:
