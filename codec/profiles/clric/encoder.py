@@ -50,7 +50,7 @@ GENTLE: dict[str, Any] = {
     "grid_rate": 0.08, "temperature": (0.15, 0.02), "noise": (0.0, 0.0), "damping": 6.0, "relative": True,
 }  # fmt: skip
 WEIGHT_RATE = 1e-2
-SHRINKAGE = 0.26  # of sizes while fits anneal, in logarithm, at a lambda of 1; it goes with its square root
+SHRINKAGE = 0.06  # of sizes while fits anneal, in logarithm, at a lambda of 1; it goes with its square root
 
 
 class ClricEncoder(Encoder):
