@@ -212,11 +212,18 @@ def _stripped(image: Image.Image) -> Image.Image:
     return _colour.to_srgb(_modes.converted(upright(image)))
 
 
-def _decoded(source: bytes, job: Job, settings: Settings, _: Progress | None) -> Converted:
-    """The `.clric` file as a file of its target's format, its size, and what of it is damaged or not known."""
+@contextmanager
+def _recorded() -> Iterator[list[warnings.WarningMessage]]:
+    """Record what is warned of, but for what Pillow warns of."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         ignore_warnings_of_pillow()
+        yield caught
+
+
+def _decoded(source: bytes, job: Job, settings: Settings, _: Progress | None) -> Converted:
+    """The `.clric` file as a file of its target's format, its size, and what of it is damaged or not known."""
+    with _recorded() as caught:
         image = decode(source, device=settings.device, tune=settings.options.get("tune"))
     damage = tuple(str(told.message) for told in caught)
     if settings.strip:
@@ -228,9 +235,7 @@ def _decoded(source: bytes, job: Job, settings: Settings, _: Progress | None) ->
 
 def _repaired(source: bytes, job: Job, settings: Settings, _: Progress | None) -> Converted:
     """The damaged `.clric` file as a whole one, its size, and what of it could not be restored."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        ignore_warnings_of_pillow()
+    with _recorded() as caught:
         read_header(BytesIO(source))  # says more about what is no `.clric` file than `Image.open` does
         with Image.open(BytesIO(source), formats=["CLRIC"]) as image:  # which refuses what has too many pixels
             data = codec.repair(source, device=settings.device)
