@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from codec.device import reduced_precision
+
 WIDE = 64  # rows and columns from which on a kernel is left to Muon
 MOMENTUM = 0.95
 RMS = 0.2  # of a step's elements, in the learning rate: about that of Adam's
@@ -41,8 +43,8 @@ class Muon(torch.optim.Optimizer):
     """Steps along Nesterov's momentum, whose singular values are made about 1 before.
 
     Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024, with the length of Adam's steps: Liu
-    et al., "Muon is scalable for LLM training", 2025. That of torch computes in bfloat16 everywhere, which takes some
-    processors ten times as long as all the rest of an iteration.
+    et al., "Muon is scalable for LLM training", 2025. That of torch computes in bfloat16 everywhere, which takes
+    processors without it ten times as long as all the rest of an iteration.
 
     Args:
         matrices: with two axes each.
@@ -64,14 +66,15 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
-    """A matrix (rows, columns) with the same singular vectors, and singular values of 0.7 to 1.2 in float32."""
+    """A matrix (rows, columns) with the same singular vectors, and singular values of 0.7 to 1.2."""
     tall = len(matrix) > matrix.shape[1]
     x: Tensor = (matrix.T if tall else matrix) / matrix.norm().clamp_min(1e-7)
     a, b, c = NEWTON_SCHULZ
-    for _ in range(ITERATIONS):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.T if tall else x
+    with reduced_precision(matrix.device):
+        for _ in range(ITERATIONS):
+            gram = x @ x.T
+            x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.T if tall else x).to(matrix)
 
 
 class MuonAndAdam:
