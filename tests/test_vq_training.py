@@ -221,7 +221,7 @@ def test_an_export_is_a_start(task: VqTask, exported: Path, photos: Photos, vgg:
 
 
 def test_indices_are_learned_and_make_a_model(exported: Path, photos: Photos, tmp_path: Path) -> None:
-    task = IndexTask(photos, exported, INDICES, 64, 3)
+    task = IndexTask(INDICES, photos, exported, 64, 3)
     batch = task.batch(0, 0)
     before = {name: float(figure) for name, figure in task.loss(batch, 0)[1].items()}
     task.batch = lambda seed, iteration: batch  # type: ignore[method-assign]
@@ -246,7 +246,7 @@ def test_layers_are_shaped_as_those_that_they_start_from(exported: Path, weights
 
 def test_a_model_is_a_start(exported: Path, photos: Photos, vgg: Path, tmp_path: Path) -> None:
     """Of both of its trainings: what they would make of it at once is the same model, but for what rounding leaves."""
-    learned, path = IndexTask(photos, exported, INDICES, 64, 3), tmp_path / "model.safetensors"
+    learned, path = IndexTask(INDICES, photos, exported, 64, 3), tmp_path / "model.safetensors"
     with torch.no_grad():
         for parameter in learned.model.parameters():
             parameter.add_(torch.randn_like(parameter) / 20)
@@ -256,7 +256,7 @@ def test_a_model_is_a_start(exported: Path, photos: Photos, vgg: Path, tmp_path:
     for name, tensor in autoencoder.model.state_dict().items():
         if name != "use":
             assert torch.equal(tensor, known[name])
-    again = IndexTask(photos, exported, INDICES, 64, 3, path)
+    again = IndexTask(INDICES, photos, exported, 64, 3, path)
     for name, weight in learned.model.state_dict().items():
         torch.testing.assert_close(again.model.state_dict()[name], weight, rtol=0.02, atol=0.02)
     again.export(tmp_path / "again.safetensors")
@@ -264,8 +264,10 @@ def test_a_model_is_a_start(exported: Path, photos: Photos, vgg: Path, tmp_path:
 
 
 def test_other_models_are_no_start(exported: Path, photos: Photos) -> None:
-    with pytest.raises(ValueError, match="model transform is of kind 'msp', and no start as one of 'vq'"):
-        IndexTask(photos, exported, INDICES, 64, 3, store.EMBEDDED["transform"].path)
+    with pytest.raises(
+        ModelFileError, match=r"transform\.safetensors is of kind 'msp': trainings like this start from"
+    ):
+        IndexTask(INDICES, photos, exported, 64, 3, store.EMBEDDED["transform"].path)
 
 
 def test_files_of_something_else_are_refused(vgg: Path, tmp_path: Path) -> None:

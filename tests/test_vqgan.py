@@ -107,7 +107,7 @@ def test_no_training_starts_from_it(tmp_path: Path) -> None:
     added(tmp_path)
     entry = store.check("theirs")
     assert entry is not None
-    with pytest.raises(ModelFileError, match="is of kind 'vqgan': trainings start from models of kind 'vq'"):
+    with pytest.raises(ModelFileError, match="is of kind 'vqgan': trainings like this start from models of kind 'vq'"):
         read_codebooks(entry.path)
 
 

@@ -252,8 +252,10 @@ def loaded(part: AnyProven, model: Model, prefix: str = "") -> AnyProven:
 
 
 def write(model: Model, path: Path) -> None:
-    """Write a model to a file, for `read`."""
+    """Write a model to a file, for `read`, completely or not at all."""
     from safetensors.torch import save
 
+    from codec import files
+
     metadata = {METADATA: _json({"name": model.name, **model.description}).decode()}
-    path.write_bytes(save({name: tensor.contiguous() for name, tensor in model.tensors.items()}, metadata))
+    files.write(path, save({name: tensor.contiguous() for name, tensor in model.tensors.items()}, metadata))

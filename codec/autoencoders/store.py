@@ -19,7 +19,6 @@ from codec.autoencoders import hub
 from codec.autoencoders.errors import MissingModelError, ModelError, ModelFileError
 from codec.autoencoders.zoo import CATALOGUE, Progress, download
 from codec.container import MODEL_BYTES
-from codec.files import replacing
 
 if TYPE_CHECKING:
     from codec.autoencoders.model import Model
@@ -166,8 +165,7 @@ def _keep(model: Model) -> Entry:
         if entry.name == model.name:
             raise ModelError(f"another model is called {model.name} ({entry.prefix}): give this one another name")
     path = folder() / f"{model.name}@{prefix}.safetensors"
-    with replacing(path) as temporary:
-        files.write(model, temporary)
+    files.write(model, path)
     return Entry(model.name, prefix, path)
 
 

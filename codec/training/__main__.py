@@ -19,6 +19,7 @@ from codec.autoencoders.networks.coding_order import PRESETS
 from codec.autoencoders.networks.enhancement import Config as EnhancementConfig
 from codec.autoencoders.networks.patch import Config as PatchConfig
 from codec.autoencoders.networks.transform_config import Config
+from codec.autoencoders.networks.vq import IndexConfig
 from codec.runtime import resolve
 from codec.training import plots
 from codec.training.autoencoder import EVALUATED, AutoencoderTask
@@ -225,7 +226,7 @@ def vq_indices(data: Path, cache: Path, side: int, batch: int, weights: Path, st
 
     --export writes a model for profile vq, with the prior in integers.
     """
-    return IndexTask(_photos(data, cache, side), weights, side=side, count=batch, start=start)
+    return IndexTask(IndexConfig(), _photos(data, cache, side), weights, side, batch, start)
 
 
 @training

@@ -15,8 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from codec.autoencoders import model as model_files
-from codec.autoencoders.errors import ModelFileError
+from codec.autoencoders.model import Model as ModelFile
 from codec.autoencoders.networks.patch import Config, PatchAutoencoder
 from codec.autoencoders.networks.progressive_prior import laplace_bits
 from codec.autoencoders.networks.transform import STEP
@@ -27,8 +26,8 @@ from codec.blocks import to_multiple
 from codec.device import reduced_precision
 from codec.distortion.pixels import picture_error, squared_error
 from codec.entropy.integer_arm import WEIGHT_BITS
-from codec.files import replacing
 from codec.overfit.spec import Spec
+from codec.training import models
 from codec.training.cost import balanced, draw_mixed, quantised
 from codec.training.data import Photos, PhotoTask, as_pictures, crops
 from codec.training.loop import Progress
@@ -162,9 +161,8 @@ class AutoencoderTask(PhotoTask):
         unit = torch.maximum(middle, steps.exp().amax(0) / GREATEST)
         tensors, told = {**networks, **integers(function, unit)}, description(own.channels)
         neutral, scale = (0.0,) * own.channels, tuple((1 / unit).tolist())
-        model = model_files.Model(path.stem, "patch", dict(self.config), neutral, scale, tensors, told)
-        with replacing(path) as temporary:
-            model_files.write(model, temporary)
+        model = ModelFile(path.stem, "patch", dict(self.config), neutral, scale, tensors, told)
+        models.write(model, path)
 
     @torch.no_grad()
     def _start(self, config: TransformConfig, weights: Mapping[str, Tensor]) -> None:
@@ -238,9 +236,7 @@ def read_autoencoder(path: Path) -> tuple[Config, dict[str, Tensor]]:
     Raises:
         ModelFileError: the file is damaged, or something else.
     """
-    model = model_files.read(path)
-    if model.architecture != "patch":
-        raise ModelFileError(f"{path} is of kind {model.architecture!r}: trainings start from models of kind 'patch'")
+    model = models.read(path, "patch")
     knots = {name: w.float() * 2.0**-WEIGHT_BITS for name, w in model.component("function").items()}
     # Means are 0: what was trained is the latent before it was scaled, and steps of that.
     knots[STEPS] = (knots[STEPS] / torch.tensor(model.scale)).log()

@@ -13,13 +13,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from codec.autoencoders import model as model_files
 from codec.autoencoders.autoencoder import on_device
+from codec.autoencoders.model import Model
 from codec.distortion.pixels import picture_error
-from codec.files import replacing
 from codec.overfit import fit, synthesis
 from codec.overfit.function import Function
 from codec.overfit.spec import Spec
+from codec.training import models
 from codec.training.cost import balanced, draw_lambdas
 from codec.training.data import Photos, PhotoTask, as_pictures
 from codec.training.loop import Progress
@@ -46,7 +46,7 @@ class FunctionTask(PhotoTask):
     model: Weights
 
     def __init__(
-        self, photos: Photos, held_out: Tensor, autoencoder: model_files.Model, side: int = 128, count: int = 8
+        self, photos: Photos, held_out: Tensor, autoencoder: Model, side: int = 128, count: int = 8
     ) -> None:  # fmt: skip
         super().__init__(photos, side, count)
         self.held_out, self.autoencoder = held_out, autoencoder
@@ -91,5 +91,4 @@ class FunctionTask(PhotoTask):
         """Write the model with its universal function."""
         tensors = {**self.autoencoder.networks, **integers(self.model)}
         function = description(self.spec.outputs)
-        with replacing(path) as temporary:
-            model_files.write(replace(self.autoencoder, name=path.stem, tensors=tensors, function=function), temporary)
+        models.write(replace(self.autoencoder, name=path.stem, tensors=tensors, function=function), path)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from codec.autoencoders.model import check, read, write
 from codec.autoencoders.networks.enhancement import FREQUENCIES
 from codec.autoencoders.networks.grain import functions
 from codec.autoencoders.networks.transform import Grain, Transform
@@ -23,7 +20,7 @@ from codec.autoencoders.networks.transform_config import PATCH, Config
 from codec.autoencoders.tensor_file import check_shapes
 from codec.device import reduced_precision
 from codec.distortion.texture import texture
-from codec.files import replacing
+from codec.training import models
 from codec.training.cost import draw_lambdas
 from codec.training.data import Photos, PhotoTask, as_pictures
 from codec.training.optimizers import MuonAndAdam, Schedule, wide
@@ -61,10 +58,10 @@ class GrainTask(PhotoTask):
 
     def __init__(self, photos: Photos, weights: Path, side: int, count: int) -> None:
         super().__init__(photos, side, count)
-        self.base = read(weights)
+        self.base = models.read(weights, "msp")
         config, found = transform_of(self.base)
         self.network = replace(config, grain=HIDDEN)
-        self.config: Mapping[str, Any] = {"hidden": HIDDEN, "weights": sha256(weights.read_bytes()).hexdigest()}
+        self.config: Mapping[str, Any] = {"hidden": HIDDEN, "weights": models.fingerprint(weights)}
         torch.manual_seed(0)
         self.transform = Transform(config).requires_grad_(False).eval()
         self.transform.load_state_dict(found)
@@ -107,12 +104,9 @@ class GrainTask(PhotoTask):
         """Write the model with the strengths."""
         own = {name: tensor.detach().cpu() for name, tensor in self.model.state_dict().items()}
         own["condition"] = own["condition"] + self._drawn
-        told = json.loads(json.dumps(asdict(self.network)))
         tensors = {**self.base.tensors, **{NAMES + name: tensor.half() for name, tensor in own.items()}}
-        model = replace(self.base, config={**self.base.config, "transform": told}, tensors=tensors)
-        check(model, "the trained model")
-        with replacing(path) as temporary:
-            write(model, temporary)
+        config = {**self.base.config, "transform": asdict(self.network)}
+        models.write(replace(self.base, config=config, tensors=tensors), path)
 
 
 def parts(config: Config) -> Tensor:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from codec.autoencoders.model import Model, check, loaded, read, write
+from codec.autoencoders.model import Model, loaded
 from codec.autoencoders.networks import msp
 from codec.autoencoders.networks.coding_order import PRESETS
 from codec.autoencoders.networks.integer_prior import LOG
@@ -22,7 +20,7 @@ from codec.autoencoders.networks.transform_config import Config
 from codec.autoencoders.tensor_file import Arrays
 from codec.device import reduced_precision
 from codec.entropy.layers import narrowed
-from codec.files import replacing
+from codec.training import models
 from codec.training.cost import draw_mixed
 from codec.training.data import Photos, PhotoTask, as_pictures
 from codec.training.optimizers import MuonAndAdam, Schedule, wide
@@ -62,7 +60,7 @@ class PriorTask(PhotoTask):
         self.settings, self.presets = settings, list(presets)
         self.config: Mapping[str, Any] = {
             "network": asdict(settings.network), "presets": self.presets,
-            "weights": sha256(weights.read_bytes()).hexdigest(),
+            "weights": models.fingerprint(weights),
         }  # fmt: skip
         torch.manual_seed(0)
         trained = TransformModel(settings.network)
@@ -107,8 +105,7 @@ class PriorTask(PhotoTask):
 
     def export(self, path: Path) -> None:
         """Write a model for profile `msp`."""
-        with replacing(path) as temporary:
-            write(self._model(), temporary)
+        models.write(self._model(), path)
 
     def _model(self) -> Model:
         networks = {"encoder": self.transform.encoder, "decoder": self.transform.decoder}
@@ -118,19 +115,14 @@ class PriorTask(PhotoTask):
             assert isinstance(prior, ProgressivePrior)
             integers |= {f"prior.{name}.{key}": numbers for key, numbers in quantised(prior).items()}
         config = {"transform": asdict(self.settings.network), "presets": self.presets, "hidden": HIDDEN}
-        model = Model(NAME, "msp", json.loads(json.dumps(config)), (), (), {**tensors, **Arrays(narrowed(integers))})
-        check(model, "the trained model")
-        return model
+        return Model(NAME, "msp", config, (), (), {**tensors, **Arrays(narrowed(integers))})
 
 
 def read_integers(path: Path) -> msp.Parts:
     """Return what a model for profile `msp` has in integers.
 
     Raises:
-        ModelFileError: its file is damaged.
-        ValueError: it is another model.
+        ModelFileError: its file is damaged, or of another kind.
     """
-    model = read(path)
-    if model.architecture != "msp":
-        raise ValueError(f"{path} is no model for profile msp, and has no priors to start from")
+    model = models.read(path, "msp")
     return loaded(msp.parts(model.config), model)

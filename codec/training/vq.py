@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from codec.autoencoders.errors import ModelFileError
 from codec.autoencoders.k_means import k_means
-from codec.autoencoders.model import build, read
+from codec.autoencoders.model import build
 from codec.autoencoders.networks.transform_config import PATCH
 from codec.autoencoders.networks.vq import Config, Quantised
 from codec.autoencoders.tensor_file import METADATA, check_shapes, opened, read_safetensors
@@ -29,6 +29,7 @@ from codec.distortion.pixels import picture_error, squared_error, structural_err
 from codec.distortion.texture import texture
 from codec.distortion.wasserstein import LEVELS, wasserstein
 from codec.files import write
+from codec.training import models
 from codec.training.data import Photos, PhotoTask, as_pictures, crops
 from codec.training.loop import Progress
 from codec.training.optimizers import MuonAndAdam, Schedule, wide
@@ -254,9 +255,7 @@ def read_codebooks(path: Path) -> tuple[Config, dict[str, Tensor]]:
     with opened(path) as file:
         for_files = "entries" in file.header
     if for_files:
-        model = read(path)
-        if model.architecture != "vq":
-            raise ModelFileError(f"{path} is of kind {model.architecture!r}: trainings start from models of kind 'vq'")
+        model = models.read(path, "vq")
         config = Config(**model.config["autoencoder"])
         networks = build(model).state_dict().items()
         weights = {f"autoencoder.{name}": w for name, w in networks if not name.startswith("transformer.")}

@@ -5,10 +5,8 @@ Both learn from maps of an encoder that stays as it is, with codebooks of all si
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codec.autoencoders.model import Model as ModelFile
-from codec.autoencoders.model import build, check, loaded, read, write
+from codec.autoencoders.model import build, loaded
 from codec.autoencoders.networks import vq
 from codec.autoencoders.networks.index_prior import CODE, IndexPrior, dequantised, quantised
 from codec.autoencoders.networks.index_transformer import UNKNOWN, WINDOW, IndexTransformer
@@ -25,7 +23,7 @@ from codec.autoencoders.networks.vq import Config, IndexConfig
 from codec.autoencoders.tensor_file import Arrays, check_shapes
 from codec.device import reduced_precision
 from codec.entropy.layers import narrowed
-from codec.files import replacing
+from codec.training import models
 from codec.training.data import Photos, PhotoTask, as_pictures
 from codec.training.optimizers import MuonAndAdam, Schedule, wide
 from codec.training.transform import SPEED
@@ -59,14 +57,13 @@ class IndexTask(PhotoTask):
     model: Indices
 
     def __init__(
-        self, photos: Photos, weights: Path, config: IndexConfig | None = None, side: int = 256, count: int = 16,
-        start: Path | None = None,
-    ) -> None:  # fmt: skip
+        self, config: IndexConfig, photos: Photos, weights: Path, side: int, count: int, start: Path | None = None
+    ) -> None:
         super().__init__(photos, side, count)
-        self.indices = config or IndexConfig()
+        self.indices = config
         network, found = read_codebooks(weights)
         self.config: Mapping[str, Any] = {
-            "indices": asdict(self.indices), "weights": sha256(weights.read_bytes()).hexdigest(),
+            "indices": asdict(self.indices), "weights": models.fingerprint(weights),
         }  # fmt: skip
         torch.manual_seed(0)
         trained = Model(network)
@@ -76,12 +73,10 @@ class IndexTask(PhotoTask):
         if start is None:
             self._start(network, trained.use)
         else:
-            self._go_on(read(start))
+            self._go_on(models.read(start, "vq"))
 
     def _go_on(self, model: ModelFile) -> None:
         """Begin as prior and transformer of a model with as many entries."""
-        if model.architecture != "vq":
-            raise ValueError(f"model {model.name} is of kind {model.architecture!r}, and no start as one of 'vq'")
         known = build(model).state_dict().items()
         transformer = {name.removeprefix("transformer."): w for name, w in known if name.startswith("transformer.")}
         prior = dequantised(loaded(vq.parts(model.config), model).prior)
@@ -138,8 +133,7 @@ class IndexTask(PhotoTask):
 
     def export(self, path: Path) -> None:
         """Write a model for profile `vq`."""
-        with replacing(path) as temporary:
-            write(self._model(), temporary)
+        models.write(self._model(), path)
 
     def _model(self) -> ModelFile:
         autoencoder, transformer = self.autoencoder, self.model.transformer
@@ -148,9 +142,7 @@ class IndexTask(PhotoTask):
         whole = {f"prior.{name}": numbers for name, numbers in quantised(self.model.prior).items()}
         tensors = {name: weight.detach().half().cpu() for name, weight in floats.items()}
         config = {"autoencoder": asdict(autoencoder.config), "indices": asdict(self.indices)}
-        model = ModelFile(NAME, "vq", json.loads(json.dumps(config)), (), (), {**tensors, **Arrays(narrowed(whole))})
-        check(model, "the trained model")
-        return model
+        return ModelFile(NAME, "vq", config, (), (), {**tensors, **Arrays(narrowed(whole))})
 
 
 def lost_indices(places: Tensor) -> Tensor:
