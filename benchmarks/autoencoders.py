@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 import torch
-from common import machine, photo, table, write
+from common import chosen, machine, photo, table, write
 from metrics import as_tensor, lpips, psnr
 from PIL import Image
 from torch import Tensor
@@ -75,7 +75,7 @@ def main(
 ) -> None:
     """Measure autoencoders on the photos of a folder."""
     torch.set_num_threads(threads)
-    paths = sorted(path for path in folder.iterdir() if path.suffix in (".png", ".jpg"))
+    paths = chosen(folder)
     results: dict[str, Any] = {"machine": machine(threads), "models": {}}
     rows = [["model", "PSNR", "LPIPS", "PSNR, noise", "LPIPS, noise", "encode, s", "decode, s", "tiles"]]
     for name in models.split(","):

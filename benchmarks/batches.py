@@ -8,8 +8,6 @@ process (`--jobs 1`), and those by default and with `--jobs 64` as ratios to it.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import subprocess
 import sys
@@ -17,7 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from common import machine
+import click
+from common import chosen, machine, write
 from PIL import Image
 
 CASES = [((192, 128), n) for n in (1, 2, 10, 100)] + [((1024, 1024), n) for n in (1, 2, 10)]
@@ -45,14 +44,13 @@ def seconds(source: Path, options: list[str]) -> float:
         return time.perf_counter() - start
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("photos", type=Path)
-    parser.add_argument("--repeat", type=int, default=2)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    photos = sorted(path for path in options.photos.iterdir() if path.suffix in (".png", ".jpg"))
-    rows = []
+@click.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--repeat", type=click.IntRange(1), default=2, show_default=True)
+@click.option("--json", "out", type=click.Path(path_type=Path), help="File of results.")
+def main(folder: Path, repeat: int, out: Path | None) -> None:
+    """Compare conversions of the photos in FOLDER, or crops of them."""
+    photos, rows = chosen(folder), []
     for size, count in CASES:
         with tempfile.TemporaryDirectory() as name:
             source, coded = Path(name) / "in", Path(name) / "coded"
@@ -60,15 +58,15 @@ def main() -> None:
             crops(photos, size, count, source)
             command = [sys.executable, "-m", "pillow_clric.cli", str(source), "-o", str(coded), "--quiet"]
             subprocess.run(command, check=True)
-            for direction, folder in (("encode", source), ("decode", coded)):
-                runs = [{jobs: seconds(folder, how) for jobs, how in JOBS.items()} for _ in range(options.repeat)]
+            for direction, given in (("encode", source), ("decode", coded)):
+                runs = [{jobs: seconds(given, how) for jobs, how in JOBS.items()} for _ in range(repeat)]
                 least = {jobs: min(run[jobs] for run in runs) for jobs in JOBS}
                 one = least["one process"]
                 rows.append({"size": size, "files": count, "direction": direction, "seconds": least})
                 ratios = ", ".join(f"{jobs} x {least[jobs] / one:.2f}" for jobs in JOBS if jobs != "one process")
                 print(f"{count:4} of {size[0]} x {size[1]}, {direction}: {one:.2f} s; {ratios}", flush=True)
-    if options.json:
-        options.json.write_text(json.dumps({"machine": machine(os.cpu_count() or 1), "rows": rows}, indent=1))
+    if out:
+        write(out, {"machine": machine(os.cpu_count() or 1), "rows": rows})
 
 
 if __name__ == "__main__":

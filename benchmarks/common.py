@@ -19,6 +19,7 @@ from PIL import Image
 
 import pillow_clric
 from codec import files
+from codec.training.data import SUFFIXES
 from codec.training.validation import AVIF_SPEED
 
 # The formats that are compared with, and how Pillow writes them, so that they are small: AVIF takes longer than by
@@ -79,16 +80,16 @@ def _commit() -> str | None:
     return found.stdout.strip()
 
 
-def chosen(folder: Path, only: str) -> list[Path]:
-    """The PNG files of a folder, or of these those that `ONLY` names.
+def chosen(folder: Path, only: str = "") -> list[Path]:
+    """The photos of a folder, or of these those that `ONLY` names.
 
     Raises:
         click.BadParameter: some are not there.
     """
-    found = {path.stem: path for path in sorted(folder.glob("*.png"))}
+    found = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES}
     names = only.split(",") if only else list(found)
     if not names or set(names) - set(found):
-        raise click.BadParameter(f"{folder} holds no {', '.join(sorted(set(names) - set(found))) or 'photo'} as PNG")
+        raise click.BadParameter(f"{folder} holds no {', '.join(sorted(set(names) - set(found))) or 'photo'}")
     return [path for name, path in found.items() if name in names]
 
 

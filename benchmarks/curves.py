@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from codec.curves import Curve
+from codec.metrics import decibels
+from codec.training.bd_rate import Curve
 
 # As results call them, and as people do.
 METRICS = {"psnr": "PSNR", "msssim": "MS-SSIM", "ssimulacra2": "SSIMULACRA2", "lpips": "LPIPS"}
@@ -40,12 +40,8 @@ def _mean_curve(name: str, points: dict[str, dict[float, dict[str, Any]]], image
     pairs = []
     for quality in points[images[0]]:
         bpp, value = (float(np.mean([points[i][quality][key] for i in images])) for key in ("bpp", metric))
-        pairs.append((bpp, _decibels(value) if metric == "msssim" else value))
+        pairs.append((bpp, decibels(value) if metric == "msssim" else value))
     return Curve.of(name, pairs)
-
-
-def _decibels(msssim: float) -> float:
-    return -10 * math.log10(max(1 - msssim, 1e-10))
 
 
 def _by_image(points: list[dict[str, Any]]) -> dict[str, dict[float, dict[str, Any]]]:

@@ -56,13 +56,8 @@ def judge_with(lpips: Path | None) -> Judge:
     distance = Lpips.load(lpips) if lpips else None
 
     def judge(photo: Pixels, made: Pixels) -> dict[str, float]:
-        similarity = metrics.ms_ssim(photo, made)
-        found = {"psnr": metrics.psnr(photo, made), "msssim": -10 * math.log10(1 - similarity)}
-        if distance is not None:
-            a, b = (torch.from_numpy(x.copy()).permute(2, 0, 1)[None] / 255 for x in (photo, made))
-            with torch.no_grad():
-                found["lpips"] = float(distance(a, b))
-        return found
+        found = metrics.measure(photo, made, distance)
+        return {**found, "msssim": metrics.decibels(found["msssim"])}
 
     return judge
 

@@ -14,7 +14,7 @@ import click
 from common import table
 from curves import METRICS, anchor_curves, results_curves
 
-from codec.curves import Curve, bd_rate
+from codec.training.bd_rate import Curve, bd_rate
 
 AXES = {
     "psnr": "PSNR, dB", "msssim": "MS-SSIM, dB", "ssimulacra2": "SSIMULACRA2", "lpips": "LPIPS (lower is better)",

@@ -24,12 +24,11 @@ from typing import Any
 import click
 import metrics
 import torch
-from common import OTHERS, encode, machine, numbers, photo, size, table, write
+from common import ONLY, OTHERS, chosen, encode, machine, numbers, photo, size, table, write
 from PIL import Image
 
 import pillow_clric  # registers the format, in spawned processes too: they import this module
 from codec.profiles.options import TUNES
-from codec.training.data import SUFFIXES
 from pillow_clric.compare import register_others
 
 COLUMNS = {
@@ -167,28 +166,24 @@ def summary(points: list[dict[str, Any]]) -> str:
     "--lpips", "weights", metavar="WEIGHTS", type=click.Path(exists=True, path_type=Path), help="Measure LPIPS too."
 )
 @click.option("--crop", type=size, metavar="WxH", help="Only the middle of each photo.")
-@click.option("--images", metavar="NAMES", help="Only these, by name without suffix, with commas between them.")
+@ONLY
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of each process.")
 @click.option("--json", "out", metavar="OUT", type=click.Path(path_type=Path), required=True, help="File of results.")
 def main(
     folder: Path, qualities: list[float], codec: str, profile: str, model: str | None, effort: str, tune: str | None,
-    device: str, weights: Path | None, crop: tuple[int, int] | None, images: str | None, jobs: int, threads: int,
+    device: str, weights: Path | None, crop: tuple[int, int] | None, only: str, jobs: int, threads: int,
     out: Path,
 ) -> None:  # fmt: skip
     """Measure rate and distortion of the photos in FOLDER; resumes what OUT holds.
 
     Profile, model, effort, tune and device are those of the codec clric; other codecs have their settings fixed.
     """
-    paths = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES}
-    names = images.split(",") if images else list(paths)
-    if missing := [name for name in names if name not in paths]:
-        raise click.UsageError(f"{folder} has no photos {', '.join(missing)}")
     ours = {"profile": profile, "effort": int(effort) if effort.isdigit() else effort, "device": device}
     ours |= {} if model is None else {"model": model}
     coder = Coder(codec, ours if codec == "clric" else OTHERS[codec], weights, tune)
     results = resume(out, {**coder.settings, **({"crop": list(crop)} if crop else {})})
-    tasks = [Task(paths[name], quality, crop) for name, quality in product(names, qualities)]
+    tasks = [Task(path, quality, crop) for path, quality in product(chosen(folder, only), qualities)]
     run(tasks, coder, results, out, jobs, threads)
     click.echo(summary(results["points"]))
 

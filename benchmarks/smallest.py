@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import codec
+from codec import metrics
 from codec.lpips import Lpips
 from codec.training.data import middle, read_rgb
 from codec.training.validation import AVIF_SPEED, judge
@@ -91,9 +92,11 @@ def main(folder: Path, only: str, lpips: Path, output: Path | None, picture: Pat
     for photo in map(read_rgb, paths):
         made = codings(photo)
         for name, (size, pixels) in made.items():
-            pair = [torch.from_numpy(x.copy()).permute(2, 0, 1)[None] / 255 for x in (photo, pixels)]
-            with torch.no_grad():
-                figures = {"bytes": size, **judge(photo, pixels), "lpips": float(distance(*pair))}
+            figures = {
+                "bytes": size,
+                **judge(photo, pixels),
+                "lpips": metrics.measure(photo, pixels, distance)["lpips"],
+            }
             rows.setdefault(name, []).append(figures)
         shown.append(np.hstack([middle(x, 256) for x in (photo, *(pixels for _, pixels in made.values()))]))
     means = {name: {k: round(float(np.mean([f[k] for f in all_])), 3) for k in all_[0]} for name, all_ in rows.items()}

@@ -12,10 +12,9 @@ from statistics import mean, median
 from typing import Any
 
 import click
-from common import machine, photo, write
+from common import chosen, machine, photo, write
 
 import pillow_clric
-from codec.training.data import SUFFIXES
 
 
 def measure(path: Path, bpp: float, options: dict[str, Any]) -> dict[str, Any]:
@@ -44,7 +43,7 @@ def measure(path: Path, bpp: float, options: dict[str, Any]) -> dict[str, Any]:
 def main(folder: Path, pairs: int, bpp: tuple[float, float], profile: str, effort: int, seed: int, out: Path) -> None:
     """Code random photos of FOLDER to random sizes, evenly distributed in their logarithm."""
     random = Random(seed)
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    paths = chosen(folder)
     options: dict[str, Any] = {"profile": profile, "effort": effort}
     pillow_clric.encode(photo(paths[0]).resize((64, 64)), **options)  # what a process does once
     points = []

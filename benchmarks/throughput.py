@@ -6,7 +6,7 @@ python benchmarks/throughput.py FOLDER --counts 12,48 --workers local:1,local:2,
 from __future__ import annotations
 
 import json
-import resource
+import os
 import subprocess
 import sys
 import time
@@ -15,9 +15,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
-from common import machine, numbers, photo, write
+from common import chosen, machine, numbers, peak, photo, write
 
-from codec.training.data import SUFFIXES
 from pillow_clric.convert.plan import make_plan
 
 _OBJECTS = 100_000  # that are planned
@@ -66,8 +65,8 @@ def measure(photos: list[Path], counts: list[int], engine: str, jobs: int, optio
 
 def _cpu_seconds() -> float:
     """Processor time of all processes that this one has started, and that have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    used = os.times()
+    return used.children_user + used.children_system
 
 
 def planned() -> dict[str, float]:
@@ -77,11 +76,11 @@ def planned() -> dict[str, float]:
     store = fsspec.filesystem("memory")
     for i in range(_OBJECTS):
         store.pipe_file(f"/bucket/in/{i // 1000:03}/{i:08}.jpg", b"")
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    before, start = peak(), time.perf_counter()
     plan = make_plan(["memory://bucket/in"], "memory://bucket/out/", recursive=True, overwrite=False)
-    seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    seconds, after = time.perf_counter() - start, peak()
     assert len(plan.jobs) == _OBJECTS
-    return {"seconds": seconds / _OBJECTS, "bytes": 1024 * (after - before) / _OBJECTS}
+    return {"seconds": seconds / _OBJECTS, "bytes": 1e6 * (after - before) / _OBJECTS}
 
 
 @click.command()
@@ -94,7 +93,7 @@ def planned() -> dict[str, float]:
 @click.option("--json", "out", type=click.Path(path_type=Path), required=True, help="File of results.")
 def main(folder: Path, counts: str, workers: str, options: str, out: Path) -> None:
     """Convert the photos of FOLDER, each as often as it takes."""
-    photos = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    photos = chosen(folder)
     click.echo(f"{sum(photo(path).width * photo(path).height for path in photos) / 1e6 / len(photos):.2f} MP a photo")
     results: dict[str, Any] = {"machine": machine(1), "options": options, "plan": planned(), "runs": []}
     for engine, jobs in (given.split(":") for given in workers.split(",")):

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from codec.container import MAX_SECTION, Header, Section, pack
+from codec.container import MAX_SECTION, Header, Section, header_size, pack
 from codec.profiles.base import Budget, Encoder, Goal, Progress, Quality
 from codec.profiles.options import Options
 from codec.workers import cores, sharing
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from codec.importance import Importance
 
+USUAL = {Section.WEIGHTS: 1000}  # bytes of what is never large: it takes no long entry in the directory
 FULL = 0.8  # least mean area of the pictures in a batch, as a part of their common shape
 
 
@@ -39,8 +40,9 @@ class Item:
     def overhead(self, size: int, coded: Sequence[Section]) -> int:
         """Bytes of a file of so many, at most, that are not the bodies of what is coded."""
         most = min(size, self.pixels.size * 4, MAX_SECTION)
-        filled = {section: bytes(128 if section == Section.WEIGHTS else most) for section in coded}
-        return len(pack(self.header, {**self.metadata, **filled})) - sum(map(len, filled.values()))
+        metadata = {section: len(body) for section, body in self.metadata.items()}
+        lengths = {section: USUAL.get(section, most) for section in coded}
+        return header_size(self.header, metadata | lengths) + sum(metadata.values())
 
 
 def encode(items: Sequence[Item], encoder: Encoder, options: Options, device: torch.device) -> list[bytes | ValueError]:
@@ -51,7 +53,7 @@ def encode(items: Sequence[Item], encoder: Encoder, options: Options, device: to
     """
     from codec.device import pixels_at_once
 
-    capacity = pixels_at_once(device, encoder.bytes_per_pixel) if encoder.batchable else 0
+    capacity = pixels_at_once(device, encoder.bytes_per_pixel) if encoder.bytes_per_pixel else 0
     shapes = [(item.header.mode, item.header.height, item.header.width) for item in items]
     files: dict[int, bytes | ValueError] = {}
     together, several = buckets(shapes, capacity), options.progress if len(items) > 1 else None

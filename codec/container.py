@@ -227,11 +227,21 @@ def pack(header: Header, sections: Mapping[Section, bytes]) -> bytes:
     for section, body in bodies.items():
         if len(body) > MAX_SECTION:
             raise ValueError(f"section {section.name} must be at most {MAX_SECTION} bytes, not {len(body)}")
-    order = [section for section in _ORDER if section in bodies]
-    directory = tuple(Entry(section, section not in _METADATA, len(bodies[section])) for section in order)
+    directory = _directory({section: len(body) for section, body in bodies.items()})
+    order = [Section(entry.section) for entry in directory]
     checksummed = b"".join(bodies[section] for section in order if _checksummed(header.profile, section))
     complete = replace(header, directory=directory, body_crc=crc32(checksummed))
     return _header_bytes(complete) + b"".join(bodies[section] for section in order)
+
+
+def header_size(header: Header, lengths: Mapping[Section, int]) -> int:
+    """Bytes of the header that `pack` makes for bodies of so many."""
+    return replace(header, directory=_directory(lengths)).size
+
+
+def _directory(lengths: Mapping[Section, int]) -> tuple[Entry, ...]:
+    """Entries of sections in their order, of lengths of their bodies."""
+    return tuple(Entry(each, each not in _METADATA, lengths[each]) for each in _ORDER if each in lengths)
 
 
 def unpack(data: bytes, *, allow_truncated: bool = False) -> Container:

@@ -17,7 +17,7 @@ from codec.tensors import to_tensor
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["SMALLEST", "measure", "ms_ssim", "psnr"]
+__all__ = ["SMALLEST", "decibels", "measure", "ms_ssim", "psnr"]
 
 SMALLEST = 161  # side of a picture that MS-SSIM is defined for: its five scales need as much
 
@@ -50,6 +50,11 @@ def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
     """PSNR over all samples, in dB; no more than 100, which stands for no difference at all."""
     error = np.square(a.astype(np.float64) - b).mean() / 255**2
     return -10 * math.log10(max(float(error), 1e-10))
+
+
+def decibels(similarity: float) -> float:
+    """MS-SSIM in dB; no more than 100, which stands for no difference at all."""
+    return -10 * math.log10(max(1 - similarity, 1e-10))
 
 
 @torch.inference_mode()

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from codec.curves import Curve, bd_rate
+from codec.training.bd_rate import Curve, bd_rate
 
 E = math.e
 

@@ -19,11 +19,10 @@ from hypothesis import strategies as st
 from latents import TINY, latent_coded, random_prior, transform_of
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
-from threadpoolctl import threadpool_limits
 
 import codec
 import pillow_clric
-from codec import CorruptError, FormatError, Section, TruncatedError, UnsupportedError, blocks, pack, unpack
+from codec import CorruptError, FormatError, Section, TruncatedError, UnsupportedError, blocks, pack, runtime, unpack
 from codec.autoencoders import learned_transform, store, transform_networks
 from codec.autoencoders import model as files
 from codec.autoencoders.errors import ModelError, ModelFileError
@@ -164,23 +163,21 @@ def test_sizes_rise_with_quality() -> None:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_symbols_depend_on_no_number_of_threads(preset: str) -> None:
-    """With the model that ships: products of tiny ones are too small to be shared."""
+def test_symbols_depend_on_no_number_of_threads(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor on parts that threads share: here each takes as little as can be."""
+    monkeypatch.setattr(latent_coding, "ROWS", 1)
+    monkeypatch.setattr(latent_coding, "CELLS", 2)
     prior = learned_transform.on_device(store.load("transform"), "cpu").prior(preset, 777)
     latent = np.random.default_rng(0).laplace(0, 2, (20, 30, prior.prior.channels)).astype(np.float32)
-    found = set()
-    for count in (1, 2):
-        with threadpool_limits(count):
-            found.add(latent_coding.encode(prior, latent)[0])
-    assert len(found) == 1
-
-
-def test_files_depend_on_no_number_of_threads() -> None:
     threads, found = torch.get_num_threads(), set()
     try:
-        for count in (1, 2):
+        for count in (1, 2, 3):
             torch.set_num_threads(count)
-            found.add(encode(photo(64, 80)))
+            with runtime.numpy_computing():
+                assert len(runtime.pieces(20, 1)) == count
+                stream, symbols = latent_coding.encode(prior, latent)
+                assert np.array_equal(latent_coding.decode(prior, stream, 20, 30), symbols)
+            found.add(stream)
     finally:
         torch.set_num_threads(threads)
     assert len(found) == 1

@@ -183,7 +183,9 @@ class TestProgressivePrior:
         assert (masks.mean((1, 2)) == 1 / phases).all()
 
     def test_presets_have_the_steps_of_their_description(self) -> None:
-        assert {name: preset.steps for name, preset in PRESETS.items()} == {"baseline": 10, "normal": 28, "extra": 121}
+        """One for what is left at last, and one for each offset, phase and group."""
+        steps = {n: 1 + len(OFFSETS) * sum(p.phases) * (1 + len(p.groups)) for n, p in PRESETS.items()}
+        assert steps == {"baseline": 10, "normal": 28, "extra": 121}
 
     @pytest.mark.parametrize("name", PRESETS)
     def test_starts_as_wide_as_variances_say(self, name: str) -> None:

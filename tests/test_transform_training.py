@@ -6,7 +6,6 @@ import math
 import os
 import signal
 import sys
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,6 @@ from PIL import Image
 from torch import Tensor
 
 from codec.autoencoders.errors import ModelFileError
-from codec.autoencoders.networks.coding_order import PRESETS
-from codec.autoencoders.networks.progressive_prior import ProgressivePrior
-from codec.autoencoders.networks.transform import Block
 from codec.autoencoders.networks.transform_config import Config
 from codec.distortion.pixels import coarse_error, picture_error, squared_error, structural_error
 from codec.training import __main__ as command
@@ -29,7 +25,6 @@ from codec.training import plots, synthetic, validation
 from codec.training.data import HELD_OUT, Photos, crop, find_benchmark, find_photos
 from codec.training.loop import CHECKPOINT, DECAYED, Budget, Loop, read_log
 from codec.training.optimizers import MuonAndAdam, Schedule, orthogonalised
-from codec.training.pruning import fewer_inputs, narrow, pruned, pruned_prior
 from codec.training.transform import Model, Settings, TransformTask, export, read_weights
 from codec.training.validation import Validation
 
@@ -400,81 +395,6 @@ def test_exported_weights_start_another_training(photos: Photos, tmp_path: Path)
     assert started.keys() == loop.average.keys()
     for name, tensor in loop.average.items():
         assert torch.equal(started[name], tensor.half().float())
-
-
-def test_pruned_channels_are_gone_and_pictures_are_those_of_their_values() -> None:
-    torch.manual_seed(0)
-    kept, values = [0, 1, 2, 3, 4, 6, 7], torch.randn(8)
-    whole, less = Model(TINY.network), Model(replace(TINY.network, latent=len(kept)))
-    less.load_state_dict(pruned(whole.state_dict(), [5], values))
-    pictures, lambdas = torch.rand(2, 3, 48, 32), torch.tensor([0.01, 0.001])
-    with torch.no_grad():
-        latents = whole.transform.encode(pictures, lambdas)
-        torch.testing.assert_close(less.transform.encode(pictures, lambdas), latents[:, kept])
-        valued = latents.clone()
-        valued[:, 5] = values[5]
-        found, wanted = (m.transform.decode(z, lambdas, 48, 32) for m, z in ((less, latents[:, kept]), (whole, valued)))
-        torch.testing.assert_close(found, wanted)
-
-
-@pytest.mark.parametrize("preset", ["baseline", "extra"])
-def test_a_pruned_prior_is_as_the_whole_one_where_the_others_are_zero(preset: str) -> None:
-    """But for the groups of channels: so only the one without any, and the first group's of another, stay the same."""
-    torch.manual_seed(0)
-    order, kept = PRESETS[preset], [*range(60), *range(62, 96)]
-    whole, less = ProgressivePrior(order, 96, 2, 16), ProgressivePrior(order, len(kept), 2, 16)
-    with torch.no_grad():
-        for parameter in whole.parameters():
-            parameter.add_(torch.randn_like(parameter) / 10)
-    less.load_state_dict(pruned_prior(whole.state_dict(), order, 96, kept))
-    latents, knots = torch.randn(1, 96, 16, 16).mul(2).round(), torch.tensor([[0.3, 0.7]])
-    latents[:, 60:62] = 0
-    same = kept if preset == "baseline" else range(min(order.bounds(96)[1], order.bounds(len(kept))[1]))
-    with torch.no_grad():
-        for found, wanted in zip(less(latents[:, kept], knots), whole(latents, knots), strict=True):
-            torch.testing.assert_close(found[:, : len(same)], wanted[:, list(same)])
-
-
-def test_pruning_keeps_a_channel_for_each_group() -> None:
-    prior = ProgressivePrior(PRESETS["normal"], 24, 2, 16)
-    with pytest.raises(ValueError, match="a latent of 2 channels has fewer groups than one of 24"):
-        pruned_prior(prior.state_dict(), PRESETS["normal"], 24, [0, 1])
-
-
-def test_the_input_that_goes_is_the_one_that_others_make_up_for_best() -> None:
-    torch.manual_seed(0)
-    samples = (torch.randn(500, 6) @ torch.randn(6, 6)).double()
-    weight = torch.randn(3, 7).double()
-    known = torch.cat([samples, torch.ones(500, 1).double()], 1)
-    outputs = known @ weight.T
-    without = [[*range(i), *range(i + 1, 7)] for i in range(6)]
-    fits = [torch.linalg.lstsq(known[:, stay], outputs).solution for stay in without]
-    errors = [float((known[:, stay] @ fit - outputs).square().sum()) for stay, fit in zip(without, fits, strict=True)]
-    best = int(np.argmin(errors))
-    kept, found = fewer_inputs(samples, weight, 5)
-    assert kept.tolist() == without[best][:-1]
-    torch.testing.assert_close(found, fits[best].T, rtol=1e-3, atol=1e-3)
-
-
-def test_a_narrow_transform_makes_the_same_pictures_where_half_the_hidden_channels_say_nothing_new() -> None:
-    torch.manual_seed(0)
-    config = replace(TINY.network, expansion=2)
-    whole = Model(config).transform
-    with torch.no_grad():
-        for block in (block for block in whole.modules() if isinstance(block, Block)):
-            block.gate_in.weight.copy_(torch.cat([gates := torch.randn(64, 64) / 8, gates, gates, -gates]))
-            block.gate_out.weight.normal_(std=0.1)
-            block.gate_out.bias.normal_()
-    pictures, lambdas = torch.rand(4, 3, 96, 96), torch.tensor([0.01, 0.003, 0.001, 0.0003])
-    less = deepcopy(whole)
-    narrow(less, 1, pictures, lambdas)
-    fresh = Model(TINY.network).transform
-    fresh.load_state_dict(less.state_dict())
-    with torch.no_grad():
-        latents = whole.encode(pictures, lambdas)
-        torch.testing.assert_close(fresh.encode(pictures, lambdas), latents, rtol=1e-2, atol=1e-2)
-        found, wanted = (model.decode(latents, lambdas, 96, 96) for model in (fresh, whole))
-        torch.testing.assert_close(found, wanted, rtol=1e-2, atol=1e-2)
 
 
 def test_weights_of_another_shape_start_nothing(photos: Photos, tmp_path: Path) -> None:

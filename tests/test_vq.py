@@ -164,7 +164,7 @@ def test_previews_are_means(scale: int) -> None:
     assert np.abs(parts - small[:height, :width])[inside].mean() < 2
 
 
-def test_files_depend_on_no_setting() -> None:
+def test_files_depend_on_no_number_of_threads() -> None:
     threads, found = torch.get_num_threads(), set()
     try:
         for count in (1, 2):

@@ -16,7 +16,7 @@ LEVELS = 4  # sides of the windows are 1, 2, 4 ... 2**LEVELS samples
 STABILISER = 1e-4  # of variances, in those of the features: roots of zero have no gradient
 
 
-def wasserstein(features: Sequence[Tensor], wanted: Sequence[Tensor], sigma: Tensor | None = None) -> Tensor:
+def wasserstein(features: Sequence[Tensor], wanted: Sequence[Tensor], sigma: Tensor) -> Tensor:
     """Distance of the distributions of features in windows, taken for Gaussian ones: (batch,), 0 or more.
 
     Args:
@@ -25,7 +25,7 @@ def wasserstein(features: Sequence[Tensor], wanted: Sequence[Tensor], sigma: Ten
         wanted: those of the pictures that are to be looked like. Maps count by their own energy: all maps alike.
         sigma: logarithm to base 2 of the windows' sides, in samples of the first map: (batch, 1, any height, any
             width), which is the pictures' extent. At 0 or less features count as they are, at each sample; between
-            two sides, both count. By default all windows of two samples and more count alike, everywhere.
+            two sides, both count.
     """
     total = features[0].new_zeros(len(features[0]))
     for found, goal in zip(features, wanted, strict=True):
@@ -40,7 +40,7 @@ def wasserstein(features: Sequence[Tensor], wanted: Sequence[Tensor], sigma: Ten
             deviation = _deviation(mean, square, energy)
             goal_deviation = _deviation(goal_mean, goal_square, energy)
             error = (mean - goal_mean).square() + (deviation - goal_deviation).square()
-            weight = min(level, 1) / LEVELS if sigma is None else _weights(sigma - finer, level, levels, error)
+            weight = _weights(sigma - finer, level, levels, error)
             total = total + (error * weight).mean((1, 2, 3)) / (len(features) * energy)
     return total
 

@@ -112,7 +112,7 @@ def fit(
     candidates: list[Function],
     schedule: Schedule,
     generator: torch.Generator,
-    progress: Callable[[int], None] = lambda _: None,
+    progress: Callable[[], None] = lambda: None,
     measure: Distortion = distortion,
 ) -> Function:
     """Fit one function to each target; see `Fit`."""
@@ -126,17 +126,16 @@ class Fit:
         target: (batch, outputs, height, width), or what else `measure` takes.
         lambdas: (batch,), change of distortion for one bit per sample position.
         candidates: starting points; each holds a batch of functions, one for each target.
-        progress: told after each iteration how many are done, of `schedule.total`.
+        progress: called after each iteration; there are `schedule.total`, less the warm-up if there is one candidate.
         measure: the distortion.
     """
 
     def __init__(
         self, target: Tensor, lambdas: Tensor, candidates: list[Function], schedule: Schedule,
-        generator: torch.Generator, progress: Callable[[int], None] = lambda _: None, measure: Distortion = distortion,
+        generator: torch.Generator, progress: Callable[[], None] = lambda: None, measure: Distortion = distortion,
     ) -> None:  # fmt: skip
         self.target, self.lambdas, self.schedule = target, lambdas, schedule
         self.generator, self.progress, self.measure = generator, progress, measure
-        self.done = 0
         self.choices = len(candidates)
         self.function = joined(candidates)
         self.origin = self.function.weights
@@ -164,7 +163,6 @@ class Fit:
     def _warm_up(self) -> None:
         """Fit all candidates for a while; keep the best for each target."""
         if self.choices == 1:
-            self.done = self.schedule.warm_up
             return
         batch, lambdas = len(self.target), self.lambdas
         everything = self.target.repeat(self.choices, 1, 1, 1)
@@ -193,7 +191,7 @@ class Fit:
                 iterate.changed()
             descent.prepare(i, part)
             iterate()
-            self._tick()
+            self.progress()
         self.function = descent.function.detached()
 
     @torch.no_grad()
@@ -225,12 +223,8 @@ class Fit:
         for i in range(iterations):
             settling.rate.fill_(rate_of_weights * (1 - i / iterations))
             iterate()
-            self._tick()
+            self.progress()
         return settling.best
-
-    def _tick(self) -> None:
-        self.done += 1
-        self.progress(self.done)
 
 
 class _Descent:

@@ -61,14 +61,13 @@ class Encoder(ABC):
     Attributes:
         model: identity of the model that files need, as `codec.container.Header` holds it; b"" if they need none.
         sections: that all its files have. What others take, entries in the directory included, counts as what is coded.
-        batchable: whether several pictures can be coded at once.
-        bytes_per_pixel: memory that this takes.
+        bytes_per_pixel: memory that pictures which are coded at once take for each pixel of their common shape; None if
+            they are coded one by one.
     """
 
     model: bytes = b""
     sections: Sequence[Section] = (Section.WEIGHTS, Section.GRIDS)
-    batchable: bool = True
-    bytes_per_pixel: int
+    bytes_per_pixel: int | None = None
 
     @abstractmethod
     def encode(
@@ -80,7 +79,8 @@ class Encoder(ABC):
         A picture that takes more than its budget at the lowest quality, too, gets that.
 
         Args:
-            pictures: (height, width) or (height, width, 3), uint8, all of the same mode; one, unless `batchable`.
+            pictures: (height, width) or (height, width, 3), uint8, all of the same mode; one, if `bytes_per_pixel` is
+                None.
             importance: of the pixels of each, as `codec.importance.log_weights` takes it.
             progress: told now and then, in whatever the encoder counts.
         """
@@ -165,11 +165,11 @@ class Profile(ABC, Generic[Chosen]):
         """Raise a `FormatError` where the sections are not valid, as far as that shows without a network and torch."""
 
 
-def counting(progress: Progress | None, total: int) -> Callable[[int], None]:
+def counting(progress: Progress | None, total: int) -> Callable[[], None]:
     """Function that tells `progress` of one more iteration of about so many, each time that it is called."""
     done = itertools.count(1)
 
-    def count(_: int) -> None:
+    def count() -> None:
         if progress:
             progress(min(next(done), total), total)
 

@@ -43,8 +43,8 @@ from codec.training.prior import (
     integers,
     interpolated,
 )  # fmt: skip
-from codec.training.transform import SPEED, compile_blocks, read_weights
 from codec.training.transform import Model as TransformModel
+from codec.training.transform import compile_blocks, read_weights
 from codec.training.validation import Validation
 from codec.training.weights import Weights
 
@@ -135,7 +135,7 @@ class AutoencoderTask(PhotoTask):
 
     def optimizer(self) -> MuonAndAdam:
         function = list(self.model.function.parameters())
-        return MuonAndAdam(wide(self.model, but=function), self.model.parameters(), fast=function, speed=SPEED)
+        return MuonAndAdam(wide(self.model, but=function), self.model.parameters(), fast=function)
 
     def loss(self, batch: Tensor, iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
         pictures = as_pictures(batch)

@@ -30,7 +30,6 @@ from codec.training.cost import draw_lambdas
 from codec.training.data import Photos, PhotoTask, as_pictures, crops
 from codec.training.msp_prior import read_integers
 from codec.training.optimizers import MuonAndAdam, Schedule, wide
-from codec.training.transform import SPEED
 
 STARTED = 32  # pictures whose differences say how wide distributions are at first
 DRAWN = 2  # lambdas for each picture: to code it in the first layer takes longer than all the rest
@@ -81,7 +80,7 @@ class EnhancementTask(PhotoTask):
 
     def optimizer(self) -> MuonAndAdam:
         fast = [self.model.log_scale, self.model.mean]
-        return MuonAndAdam(wide(self.model, but=fast), self.model.parameters(), fast=fast, speed=SPEED)
+        return MuonAndAdam(wide(self.model, but=fast), self.model.parameters(), fast=fast)
 
     def loss(self, batch: Tensor, iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
         differences = self._differences(as_pictures(batch)).repeat(DRAWN, 1, 1, 1)

@@ -24,7 +24,7 @@ from codec.training import models
 from codec.training.cost import draw_mixed
 from codec.training.data import Photos, PhotoTask, as_pictures
 from codec.training.optimizers import MuonAndAdam, Schedule, wide
-from codec.training.transform import SPEED, USUAL, Settings, read_weights
+from codec.training.transform import USUAL, Settings, read_weights
 from codec.training.transform import Model as TransformModel
 
 NAME = "transform"
@@ -84,7 +84,7 @@ class PriorTask(PhotoTask):
 
     def optimizer(self) -> MuonAndAdam:
         fast = [p for name, p in self.model.named_parameters() if name.endswith((".log_scale", ".mean"))]
-        return MuonAndAdam(wide(self.model, but=fast), self.model.parameters(), fast=fast, speed=SPEED)
+        return MuonAndAdam(wide(self.model, but=fast), self.model.parameters(), fast=fast)
 
     def loss(self, batch: Tensor, iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
         pictures, transform = as_pictures(batch), self.transform.to(batch.device)

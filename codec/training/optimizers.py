@@ -13,6 +13,7 @@ from codec.device import reduced_precision
 
 WIDE = 64  # rows and columns from which on a kernel is left to Muon
 MOMENTUM = 0.95
+SPEED = 5.0  # of gains, scales and the like, in the other parameters'
 RMS = 0.2  # of a step's elements, in the learning rate: about that of Adam's
 NEWTON_SCHULZ, ITERATIONS = (3.4445, -4.775, 2.0315), 5  # of x -> a x + b x^3 + c x^5, which takes 0.01..1 near to 1
 
@@ -88,7 +89,7 @@ class MuonAndAdam:
 
     def __init__(
         self, kernels: Iterable[nn.Parameter], parameters: Iterable[nn.Parameter],
-        fast: Iterable[nn.Parameter] = (), speed: float = 1.0,
+        fast: Iterable[nn.Parameter] = (), speed: float = SPEED,
     ) -> None:  # fmt: skip
         self.matrices = {p: _as_matrix(p) for p in kernels}
         fast = list(fast)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from codec.autoencoders.errors import ModelFileError
 from codec.autoencoders.model import Model as ModelFile
 from codec.autoencoders.model import build, loaded, read
 from codec.autoencoders.networks import msp
@@ -19,9 +21,9 @@ from codec.autoencoders.networks.coding_order import PRESETS
 from codec.autoencoders.networks.integer_prior import LOG
 from codec.autoencoders.networks.progressive_prior import Distributions, ProgressivePrior, laplace_bits
 from codec.autoencoders.networks.quantisation import dequantised
-from codec.autoencoders.networks.transform import Block, Transform, describe, read_config
+from codec.autoencoders.networks.transform import Block, Transform
 from codec.autoencoders.networks.transform_config import Config
-from codec.autoencoders.tensor_file import check_shapes, opened, read_safetensors
+from codec.autoencoders.tensor_file import METADATA, check_shapes, opened, read_safetensors
 from codec.device import reduced_precision
 from codec.distortion.pixels import picture_error, squared_error
 from codec.files import write
@@ -32,7 +34,6 @@ from codec.training.optimizers import MuonAndAdam, Schedule, wide
 from codec.training.validation import Validation
 
 USUAL = "normal"  # preset of the prior
-SPEED = 5.0  # of gains and scales, in the other parameters'
 LARGE, OFTEN = 1.5, 8  # every so many batches, crops have sides so much longer
 
 
@@ -119,13 +120,13 @@ class TransformTask(PhotoTask):
 
     @property
     def fast(self) -> list[nn.Parameter]:
-        """Parameters that learn `SPEED` times as fast as others, and are no matrices."""
+        """Parameters that learn faster than others, and are no matrices."""
         model = self.model
         return [model.transform.log_gain, model.prior.log_scale, model.prior.mean]
 
     def optimizer(self) -> MuonAndAdam:
         kernels = wide(self.model, but=self.fast) if self.settings.muon else []
-        return MuonAndAdam(kernels, self.model.parameters(), fast=self.fast, speed=SPEED)
+        return MuonAndAdam(kernels, self.model.parameters(), fast=self.fast)
 
     def batch(self, seed: int, iteration: int) -> Tensor:
         """(count, side, side, 3) in 0..255; now and then fewer, larger ones."""
@@ -169,7 +170,7 @@ def export(config: Config, weights: Mapping[str, Tensor], path: Path) -> None:
     The transform's own have their names in a `Transform`, the prior's begin with "prior.".
     """
     tensors = {name.removeprefix("transform."): w.half().cpu().contiguous() for name, w in weights.items()}
-    write(path, save(tensors, describe(config)))
+    write(path, save(tensors, _description(config)))
 
 
 def read_weights(path: Path) -> tuple[Config, dict[str, Tensor]]:
@@ -183,11 +184,32 @@ def read_weights(path: Path) -> tuple[Config, dict[str, Tensor]]:
     if not for_files:
         metadata, tensors = read_safetensors(path)
         own = {name if name.startswith("prior.") else f"transform.{name}": w.float() for name, w in tensors.items()}
-        return read_config(metadata, path), own
+        return _read_config(metadata, path), own
     model = read(path)
     config, weights = transform_of(model)
     prior = dequantised(loaded(msp.parts(model.config), model).prior[USUAL]).state_dict().items()
     return config, {f"transform.{n}": w for n, w in weights.items()} | {f"prior.{n}": w for n, w in prior}
+
+
+def _description(config: Config) -> dict[str, str]:
+    """Metadata of a file of weights, for `_read_config`."""
+    told = {"architecture": "transform", "config": {f.name: getattr(config, f.name) for f in fields(config)}}
+    return {METADATA: json.dumps(told, sort_keys=True)}
+
+
+def _read_config(metadata: dict[str, str], path: Path) -> Config:
+    """The configuration in a file's metadata.
+
+    Raises:
+        ModelFileError: there is none, or it makes no sense.
+    """
+    try:
+        told: dict[str, Any] = json.loads(metadata[METADATA])
+        if told["architecture"] != "transform":
+            raise ModelFileError(f"{path} holds networks of kind {told['architecture']!r}, not a learned transform")
+        return Config(**told["config"])
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ModelFileError(f"{path} holds no learned transform: {error}") from error
 
 
 def transform_of(model: ModelFile) -> tuple[Config, dict[str, Tensor]]:

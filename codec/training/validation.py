@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,8 +18,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from codec import metrics
-from codec.curves import Curve, bd_rate
 from codec.files import write
+from codec.training.bd_rate import Curve, bd_rate
 from codec.training.data import Photos, as_pictures, find_benchmark, find_photos, middle, read_rgb
 
 Code = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # pictures, lambdas to pictures, bits per pixel
@@ -38,10 +37,9 @@ SHEET_LAMBDAS, SHEET_CROP = (1.5e-2, 4e-3), 240
 
 def judge(original: Pixels, made: Pixels) -> dict[str, float]:
     """PSNR and MS-SSIM in dB, and SSIMULACRA2, of pictures (height, width, 3) of 161 x 161 at least."""
-    similarity = metrics.ms_ssim(original, made)
     return {
         "psnr": metrics.psnr(original, made),
-        "msssim": -10 * math.log10(max(1 - similarity, 1e-10)),
+        "msssim": metrics.decibels(metrics.ms_ssim(original, made)),
         "ssimulacra2": ssimulacra2(original, made),
     }
 

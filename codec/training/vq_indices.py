@@ -26,7 +26,6 @@ from codec.entropy.layers import narrowed
 from codec.training import models
 from codec.training.data import Photos, PhotoTask, as_pictures
 from codec.training.optimizers import MuonAndAdam, Schedule, wide
-from codec.training.transform import SPEED
 from codec.training.vq import Model, read_codebooks
 
 NAME = "vq"
@@ -103,7 +102,7 @@ class IndexTask(PhotoTask):
         prior = self.model.prior
         tables = [prior.code, prior.first, prior.bias, prior.condition, self.model.transformer.entries]
         fast = [prior.first, prior.bias]
-        return MuonAndAdam(wide(self.model, but=tables), self.model.parameters(), fast=fast, speed=SPEED)
+        return MuonAndAdam(wide(self.model, but=tables), self.model.parameters(), fast=fast)
 
     def loss(self, batch: Tensor, iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
         pictures, autoencoder, device = as_pictures(batch), self.autoencoder.to(batch.device), batch.device

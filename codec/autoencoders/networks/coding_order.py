@@ -44,11 +44,6 @@ class Preset:
         """Whether networks are told which cells of the same offset are known."""
         return max(self.phases) > 1
 
-    @property
-    def steps(self) -> int:
-        """Steps of the order, one for what is left at last."""
-        return 1 + len(OFFSETS) * sum(self.phases) * (1 + len(self.groups))
-
 
 PRESETS = {
     "baseline": Preset(3, (), (1, 1, 1)),

@@ -1,4 +1,4 @@
-"""The networks of the embedded autoencoder: convolutions at 1/4 and 1/8 of the picture's resolution."""
+"""Networks of `base`, an autoencoder that files of earlier versions name: convolutions at 1/4 and 1/8."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from codec.autoencoders.networks.limits import MAX_BLOCKS, MAX_CHANNELS, MAX_WID
 
 @dataclass(frozen=True)
 class Config:
-    """Shape of the networks; the defaults are those of the model that ships with the package.
+    """Shape of the networks; the defaults are those of `base`.
 
     Attributes:
         latent: channels of the latent.
@@ -43,8 +43,6 @@ class Block(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        for start in self.conv2.parameters():  # blocks begin as the identity
-            nn.init.zeros_(start)
 
     def forward(self, x: Tensor) -> Tensor:
         change: Tensor = self.conv2(F.silu(self.conv1(x)))

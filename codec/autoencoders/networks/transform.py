@@ -12,21 +12,15 @@ One network serves all rates: the latent is multiplied by a gain for each channe
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import fields
-from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from codec.autoencoders.errors import ModelFileError
 from codec.autoencoders.networks.grain import FUNCTIONS, MAX_STRENGTH, functions
 from codec.autoencoders.networks.patches import means
 from codec.autoencoders.networks.transform_config import AT_ONCE, DOWNSCALE, MAX_GATE, MAX_RMS, PATCH, PIXELS, Config
-from codec.autoencoders.tensor_file import METADATA
 from codec.blocks import to_multiple
 
 STEP = 10.2  # quantiser's best step by the root of lambda, at high rates, for pictures in -1..1
@@ -316,24 +310,3 @@ def _principal(features: Tensor) -> tuple[Tensor, Tensor]:
     samples = features.transpose(0, 1).flatten(1)
     moments, axes = torch.linalg.eigh(samples @ samples.T / samples.shape[1])
     return moments.flip(0), axes.T.flip(0)
-
-
-def describe(config: Config) -> dict[str, str]:
-    """Metadata of a file of weights, for `read_config`."""
-    told = {"architecture": "transform", "config": {f.name: getattr(config, f.name) for f in fields(config)}}
-    return {METADATA: json.dumps(told, sort_keys=True)}
-
-
-def read_config(metadata: dict[str, str], path: Path) -> Config:
-    """The configuration in a file's metadata.
-
-    Raises:
-        ModelFileError: there is none, or it makes no sense.
-    """
-    try:
-        told: dict[str, Any] = json.loads(metadata[METADATA])
-        if told["architecture"] != "transform":
-            raise ModelFileError(f"{path} holds networks of kind {told['architecture']!r}, not a learned transform")
-        return Config(**told["config"])
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ModelFileError(f"{path} holds no learned transform: {error}") from error

@@ -50,19 +50,19 @@ GENTLE: dict[str, Any] = {
     "grid_rate": 0.08, "temperature": (0.15, 0.02), "noise": (0.0, 0.0), "damping": 6.0, "relative": True,
 }  # fmt: skip
 WEIGHT_RATE = 1e-2
+BYTES_PER_PIXEL = 2000  # that a fit takes
 SHRINKAGE = 0.06  # of sizes while fits anneal, in logarithm, at a lambda of 1; it goes with its square root
 
 
 class ClricEncoder(Encoder):
     """Encoder with the model that the options name."""
 
-    bytes_per_pixel = 2000
-
     def __init__(self, options: Options, device: torch.device) -> None:
         self.options = options
         self.autoencoder = on_device(store.load(options.model), device)
         self.model = self.autoencoder.model.prefix
-        self.batchable = options.effort != PAPER and self.autoencoder.model.function is not None
+        together = options.effort != PAPER and self.autoencoder.model.function is not None
+        self.bytes_per_pixel = BYTES_PER_PIXEL if together else None
 
     def encode(
         self, pictures: Sequence[NDArray[np.uint8]], importance: Sequence[Importance | None], goal: Goal,
@@ -138,7 +138,7 @@ class LatentFit(Fit):
 
     def __init__(
         self, start: Initialisation, lambdas: Tensor, measured: PictureDistortion, schedule: Schedule,
-        generator: torch.Generator, progress: Callable[[int], None],
+        generator: torch.Generator, progress: Callable[[], None],
     ) -> None:  # fmt: skip
         super().__init__(measured.picture, lambdas, [start.function], schedule, generator, progress, self._distortion)
         self.start, self.measured = start, measured
@@ -163,7 +163,7 @@ class LatentFits(Fits):
 
     def __init__(
         self, autoencoder: Autoencoder, pictures: Sequence[NDArray[np.uint8]], log_weights: Tensor | None,
-        iterations: Iterations, bounds: tuple[float, float], seed: int, progress: Callable[[int], None],
+        iterations: Iterations, bounds: tuple[float, float], seed: int, progress: Callable[[], None],
     ) -> None:  # fmt: skip
         device, self.count = autoencoder.device, len(pictures)
         self.most, self.log_weights = torch.zeros(self.count, dtype=torch.float64, device="cpu"), log_weights

@@ -53,6 +53,7 @@ GUESS = 0.4, 0.1, 0.14
 # add; how fast that is over; by how much files grow meanwhile.
 SHRINKAGE, DECAY, GROWTH = (4.5, 0.384, -0.48), 5.1, 0.09
 ONE_REFERENCE = 1.0  # range of log lambda fitted from the same reference weights: to the next ones sizes leap
+BYTES_PER_PIXEL = 600  # that a fit takes
 SUPPLE = 150  # iterations, from which on their last part still changes sizes
 WEIGHTS_BUDGET = 1800  # bytes that a function's weights may take
 WEIGHTS_BUDGET_PIXELS = 768 * 512  # for a picture of up to so many pixels; for larger ones, more in proportion
@@ -61,11 +62,9 @@ WEIGHTS_BUDGET_PIXELS = 768 * 512  # for a picture of up to so many pixels; for 
 class CoolChicEncoder(Encoder):
     """Encoder on a device."""
 
-    bytes_per_pixel = 600
-
     def __init__(self, options: Options, device: torch.device) -> None:
         self.options, self.device = options, device
-        self.batchable = options.effort != PAPER
+        self.bytes_per_pixel = None if options.effort == PAPER else BYTES_PER_PIXEL
 
     def encode(
         self, pictures: Sequence[NDArray[np.uint8]], importance: Sequence[Importance | None], goal: Goal,
@@ -98,7 +97,7 @@ class PictureFits(Fits):
 
     def __init__(
         self, pictures: Sequence[NDArray[np.uint8]], importance: Sequence[Importance | None], schedule: Schedule,
-        bounds: tuple[float, float], seed: int, progress: Callable[[int], None], device: torch.device,
+        bounds: tuple[float, float], seed: int, progress: Callable[[], None], device: torch.device,
         ahead: float | None,
     ) -> None:  # fmt: skip
         self.count, self.bounds, self.progress = len(pictures), bounds, progress

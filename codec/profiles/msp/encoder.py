@@ -75,9 +75,6 @@ EFFORTS = {
 class MspEncoder(Encoder):
     """Encoder with the model that the options name."""
 
-    bytes_per_pixel = 120
-    batchable = False
-
     def __init__(self, options: Options, device: torch.device) -> None:
         self.options = options
         self.sections = (Section.PACKETS if options.resilience else Section.GRIDS,)

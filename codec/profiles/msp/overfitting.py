@@ -107,7 +107,7 @@ class Overfitting:
     picture: Tensor
     weights: Tensor | None
     position: int
-    progress: Callable[[int], None]
+    progress: Callable[[], None]
     seed: int
 
     def fit(self, latents: Tensor, iterations: Iterations) -> Tensor:
@@ -163,7 +163,7 @@ class Overfitting:
                 with torch.no_grad():
                     annealed = 0.5 * rate * (1 + math.cos(math.pi * iteration / iterations))
                     fitted -= (annealed * gradient).clamp_(-STEP, STEP).mul_(free)
-                self.progress(iteration)
+                self.progress()
         return best
 
     def _descend(self, symbols: Tensor, free: Tensor, iterations: int) -> Tensor:
@@ -184,7 +184,7 @@ class Overfitting:
                 fell = (state.cost - tried.cost) / max(expected, 1e-30)
                 curvatures.learn(change, tried.gradient - state.gradient, fell)
             state = min(state, tried, key=lambda each: each.cost)
-            self.progress(iteration)
+            self.progress()
         return state.symbols.detach()
 
     def _state(self, symbols: Tensor) -> State:

@@ -41,9 +41,7 @@ CLOSE = 0.99  # of a size, and no more are tried
 class VqEncoder(Encoder):
     """Encoder with the model that the options name."""
 
-    bytes_per_pixel = 100
     sections = (Section.GRIDS,)
-    batchable = False
 
     def __init__(self, options: Options, device: torch.device) -> None:
         self.options = options
