@@ -20,7 +20,7 @@ from pillow_clric import _colour, _importance, _metadata, _modes
 from pillow_clric._importance import Importance
 from pillow_clric._losses import LossWarning, losses
 from pillow_clric._metadata import Exif, Icc, Xmp
-from pillow_clric._options import documented
+from pillow_clric._option_docs import documented
 
 if TYPE_CHECKING:
     import numpy as np
