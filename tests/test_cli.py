@@ -32,7 +32,7 @@ from PIL import Image
 import pillow_clric
 from codec.profiles import DEFAULT
 from pillow_clric import cli
-from pillow_clric.convert import one_file, plan
+from pillow_clric.convert import inputs, one_file
 from pillow_clric.convert.formats import to_format
 from pillow_clric.convert.report import Report
 
@@ -458,7 +458,7 @@ def test_records_beside_a_progress_bar(folder: Path) -> None:
 
 @pytest.mark.parametrize("arguments", [("-o", "zero.clric"), ("verify",)])
 def test_streams_that_do_not_end(arguments: tuple[str, ...], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "MOST", 1 << 20)
+    monkeypatch.setattr(inputs, "MOST", 1 << 20)
     monkeypatch.chdir(folder)
     result = run(*arguments, "/dev/zero")
     assert result.exit_code == 1

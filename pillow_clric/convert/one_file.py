@@ -20,7 +20,8 @@ from pillow_clric._losses import losses
 from pillow_clric._metadata import upright
 from pillow_clric._terminal import ignore_warnings_of_pillow
 from pillow_clric.convert.formats import METADATA, left_out, to_format
-from pillow_clric.convert.plan import Job, contents
+from pillow_clric.convert.inputs import contents
+from pillow_clric.convert.plan import Job
 from pillow_clric.convert.report import UNIDENTIFIED, message
 
 __all__ = ["Progress", "Result", "Settings", "convert", "importance_of", "photo_in"]
