@@ -16,7 +16,7 @@ import codec
 from codec.container import MAGIC, read_header
 from pillow_clric import _colour, _importance, _modes, decode, encode
 from pillow_clric._importance import as_stored
-from pillow_clric._losses import losses
+from pillow_clric._losses import checked
 from pillow_clric._metadata import upright
 from pillow_clric._terminal import ignore_warnings_of_pillow
 from pillow_clric.convert.formats import METADATA, left_out, to_format
@@ -97,9 +97,7 @@ def photo_in(source: bytes, settings: Settings) -> tuple[Image.Image, tuple[str,
     """The photo that a file holds, loaded, and what is lost of the file when it is coded."""
     with _reading():
         image = Image.open(BytesIO(source))
-    _modes.check(image)
-    _colour.check(image)
-    lost = tuple(losses(image, stripped=settings.strip))
+    lost = tuple(checked(image, stripped=settings.strip))
     with _reading():
         image.load()
     return _stripped(image) if settings.strip else image, lost
