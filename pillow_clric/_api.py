@@ -16,11 +16,11 @@ import codec
 from codec import colour
 from codec.container import Header, Section, UnsupportedError, read_header
 from codec.profiles import DEFAULT, by_id, names
-from pillow_clric import _colour, _importance, _metadata, _modes
+from pillow_clric import _importance, _metadata, _modes
 from pillow_clric._importance import Importance
-from pillow_clric._losses import LossWarning, losses
+from pillow_clric._losses import LossWarning, checked
 from pillow_clric._metadata import Exif, Icc, Xmp
-from pillow_clric._options import documented
+from pillow_clric._option_docs import documented
 
 if TYPE_CHECKING:
     import numpy as np
@@ -102,9 +102,7 @@ def encode_batch(
     _metadata.check(exif, icc_profile, xmp)
     stripped = not (exif or icc_profile or xmp)
     for image in images:
-        _modes.check(image)
-        _colour.check(image)
-        for loss in losses(image, stripped=stripped):
+        for loss in checked(image, stripped=stripped):
             name = getattr(image, "filename", "")
             warnings.warn(f"{name}: {loss}" if name else loss, LossWarning, stacklevel=3)
     maps = _maps(importance, len(images))

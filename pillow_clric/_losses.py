@@ -11,9 +11,9 @@ from xml.dom import minidom
 
 from PIL import ExifTags, Image, ImageFile, IptcImagePlugin
 
-from pillow_clric import _modes
+from pillow_clric import _colour, _modes
 
-__all__ = ["LossWarning", "losses", "without_promises"]
+__all__ = ["LossWarning", "checked", "without_promises"]
 
 # What a file may hold beside a picture. XMP says it by names, each after its namespace, that begin so; its mark is
 # removed. AVIF and HEIC files have names of their own for it, and others than these for what else is beside a picture.
@@ -42,13 +42,23 @@ class LossWarning(UserWarning):
     """Something that belongs to an image is not in the file that it is saved to."""
 
 
-def losses(image: Image.Image, *, stripped: bool = False) -> Iterator[str]:
-    """Sentences on what is lost of an image's file when it is coded.
+def checked(image: Image.Image, *, stripped: bool = False) -> Iterator[str]:
+    """Refuse an image that cannot be coded; of others, return sentences on what is lost of their files when they are.
 
     Args:
         image: need not be loaded.
         stripped: whether metadata are to be left out, so that none of them is lost.
+
+    Raises:
+        TypeError: it is no image.
+        ValueError: it is empty, too large, HDR, of floating point, or such that Pillow misreads.
     """
+    _modes.check(image)
+    _colour.check(image)
+    return _losses(image, stripped)
+
+
+def _losses(image: Image.Image, stripped: bool) -> Iterator[str]:
     if _modes.has_more_than_8_bits(image):
         yield "it has more than 8 bits a sample: coded as 8 bits"
     if (count := _frames(image)) > 1:

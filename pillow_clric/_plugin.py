@@ -19,7 +19,7 @@ from pillow_clric import options as plugin_options
 from pillow_clric._api import encode
 from pillow_clric._metadata import EXIF_PREFIX
 from pillow_clric._opened import register_openers
-from pillow_clric._options import options
+from pillow_clric._option_docs import options
 
 if TYPE_CHECKING:
     from PIL._imaging import PixelAccess

@@ -12,8 +12,8 @@ from PIL import Image
 
 import codec
 import pillow_clric
+from pillow_clric.convert.inputs import coded_files, contents, opened
 from pillow_clric.convert.places import Place, PlaceType, place
-from pillow_clric.convert.plan import coded_files, contents, opened
 from pillow_clric.convert.report import json_line, message, shown
 
 __all__ = ["info", "verify"]

@@ -22,13 +22,14 @@ from pillow_clric._terminal import speaking
 from pillow_clric.checks import info, verify
 from pillow_clric.compare import compare
 from pillow_clric.convert import outputs
-from pillow_clric.convert.options import names as option_names
-from pillow_clric.convert.options import with_options
+from pillow_clric.convert.click_options import names as option_names
+from pillow_clric.convert.click_options import with_options
+from pillow_clric.convert.one_file import Progress, Settings
 from pillow_clric.convert.order import Order
 from pillow_clric.convert.places import PlaceType, Url
 from pillow_clric.convert.plan import Job, make_plan
 from pillow_clric.convert.report import Record, Report
-from pillow_clric.convert.run import Progress, Settings, results_of
+from pillow_clric.convert.run import results_of
 from pillow_clric.models import models
 from pillow_clric.thumbnail import thumbnail
 

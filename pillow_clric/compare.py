@@ -31,7 +31,7 @@ from pillow_clric._metadata import upright
 from pillow_clric._modes import converted, on_white
 from pillow_clric._terminal import bars
 from pillow_clric.convert import outputs
-from pillow_clric.convert.plan import opened
+from pillow_clric.convert.inputs import opened
 from pillow_clric.convert.report import message, shown
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from PIL import Image
 from pillow_clric._colour import to_srgb
 from pillow_clric._metadata import upright
 from pillow_clric._modes import converted
+from pillow_clric.convert.inputs import opened, readable
 from pillow_clric.convert.outputs import write
 from pillow_clric.convert.places import is_same
-from pillow_clric.convert.plan import opened, readable
 from pillow_clric.convert.report import message
 
 __all__ = ["thumbnail"]

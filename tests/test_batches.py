@@ -27,7 +27,7 @@ from codec.container import unpack
 from codec.profiles import DEFAULT
 from codec.profiles.base import Goal, Progress, Sections
 from pillow_clric import cli
-from pillow_clric.convert import outputs
+from pillow_clric.convert import one_file, outputs
 from pillow_clric.convert import run as conversion
 from pillow_clric.convert.plan import Job
 
@@ -152,7 +152,7 @@ def test_other_processes_of_the_program_go_on(tmp_path: Path) -> None:
     other.start()
     try:
         jobs = [Job(tmp_path / f"{i}.clric", tmp_path / f"{i}.png", encoding=False) for i in range(2)]
-        options = conversion.Settings(DEFAULT, {"device": "cpu"}, strip=False)
+        options = one_file.Settings(DEFAULT, {"device": "cpu"}, strip=False)
         found = list(conversion.results_of(jobs, options, 2, lambda name: lambda done, total: None))
         assert all("No such file" in result.error for result in found)
         assert {result.job for result in found} == set(jobs)
@@ -206,14 +206,14 @@ def test_number_of_processes(
 ) -> None:
     used = []
 
-    def side_by_side(jobs: list[Job], settings: conversion.Settings, processes: int) -> list[conversion.Result]:
+    def side_by_side(jobs: list[Job], settings: one_file.Settings, processes: int) -> list[one_file.Result]:
         used.append(processes)
-        return [conversion.Result(job, 0) for job in jobs]
+        return [one_file.Result(job, 0) for job in jobs]
 
     monkeypatch.setattr(conversion, "cores", lambda: cores)
     monkeypatch.setattr(conversion, "_side_by_side", side_by_side)
     todo = [Job(Path(f"{i}.clric"), Path(f"{i}.png"), encoding=False) for i in range(files)]
-    settings = conversion.Settings(DEFAULT, {"device": device}, strip=False)
+    settings = one_file.Settings(DEFAULT, {"device": device}, strip=False)
     results = conversion.results_of(todo, settings, jobs, lambda name: lambda done, total: None)
     assert [result.job for result in results] == todo
     assert used == processes
@@ -222,20 +222,20 @@ def test_number_of_processes(
 def test_processes_start_when_files_have_taken_as_long_as_that_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     done, shared = [0], []
 
-    def convert(job: Job, *_: object) -> conversion.Result:
+    def convert(job: Job, *_: object) -> one_file.Result:
         done[0] += 1
-        return conversion.Result(job, 0)
+        return one_file.Result(job, 0)
 
-    def side_by_side(jobs: list[Job], settings: conversion.Settings, processes: int) -> list[conversion.Result]:
+    def side_by_side(jobs: list[Job], settings: one_file.Settings, processes: int) -> list[one_file.Result]:
         shared.extend(jobs)
-        return [conversion.Result(job, 0) for job in jobs]
+        return [one_file.Result(job, 0) for job in jobs]
 
     monkeypatch.setattr(conversion, "PRICE", 3)
     monkeypatch.setattr(time, "monotonic", lambda: done[0])  # a file takes a second
     monkeypatch.setattr(conversion, "convert", convert)
     monkeypatch.setattr(conversion, "_side_by_side", side_by_side)
     todo = [Job(Path(f"{i}.clric"), Path(f"{i}.png"), encoding=False) for i in range(9)]
-    settings = conversion.Settings(DEFAULT, {"device": "cpu"}, strip=False)
+    settings = one_file.Settings(DEFAULT, {"device": "cpu"}, strip=False)
     results = conversion.results_of(todo, settings, 2, lambda name: lambda done, total: None)
     assert [result.job for result in results] == todo
     assert shared == todo[3:]
@@ -306,7 +306,7 @@ def test_photos_fail_alone(folder: Path, tmp_path: Path, gpu: Gpu, monkeypatch: 
 
 def test_impossible_photos_fail_alone(folder: Path, tmp_path: Path, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conversion, "encode_batch", pillow_clric.encode_batch)
-    monkeypatch.setattr(conversion, "encode", lambda *_, **__: pytest.fail("it was encoded again"))
+    monkeypatch.setattr(one_file, "encode", lambda *_, **__: pytest.fail("it was encoded again"))
     gray(folder, a=(8, 8), c=(8, 8))
     noise = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
     Image.fromarray(noise).save(folder / "b.png")
@@ -339,7 +339,7 @@ def test_reading_and_writing_while_the_gpu_works(
     was_written = {name: threading.Event() for name in "abc"}
     load, write = conversion._read, outputs.write
 
-    def read(job: Job, settings: conversion.Settings) -> conversion.Photo | None:
+    def read(job: Job, settings: one_file.Settings) -> conversion.Photo | None:
         was_read[job.source.stem].set()
         return load(job, settings)
 
@@ -368,7 +368,7 @@ def test_reading_and_writing_while_the_gpu_works(
 def test_interrupt_while_the_gpu_works(folder: Path, tmp_path: Path, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
     working, stopped = threading.Event(), threading.Event()
 
-    def encode_batch(images: Sequence[Image.Image], *, progress: conversion.Progress, **options: Any) -> list[bytes]:
+    def encode_batch(images: Sequence[Image.Image], *, progress: one_file.Progress, **options: Any) -> list[bytes]:
         if images[0].width == 8:
             return gpu.encode_batch(images, **options)
         working.set()

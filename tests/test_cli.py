@@ -32,8 +32,8 @@ from PIL import Image
 import pillow_clric
 from codec.profiles import DEFAULT
 from pillow_clric import cli
-from pillow_clric.convert import plan
-from pillow_clric.convert import run as conversion
+from pillow_clric.convert import inputs, one_file
+from pillow_clric.convert.formats import to_format
 from pillow_clric.convert.report import Report
 
 SAMPLES = Path(__file__).parent.parent / "samples"
@@ -458,7 +458,7 @@ def test_records_beside_a_progress_bar(folder: Path) -> None:
 
 @pytest.mark.parametrize("arguments", [("-o", "zero.clric"), ("verify",)])
 def test_streams_that_do_not_end(arguments: tuple[str, ...], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "MOST", 1 << 20)
+    monkeypatch.setattr(inputs, "MOST", 1 << 20)
     monkeypatch.chdir(folder)
     result = run(*arguments, "/dev/zero")
     assert result.exit_code == 1
@@ -703,7 +703,7 @@ def test_inputs_that_are_gone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
             (folder / name).unlink()
         return pillow_clric.encode(image, **options)
 
-    monkeypatch.setattr(conversion, "encode", encode_and_remove)
+    monkeypatch.setattr(one_file, "encode", encode_and_remove)
     result = run(folder)
     assert result.exit_code == 1
     assert f"failed: {folder / 'b.PNG'}: No such file or directory\n" in result.stderr
@@ -716,7 +716,7 @@ def test_outputs_that_others_wrote_meanwhile(folder: Path, monkeypatch: pytest.M
         (folder / "a.clric").write_bytes(b"precious")
         return pillow_clric.encode(image, **options)
 
-    monkeypatch.setattr(conversion, "encode", encode_late)
+    monkeypatch.setattr(one_file, "encode", encode_late)
     result = run(folder / "a.png")
     assert result.exit_code == 1
     assert "meanwhile" in result.stderr
@@ -960,7 +960,7 @@ def test_transparent_parts_are_white_where_there_is_no_alpha(mode: str) -> None:
         ".bmp": False,
         ".ppm": False,
     }.items():
-        with Image.open(BytesIO(conversion.to_format(image, suffix, 95))) as written:
+        with Image.open(BytesIO(to_format(image, suffix, 95))) as written:
             assert written.has_transparency_data == kept
             assert kept or set(written.convert("L").tobytes()) == {255}
 
@@ -1081,7 +1081,7 @@ def test_quality_or_a_target(
         assert found == (quality, size, bpp)
         return b"coded"
 
-    monkeypatch.setattr(conversion, "encode", encode)
+    monkeypatch.setattr(one_file, "encode", encode)
     result = run(folder / "a.png", *arguments)
     assert result.exit_code == 0, result.stderr
 
@@ -1150,7 +1150,7 @@ def test_interrupt(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise KeyboardInterrupt
 
     before = names(folder)
-    monkeypatch.setattr(conversion, "encode", interrupt)
+    monkeypatch.setattr(one_file, "encode", interrupt)
     assert run(folder).exit_code == 130
     assert names(folder) == before
 
@@ -1304,12 +1304,12 @@ def test_signals(number: signal.Signals, folder: Path) -> None:
     script = """
 import signal, time
 from pillow_clric import cli
-from pillow_clric.convert import run as conversion
+from pillow_clric.convert import one_file, run
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background may ignore it
 def slow(*_, **__):
     print("started", flush=True)
     time.sleep(600)
-conversion.encode, conversion.cores, cli._check = slow, lambda: 1, lambda options: None
+one_file.encode, run.cores, cli._check = slow, lambda: 1, lambda options: None
 cli.main()
 """
     before = names(folder)

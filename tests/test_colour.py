@@ -27,6 +27,7 @@ import pillow_clric
 from codec import CorruptError, FormatError, Header, Section, UnsupportedError, colour, icc, pack, unpack
 from pillow_clric import _opened, cli
 from pillow_clric.convert import run as conversion
+from pillow_clric.convert.formats import to_format
 
 SRGB_COLUMNS = {b"r": (0x6FA2, 0x38F5, 0x0390), b"g": (0x6299, 0xB785, 0x18DA), b"b": (0x24A0, 0x0F84, 0xB6CF)}
 CURVE = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
@@ -332,7 +333,7 @@ def test_stripped_photos_look_the_same(
 def test_other_formats_look_the_same(mode: str, suffix: str, photo: Image.Image, fast_profile: FastProfile) -> None:
     """With a profile or, where there is no place for one that fits, in sRGB."""
     source = saved(picture(Image.new(photo.mode, (32, 32), (40, 90, 160)), mode), exif=EXIF)
-    image = opened(conversion.to_format(source, suffix, 100))
+    image = opened(to_format(source, suffix, 100))
     image.load()
     profile = image.info.get("icc_profile")
     assert alike(image.convert("RGB" if image.mode in ("P", "RGBA") else image.mode), source, 4)
@@ -347,24 +348,24 @@ def test_profiles_that_a_format_cannot_hold(photo: Image.Image, fast_profile: Fa
     large = rgb(curv(), meta=bytes(2_000_000))
     source = saved(photo, icc_profile=large)
     assert source.info["icc_profile"] == large
-    image = opened(conversion.to_format(source, ".png", 95))
+    image = opened(to_format(source, ".png", 95))
     assert alike(image, source)
-    assert opened(conversion.to_format(source, ".jpg", 95)).info["icc_profile"] == large
+    assert opened(to_format(source, ".jpg", 95)).info["icc_profile"] == large
 
 
 def test_black_stays_black(fast_profile: FastProfile) -> None:
     """Of a display whose black is a dark grey, too: black point compensation."""
     photo = Image.new("RGB", (2, 2))
     photo.info["icc_profile"] = rgb(curv(*range(6000, 65536, 500)))
-    image = opened(conversion.to_format(saved(photo), ".bmp", 95))
+    image = opened(to_format(saved(photo), ".bmp", 95))
     assert image.getpixel((0, 0)) == (0, 0, 0)
 
 
 def test_icons(photo: Image.Image) -> None:
-    assert opened(conversion.to_format(photo, ".ico", 95)).size == photo.size
+    assert opened(to_format(photo, ".ico", 95)).size == photo.size
     for suffix, size in ((".ico", (257, 8)), (".ico", (8, 257)), (".icns", (64, 64))):
         with pytest.raises(ValueError, match=rf"{suffix} files hold icons.*{size[0]} x {size[1]}: choose another"):
-            conversion.to_format(photo.resize(size), suffix, 95)
+            to_format(photo.resize(size), suffix, 95)
 
 
 # Modes and profiles

@@ -14,7 +14,7 @@ from PIL import Image
 
 from codec.profiles import names, profiles
 from codec.profiles.options import Amount, Choice, Function, Number, Options, Text, Whole
-from pillow_clric._options import options, table
+from pillow_clric._option_docs import options, table
 
 ROOT = Path(__file__).parent.parent
 

@@ -15,8 +15,7 @@ from fast_profile import FastProfile
 from PIL import Image
 
 import pillow_clric
-from pillow_clric.convert import places
-from pillow_clric.convert import run as conversion
+from pillow_clric.convert import one_file, places
 
 pytestmark = pytest.mark.usefixtures("one_core", "fast_profile")
 
@@ -102,7 +101,7 @@ def test_objects_that_others_wrote_meanwhile(
         store.pipe_file("bucket/in/a.clric", data if same_bytes else b"precious")
         return data
 
-    monkeypatch.setattr(conversion, "encode", encode_late)
+    monkeypatch.setattr(one_file, "encode", encode_late)
     result = run(f"{bucket}/in/a.png")
     assert result.exit_code == (0 if same_bytes else 1)
     assert ("meanwhile" in result.stderr) != same_bytes

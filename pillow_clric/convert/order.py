@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from pillow_clric import LossWarning
 from pillow_clric.convert import outputs, shards
+from pillow_clric.convert.one_file import Result, Settings
 from pillow_clric.convert.plan import Job
 from pillow_clric.convert.report import Record, message
-from pillow_clric.convert.run import Result, Settings
 
 __all__ = ["Order"]
 

@@ -14,8 +14,9 @@ import click
 from PIL import UnidentifiedImageError
 
 from pillow_clric._terminal import bars
+from pillow_clric.convert.inputs import STREAM
 from pillow_clric.convert.places import Place
-from pillow_clric.convert.plan import STREAM, Job
+from pillow_clric.convert.plan import Job
 
 __all__ = ["UNIDENTIFIED", "Record", "Report", "json_line", "message", "shown"]
 

@@ -6,7 +6,6 @@ part of a file.
 
 from __future__ import annotations
 
-import codecs
 import itertools
 import os
 import sys
@@ -14,94 +13,29 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
-from io import BytesIO
-from typing import Any, BinaryIO, cast
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from typing import BinaryIO, cast
 
-from PIL import Image, UnidentifiedImageError
-from PIL.PngImagePlugin import MAX_TEXT_CHUNK, PngInfo
+from PIL import Image
 
-import codec
-from codec.container import MAGIC, read_header
+from codec.container import read_header
 from codec.profiles import by_id, by_name
 from codec.runtime import resolved
 from codec.workers import COPIES, PRICE, Helper, KilledError, cores, possible
-from pillow_clric import BatchError, LossWarning, _colour, _importance, _modes, decode, encode, encode_batch
-from pillow_clric._importance import as_stored
-from pillow_clric._losses import losses
-from pillow_clric._metadata import for_tiff, unwritable, upright
+from pillow_clric import BatchError, LossWarning, encode_batch
 from pillow_clric._terminal import ignore_warnings_of_pillow
-from pillow_clric.convert.plan import Job, contents
-from pillow_clric.convert.report import UNIDENTIFIED, message
+from pillow_clric.convert.one_file import Progress, Result, Settings, convert, importance_of, photo_in
+from pillow_clric.convert.plan import Job
 
-__all__ = ["Result", "Settings", "results_of", "to_format"]
+__all__ = ["on_gpu", "results_of"]
 
-Progress = Callable[[int, int], None]
-Converted = tuple[bytes, tuple[int, int], tuple[str, ...]]
 Photo = tuple[Image.Image, int, tuple[str, ...], Image.Image | None]  # with bytes, what is lost, and importance
 
 _PIXELS_AT_ONCE = 2**26  # of the photos that a GPU encodes together; as many are read meanwhile
-_XMP_KEYWORD = "XML:com.adobe.xmp"  # PNG's name for it
-_METADATA = {"exif": "EXIF", "icc_profile": "colour profile", "xmp": "XMP"}
-_WITH_METADATA = {"AVIF", "JPEG", "MPO", "PNG", "TIFF", "WEBP"}  # formats that have a place for them
-_WITH_ALPHA = {"AVIF", "ICO", "JPEG2000", "PNG", "TGA", "TIFF", "WEBP"}  # formats that keep all of it
-_WITH_GREY_PROFILE = {"JPEG", "MPO", "PNG", "TIFF"}  # formats that keep what is grey so
-_WITH_PROFILE = {"AVIF", "WEBP"} | _WITH_GREY_PROFILE
-_LARGEST_PROFILE = {"JPEG": 255 * 65519, "MPO": 255 * 65519, "PNG": MAX_TEXT_CHUNK - 1}  # that Pillow writes and reads
-_LARGEST_ICON = 256  # pixels a side
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Settings of a conversion.
-
-    Attributes:
-        profile: its name.
-        options: of the profile, those that were given.
-        strip: whether metadata are left out.
-        repair: whether `.clric` files are to become whole ones.
-    """
-
-    profile: str
-    options: Mapping[str, Any]
-    strip: bool
-    repair: bool = False
-
-    @property
-    def device(self) -> str:
-        """Name of the device."""
-        return str(self.options.get("device", "auto"))
-
-    def of_encode(self) -> dict[str, Any]:
-        """Arguments of `encode`."""
-        return {"profile": self.profile, **self.options, **dict.fromkeys(_METADATA if self.strip else ())}
-
-
-@dataclass(frozen=True)
-class Result:
-    """Result of a job.
-
-    Attributes:
-        job: the job.
-        seconds: that it took; of photos that were encoded together, the share of one.
-        data: bytes to write to its target.
-        bytes_in: of its source.
-        size: width and height of the picture.
-        error: its message, if there was one; there is nothing to write then.
-        warnings: what is lost of the source, or damaged in it.
-    """
-
-    job: Job
-    seconds: float
-    data: bytes = b""
-    bytes_in: int = 0
-    size: tuple[int, int] = (0, 0)
-    error: str = ""
-    warnings: tuple[str, ...] = ()
 
 
 def results_of(
@@ -141,193 +75,6 @@ def on_gpu(device: str) -> bool:
         return resolved(device) != "cpu"
     except (RuntimeError, ValueError):
         return False  # coding the first photo says what is wrong
-
-
-def convert(job: Job, settings: Settings, progress: Progress | None = None) -> Result:
-    """Convert one file; errors are part of the result."""
-    start = time.perf_counter()
-    try:
-        source = job.read()
-        if job.encoding and source.startswith(MAGIC):  # in a store, only names are looked at before
-            raise ValueError("it is a .clric file and named like a photo: rename it")
-        made = _encoded if job.encoding else _repaired if settings.repair else _decoded
-        data, size, lost = made(source, job, settings, progress)
-    except Exception as error:  # one bad file does not stop the batch
-        return Result(job, time.perf_counter() - start, error=message(error, job.source))
-    return Result(job, time.perf_counter() - start, data, len(source), size, warnings=lost)
-
-
-def _encoded(source: bytes, job: Job, settings: Settings, progress: Progress | None) -> Converted:
-    """The photo as a `.clric` file, its size, and what is lost of it."""
-    image, lost = _photo(source, settings)
-    importance = _importance_of(job, image)
-    return encode(image, importance=importance, **settings.of_encode(), progress=progress), image.size, lost
-
-
-def _importance_of(job: Job, image: Image.Image) -> Image.Image | None:
-    """Importance of the parts of a job's photo, turned as its pixels are: files are as they are shown.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is no grey picture.
-    """
-    if job.importance is None:
-        return None
-    try:
-        with _reading():
-            mask = Image.open(BytesIO(contents(job.importance)))
-            mask.load()
-        return as_stored(_importance.check(upright(mask)), image)
-    except ValueError as error:
-        raise ValueError(f"{job.importance}: {error}") from error
-
-
-def _photo(source: bytes, settings: Settings) -> tuple[Image.Image, tuple[str, ...]]:
-    """The photo that a file holds, loaded, and what is lost of the file when it is coded."""
-    with _reading():
-        image = Image.open(BytesIO(source))
-    _modes.check(image)
-    _colour.check(image)
-    lost = tuple(losses(image, stripped=settings.strip))
-    with _reading():
-        image.load()
-    return _stripped(image) if settings.strip else image, lost
-
-
-@contextmanager
-def _reading() -> Iterator[None]:
-    """Say what it means that Pillow cannot read a file: its errors may have Python's words for it."""
-    try:
-        yield
-    except UnidentifiedImageError as error:
-        raise ValueError(UNIDENTIFIED) from error
-    except (MemoryError, Image.DecompressionBombError):
-        raise
-    except Exception as error:
-        raise ValueError(f"it is damaged, or of a kind that Pillow cannot read: {error}") from error
-
-
-def _stripped(image: Image.Image) -> Image.Image:
-    """The image as it looks, upright and in sRGB, so that it looks the same without its metadata."""
-    return _colour.to_srgb(_modes.converted(upright(image)))
-
-
-@contextmanager
-def _recorded() -> Iterator[list[warnings.WarningMessage]]:
-    """Record what is warned of, but for what Pillow warns of."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        ignore_warnings_of_pillow()
-        yield caught
-
-
-def _decoded(source: bytes, job: Job, settings: Settings, _: Progress | None) -> Converted:
-    """The `.clric` file as a file of its target's format, its size, and what of it is damaged or not known."""
-    with _recorded() as caught:
-        image = decode(source, device=settings.device, tune=settings.options.get("tune"))
-    damage = tuple(str(told.message) for told in caught)
-    if settings.strip:
-        image = _stripped(image)
-        image.info.clear()
-    data = to_format(image, job.suffix, round(settings.options.get("quality", 95)))
-    return data, image.size, (*damage, *_left_out(image, job.suffix))
-
-
-def _repaired(source: bytes, job: Job, settings: Settings, _: Progress | None) -> Converted:
-    """The damaged `.clric` file as a whole one, its size, and what of it could not be restored."""
-    with _recorded() as caught:
-        read_header(BytesIO(source))  # says more about what is no `.clric` file than `Image.open` does
-        with Image.open(BytesIO(source), formats=["CLRIC"]) as image:  # which refuses what has too many pixels
-            data = codec.repair(source, device=settings.device)
-    return data, image.size, tuple(str(told.message) for told in caught)
-
-
-def _left_out(image: Image.Image, suffix: str) -> Iterator[str]:
-    """A sentence on the metadata for which files with this end of their names have no place."""
-    name = Image.registered_extensions()[suffix]
-    without = [_METADATA[key] for key in ("exif", "xmp") if key in image.info and name not in _WITH_METADATA]
-    if without:
-        yield f"{' and '.join(without)} left out: {name} files have no place for that"
-
-
-def to_format(image: Image.Image, suffix: str, quality: int) -> bytes:
-    """The image as a file of another format, with its metadata.
-
-    Args:
-        image: where the format has no alpha channel, what is transparent becomes white; where it has no place for its
-            colour profile, colours become those of sRGB; where it has none for EXIF, it is turned as that says.
-        suffix: end of the names of files in this format.
-        quality: 0..100, where the format has it.
-
-    Raises:
-        ValueError: the format is one of icons, which are smaller, or cannot hold the picture or some of its metadata.
-    """
-    name = Image.registered_extensions()[suffix]
-    if name == "ICNS" or (name == "ICO" and max(image.size) > _LARGEST_ICON):
-        size = f"{image.width} x {image.height}"
-        raise ValueError(f"{suffix} files hold icons, not pictures of {size}: choose another format")
-    if name not in _WITH_METADATA:
-        image = upright(image)
-    if "icc_profile" in image.info and not _holds_profile(name, image):
-        image = _colour.to_srgb(image)
-    if image.mode in ("LA", "RGBA") and name not in _WITH_ALPHA:
-        image = _modes.on_white(image)
-    buffer = BytesIO()
-    try:
-        image.save(buffer, name, quality=quality, sizes=[image.size], **_options(name, image.info))  # sizes: of icons
-    except Exception as error:
-        if what := _unfit(name, image.info):
-            advice = "--strip leaves metadata out" + ", and PNG files hold them all" * (name != "PNG")
-            raise ValueError(f"{name} files cannot hold its {what}: {advice}") from error
-        raise ValueError(f"{name} files cannot hold it ({error}): choose another format, such as PNG") from error
-    return buffer.getvalue()
-
-
-def _options(name: str, info: Mapping[Any, Any]) -> dict[str, Any]:
-    """Arguments by which Pillow writes an image's metadata to a format that has a place for them."""
-    options = {key: info[key] for key in _METADATA if key in info and name in _WITH_METADATA}
-    # Metadata that Pillow's plugins have no argument for
-    if name == "PNG" and "xmp" in options:
-        options["pnginfo"] = PngInfo()
-        options["pnginfo"].add_itxt(_XMP_KEYWORD, _text(options["xmp"]))
-    if name == "TIFF":
-        options["exif"] = for_tiff(options.get("exif"), options.get("xmp"))
-    return options
-
-
-def _text(xmp: bytes) -> str:
-    """XMP as text, which may be UTF-16, too."""
-    return xmp.decode("utf-16" if xmp.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8")
-
-
-def _unfit(name: str, info: Mapping[Any, Any]) -> str:
-    """The metadata that make a format's writer fail, in words; "" if they do not."""
-    bad = next((key for key in _METADATA if key in info and not _fits(name, {key: info[key]})), "")
-    if (name, bad) == ("PNG", "xmp"):
-        return "XMP, which is no UTF-8"
-    if bad != "exif":
-        return bad and f"{_METADATA[bad]} of {len(info[bad])} bytes"
-    tags = Image.Exif()
-    try:
-        tags.load(info["exif"])
-    except Exception:
-        return "EXIF, which is damaged"
-    return unwritable(tags) or f"EXIF of {len(info['exif'])} bytes"
-
-
-def _fits(name: str, info: Mapping[str, Any]) -> bool:
-    try:
-        Image.new("L", (1, 1)).save(BytesIO(), name, **_options(name, info))
-    except Exception:
-        return False
-    return True
-
-
-def _holds_profile(name: str, image: Image.Image) -> bool:
-    """Whether a file of this format can say what the image's colours are."""
-    formats = _WITH_PROFILE if image.mode.startswith("RGB") else _WITH_GREY_PROFILE
-    size = len(image.info.get("icc_profile", b""))
-    return name in formats and size <= _LARGEST_PROFILE.get(name, size)
 
 
 # Side by side
@@ -451,8 +198,8 @@ def _read(job: Job, settings: Settings) -> Photo | None:
     """The photo, the bytes of its file and what is lost of it, if it can be read and coded."""
     try:
         source = job.read()
-        image, lost = _photo(source, settings)
-        importance = _importance_of(job, image)
+        image, lost = photo_in(source, settings)
+        importance = importance_of(job, image)
     except Exception:
         return None
     return image, len(source), lost, importance

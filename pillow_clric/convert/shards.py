@@ -11,8 +11,9 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from codec.container import MAGIC
+from pillow_clric.convert.inputs import photo_suffixes
 from pillow_clric.convert.places import place
-from pillow_clric.convert.plan import Job, photo_suffixes
+from pillow_clric.convert.plan import Job
 
 if TYPE_CHECKING:
     import pyarrow as pa

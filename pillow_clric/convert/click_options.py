@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from codec.profiles.options import Amount, Choice, Declared, Function, Kind, Number, Range, Text, Whole
-from pillow_clric._options import Documented, options
+from pillow_clric._option_docs import Documented, options
 
 _SHORT = {"quality": "-q", "effort": "-e"}
 _NOTES = {

@@ -1,0 +1,1 @@
+"""Profile `clric`: a function fitted to the latent of a pretrained autoencoder."""

@@ -1,0 +1,1 @@
+"""Profile `coolchic`: a function fitted to the pixels."""

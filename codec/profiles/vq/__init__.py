@@ -1,0 +1,1 @@
+"""Profile `vq`: a map of indices of a codebook, under a prior."""
