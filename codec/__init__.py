@@ -12,6 +12,7 @@ from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from codec.container import (
+    Bytes,
     Container,
     CorruptError,
     DamageWarning,
@@ -160,7 +161,7 @@ def encode_batch(
 
 
 def decode(
-    data: bytes, *, device: str = "auto", allow_truncated: bool = False, scale: int = 1, tune: str | None = None
+    data: Bytes, *, device: str = "auto", allow_truncated: bool = False, scale: int = 1, tune: str | None = None
 ) -> NDArray[np.uint8]:  # fmt: skip
     """Decode the bytes of a `.clric` file to a picture, shaped as `encode` took it.
 
@@ -197,7 +198,7 @@ def decode(
     return colours if channel is None else np.dstack([colours, channel])
 
 
-def verify(data: bytes) -> None:
+def verify(data: Bytes) -> None:
     """Check a file's checksums and structure, as far as that shows without computing the picture, and without torch.
 
     Raises:
@@ -210,7 +211,7 @@ def verify(data: bytes) -> None:
     alpha.decode(container)
 
 
-def repair(data: bytes, *, device: str = "auto") -> bytes:
+def repair(data: Bytes, *, device: str = "auto") -> bytes:
     """A whole file of a damaged one in packets, which looks as that does; metadata and alpha stay as they are.
 
     If all that is lost can be restored, it is the file as it was before; else there is a `DamageWarning`. In both cases
@@ -226,7 +227,7 @@ def repair(data: bytes, *, device: str = "auto") -> bytes:
         return pack(container.header, {**container.sections, **decoder.repair(container)})
 
 
-def describe(data: bytes, *, device: str = "auto") -> dict[str, Any]:
+def describe(data: Bytes, *, device: str = "auto") -> dict[str, Any]:
     """Coding of the picture in a complete file, as far as its profile knows more than the header says.
 
     Of profile `vq`: "codebook", its size; "packets", how many there were; and, if there are any, how many "parity"

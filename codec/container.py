@@ -21,6 +21,7 @@ __all__ = [
     "MODEL_BYTES",
     "MODES",
     "VERSION",
+    "Bytes",
     "Container",
     "CorruptError",
     "DamageWarning",
@@ -31,11 +32,15 @@ __all__ = [
     "Section",
     "TruncatedError",
     "UnsupportedError",
+    "as_bytes",
+    "header_size",
     "pack",
     "read_header",
     "unpack",
     "varint",
 ]
+
+Bytes = bytes | bytearray | memoryview  # that a file is given as
 
 # The first byte is no ASCII and cannot begin UTF-8 text, so no text is taken for a picture, and a transfer that
 # drops the eighth bit is found at once. Three bytes and the version make up the first four of a file.
@@ -244,11 +249,25 @@ def _directory(lengths: Mapping[Section, int]) -> tuple[Entry, ...]:
     return tuple(Entry(each, each not in _METADATA, lengths[each]) for each in _ORDER if each in lengths)
 
 
-def unpack(data: bytes, *, allow_truncated: bool = False) -> Container:
+def as_bytes(data: Bytes) -> bytes:
+    """The bytes that an object holds, without gaps.
+
+    Raises:
+        TypeError: it holds none.
+    """
+    if isinstance(data, bytes):
+        return data
+    try:
+        return memoryview(data).tobytes()
+    except TypeError:
+        raise TypeError(f"a file is taken as bytes, not as {type(data).__name__}") from None
+
+
+def unpack(data: Bytes, *, allow_truncated: bool = False) -> Container:
     """Take a file apart and check it, without decoding any section.
 
     Args:
-        data: the complete file; what follows its last section is ignored.
+        data: the complete file, in any object of bytes; what follows its last section is ignored.
         allow_truncated: accept a file that ends early, within or before its sections' bodies. One that ends within
             a body with checksums of its own is accepted anyway.
 
@@ -258,7 +277,9 @@ def unpack(data: bytes, *, allow_truncated: bool = False) -> Container:
         UnsupportedError: the major version, the mode or a required section is not known.
         LimitError: the header claims a picture or a section that is too large.
         FormatError: the data are not a `.clric` file; also the base class of all of these.
+        TypeError: there are no bytes.
     """
+    data = as_bytes(data)
     header = read_header(BytesIO(data))
     missing = header.file_size - len(data)
     places = [

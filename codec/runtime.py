@@ -137,13 +137,12 @@ def numpy_computing() -> Iterator[None]:
     products, and of what is `shared`.
     """
     count = 1 if forked else sys.modules["torch"].get_num_threads() if "torch" in sys.modules else _own_threads()
-    if count == 1:
+    begin = None if count == 1 else _executor()
+    if begin is None:
         with _products.limited(1):
             yield
         return
-    from concurrent.futures import ThreadPoolExecutor
-
-    with _products.limited(count), ThreadPoolExecutor(count) as pool:
+    with _products.limited(count), begin(count) as pool:
         token = _pool.set((pool, count))
         try:
             yield
@@ -161,8 +160,27 @@ def shared(work: Callable[[Part], Found], parts: Iterable[Part]) -> list[Found]:
     if held is None:
         return [work(part) for part in parts]
     with _products.limited(1):
-        begun = [held[0].submit(copy_context().run, _alone, work, part) for part in parts]
-        return [each.result() for each in begun]
+        begun = [_begun(held[0], work, part) for part in parts]
+        return [result() for result in begun]
+
+
+def _executor() -> type[ThreadPoolExecutor] | None:
+    """Class of pools of threads; None when Python is about to end, and lets nobody begin any."""
+    try:
+        from concurrent.futures import ThreadPoolExecutor
+    except RuntimeError:
+        return None
+    return ThreadPoolExecutor
+
+
+def _begun(pool: ThreadPoolExecutor, work: Callable[[Part], Found], part: Part) -> Callable[[], Found]:
+    """Function that gives the result of work that a pool does; where it takes none any more, it is done at once."""
+    context = copy_context()
+    try:
+        return pool.submit(context.run, _alone, work, part).result
+    except RuntimeError:  # Python is about to end, or there can be no more threads
+        found = copy_context().run(_alone, work, part)
+        return lambda: found
 
 
 def pieces(length: int, least: int) -> list[slice]:

@@ -144,7 +144,8 @@ class _Copy:
             os._exit(1)
 
     def kill(self) -> None:
-        os.kill(self._pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # where SIGCHLD is ignored, one that has ended is gone
+            os.kill(self._pid, signal.SIGKILL)
 
     def communicate(self) -> None:
         """Wait for its end."""

@@ -14,7 +14,7 @@ from PIL import Image
 
 import codec
 from codec import colour
-from codec.container import Header, Section, UnsupportedError, read_header
+from codec.container import Bytes, Header, Section, UnsupportedError, as_bytes, read_header
 from codec.profiles import DEFAULT, by_id, names
 from pillow_clric import _importance, _metadata, _modes
 from pillow_clric._importance import Importance
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["FileInfo", "decode", "encode", "encode_batch", "info"]
-
-Bytes = bytes | bytearray | memoryview
 
 
 @documented
@@ -214,10 +212,7 @@ def _maps(importance: Sequence[Importance] | None, count: int) -> Sequence[Image
 
 
 def _stream(data: Bytes) -> BytesIO:
-    try:
-        return BytesIO(memoryview(data).tobytes())  # of arrays with gaps, too
-    except TypeError:
-        raise TypeError(f"a file is taken as bytes, not as {type(data).__name__}") from None
+    return BytesIO(as_bytes(data))
 
 
 def _coded_forms(

@@ -63,6 +63,8 @@ def _losses(image: Image.Image, stripped: bool) -> Iterator[str]:
         yield "it has more than 8 bits a sample: coded as 8 bits"
     if (count := _frames(image)) > 1:
         yield f"only the first of {count} pictures is kept: a .clric file holds one"
+    elif count < 1:
+        yield "only one of several pictures is kept, and those tags of its EXIF that were read before it was closed"
     if _is_reduced(image):
         yield "only a small version of the picture is kept: Pillow does not read the picture itself in such a file"
     beside = [*_beside(image), *["IPTC"] * (not stripped and _has_iptc(image))]
@@ -130,10 +132,11 @@ def _is_reduced(image: Image.Image) -> bool:
 
 
 def _frames(image: Image.Image) -> int:
-    """Number of pictures in the image's file; 1 if another one than the first was chosen."""
+    """Number of pictures in the image's file; 1 if another one was chosen, 0 if it has more and is closed."""
     view = Image.Image.__new__(type(image))  # as counting loads another picture, over changes to this one
     own = {name: copy(v) if isinstance(v, list | MutableMapping) else v for name, v in image.__dict__.items()}
     view.__dict__ = {**own, "_exif": None}
     with suppress(Exception):  # the format has no number of pictures, or the file is closed or damaged
         return 1 if image.tell() else view.n_frames  # type: ignore[attr-defined]
-    return 1
+    closed = getattr(image, "fp", None) is None and hasattr(image, "filename")
+    return 0 if closed and getattr(image, "is_animated", False) else 1

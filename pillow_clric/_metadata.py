@@ -7,13 +7,25 @@ from reprlib import repr as shortened
 from typing import Any, Literal
 
 from PIL import ExifTags, Image, ImageOps
+from PIL.ExifTags import Base
 
 from codec import colour, icc
 from codec.container import Section
 from pillow_clric import _colour
 from pillow_clric._losses import without_promises
 
-__all__ = ["EXIF_PREFIX", "Exif", "Icc", "Xmp", "check", "collect", "for_tiff", "unwritable", "upright"]
+__all__ = [
+    "EXIF_PREFIX",
+    "Exif",
+    "Icc",
+    "Xmp",
+    "check",
+    "collect",
+    "for_tiff",
+    "unreadable_groups",
+    "unwritable",
+    "upright",
+]
 
 Exif = bytes | Image.Exif | Literal["keep"] | None
 Icc = bytes | Literal["keep"] | None
@@ -101,31 +113,56 @@ def upright(image: Image.Image) -> Image.Image:
     made = image.copy()
     made.info.pop("exif", None)  # which cannot always be written anew, though it can be read
     with suppress(Exception):  # EXIF that Pillow cannot parse
-        made.getexif()[ExifTags.Base.Orientation] = image.getexif()[ExifTags.Base.Orientation]
+        made.getexif()[Base.Orientation] = image.getexif()[Base.Orientation]
         ImageOps.exif_transpose(made, in_place=True)
     return made
 
 
 def _own_exif(image: Image.Image) -> bytes:
-    """The image's EXIF: the bytes it came with, unless `image.getexif()` was changed since."""
+    """The image's EXIF: what its `info` has now, unless `image.getexif()` was changed since it was read.
+
+    Pillow reads tags once, of some files as they are opened, whatever becomes of `info` later.
+    """
     stored = _own(image, "exif")
     original = Image.new("1", (1, 1))
     original.info = image.info
     try:
-        pristine = _written(original.getexif())
-        tags = image.getexif()
+        told, tags = original.getexif(), image.getexif()
+        now, then = _as_read(told), _as_read(tags)
+        told_now, told_then = _written(now), _written(then)
     except Exception:  # EXIF that Pillow cannot parse, or write again, was not changed either
         return stored
-    # Of a TIFF file's own tags, those go that cannot be written; of others, who set them is told.
-    removed = {tag: tags.pop(tag) for tag in _odd(tags)} if hasattr(image, "tag_v2") else {}
+    left_out = {*_odd(tags), *unreadable_groups(image)} if hasattr(image, "tag_v2") else set[int]()
+    if Base.Orientation not in {*now, *then, *getattr(image, "tag_v2", {})}:  # it is the XMP's, which is kept itself
+        left_out |= {Base.Orientation} if tags.get(Base.Orientation) == told.get(Base.Orientation) else set()
+    removed = {tag: tags.pop(tag) for tag in left_out & {*tags}}
     try:
         current = _written(tags)
     finally:
         tags.update(removed)
     # Writing EXIF anew can break what it points to (maker notes), so that is not done without need.
-    if stored and current == pristine:
+    if stored and current in (told_now, told_then):
         return stored
-    return _written(for_tiff(current, None))
+    return _written(for_tiff(told_now if current == told_then else current, None))
+
+
+def _as_read(exif: Image.Exif) -> Image.Exif:
+    """Tags as they were in the bytes that they were read from; none of a TIFF file's own."""
+    tags = Image.Exif()
+    tags.load(getattr(exif, "_loaded_exif", None) or b"")
+    return tags
+
+
+def unreadable_groups(image: Image.Image) -> list[int]:
+    """Return groups of tags that an image has and cannot give any more: TIFF files with several pictures are closed."""
+    tags, found = image.getexif(), list[int]()
+    for group in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
+        try:
+            if group in tags:
+                tags.get_ifd(group)
+        except Exception:  # of many types, also for what is damaged
+            found.append(group)
+    return found
 
 
 def _written(exif: Image.Exif) -> bytes:

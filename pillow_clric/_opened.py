@@ -10,12 +10,14 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import IO, Any, NamedTuple, cast
+from dataclasses import dataclass
+from typing import IO, Any, NamedTuple
 
 from PIL import AvifImagePlugin, Image, ImageFile, Jpeg2KImagePlugin, PngImagePlugin, PpmImagePlugin, SgiImagePlugin
 
 __all__ = ["Told", "avif_told", "jpeg2000_told", "png_told", "register_openers"]
 
+_CODESTREAM = b"\xff\x4f\xff\x51"  # beginning of JPEG 2000 that is in no file of boxes
 _HEAD = 2**16  # bytes of JPEG 2000 files that have their header
 _ALPHA = {"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha", "urn:mpeg:hevc:2015:auxid:1"}  # which Pillow reads
 
@@ -39,26 +41,28 @@ Find = Callable[[IO[bytes]], Told]
 
 def register_openers() -> None:
     """Let `Image.open` keep more of files in these formats, which goes on to give images of the same classes."""
-    for kind, find in (
+    for plugin, find in (
         (AvifImagePlugin.AvifImageFile, avif_told),
         (Jpeg2KImagePlugin.Jpeg2KImageFile, jpeg2000_told),
         (PngImagePlugin.PngImageFile, png_told),
         (PpmImagePlugin.PpmImageFile, _nothing),
         (SgiImagePlugin.SgiImageFile, _nothing),
     ):
-        Image.register_open(kind.format, _opener(kind, find), Image.OPEN[kind.format][1])
+        opener, accept = Image.OPEN[plugin.format]  # that of another plugin than Pillow's, perhaps
+        if not isinstance(opener, _Opener):
+            Image.register_open(plugin.format, _Opener(opener, find), accept)
 
 
-def _opener(kind: type[ImageFile.ImageFile], find: Find) -> Callable[[IO[bytes], str | bytes], ImageFile.ImageFile]:
-    """A function that opens a file as `kind` does, and keeps what `find` finds."""
+@dataclass(frozen=True)
+class _Opener:
+    """Function that opens a file as another one does, and keeps what `find` finds."""
 
-    def opened(fp: IO[bytes], filename: str | bytes = "") -> ImageFile.ImageFile:
-        image = kind(fp, filename)
-        stream = cast(IO[bytes], image.fp)
-        at = stream.tell()
-        stream.seek(0)
-        codes, depth, aux = find(stream)
-        stream.seek(at)
+    opener: Callable[[IO[bytes], str | bytes], ImageFile.ImageFile]
+    find: Find
+
+    def __call__(self, fp: IO[bytes], filename: str | bytes = "") -> ImageFile.ImageFile:
+        image = self.opener(fp, filename)
+        codes, depth, aux = self._told(image.fp) if image.fp is not None else Told()
         if any(_is_unpacked_from_more(*tile) for tile in image.tile):
             depth = 16
         if depth > 8:
@@ -67,10 +71,15 @@ def _opener(kind: type[ImageFile.ImageFile], find: Find) -> Callable[[IO[bytes],
             image.info["aux"] = {kind: [] for kind in aux}
         if any(codes):
             # A profile that comes later, by a conversion of the colours in place, counts more in any case.
-            image.info["cicp" if kind.format == "PNG" and "icc_profile" in image.info else "nclx"] = codes
+            image.info["cicp" if image.format == "PNG" and "icc_profile" in image.info else "nclx"] = codes
         return image
 
-    return opened
+    def _told(self, stream: IO[bytes]) -> Told:
+        at = stream.tell()
+        stream.seek(0)
+        told = self.find(stream)
+        stream.seek(at)
+        return told
 
 
 def _is_unpacked_from_more(decoder: str, _: Any, __: Any, arguments: Any) -> bool:
@@ -114,7 +123,11 @@ def avif_told(stream: IO[bytes]) -> Told:
 
 def jpeg2000_told(stream: IO[bytes]) -> Told:
     """Bits of a sample in a JPEG 2000 file, of which Pillow gives 8 of any if it has colours."""
-    boxes = _boxes(stream.read(_HEAD), b"jp2h", b"ihdr")
+    data = stream.read(_HEAD)
+    if data.startswith(_CODESTREAM):  # without boxes: its first segment has three bytes for each component
+        components = int.from_bytes(data[40:42])
+        return Told(depth=max((1 + depth % 128 for depth in data[42 : 42 + 3 * components : 3]), default=0))
+    boxes = _boxes(data, b"jp2h", b"ihdr")
     return Told(depth=next((1 + body[10] % 128 for body in boxes if len(body) > 10 and body[10] < 255), 0))
 
 

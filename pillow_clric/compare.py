@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
 import sys
 import time
@@ -233,8 +234,8 @@ def compare(
 
 def check_output(output: Path, photos: list[Path], overwrite: bool) -> None:
     """Find before the start what keeps the page from being written, or what it would destroy."""
-    if output.exists():
-        if any(output.samefile(photo) for photo in photos):
+    if os.path.lexists(output):
+        if output.exists() and any(output.samefile(photo) for photo in photos):
             raise click.UsageError(f"the page would be written over the photo {output}: name another output")
         if not overwrite and not outputs.is_stream(output):
             raise click.UsageError(f"{output} exists: name another output, or give --overwrite")

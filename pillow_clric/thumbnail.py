@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from io import BytesIO
 from pathlib import Path
 
@@ -11,9 +12,9 @@ from PIL import Image
 from pillow_clric._colour import to_srgb
 from pillow_clric._metadata import upright
 from pillow_clric._modes import converted
-from pillow_clric.convert.inputs import opened, readable
+from pillow_clric.convert.inputs import is_coded, opened, readable
 from pillow_clric.convert.outputs import write
-from pillow_clric.convert.places import is_same
+from pillow_clric.convert.places import replaces
 from pillow_clric.convert.report import message
 
 __all__ = ["thumbnail"]
@@ -27,13 +28,14 @@ __all__ = ["thumbnail"]
 @click.argument("target", metavar="OUTPUT", type=click.Path(dir_okay=False))
 @click.option("-s", "--size", type=click.IntRange(1), default=256, show_default=True, help="Pixels of its longer side.")
 def thumbnail(source: str, target: str, size: int) -> None:
-    if is_same(readable(source), Path(target)):
-        raise click.UsageError(f"the thumbnail would be written over {source}: name another output")
+    output = Path(target)
+    if replaces(output, readable(source)) or (os.path.isfile(output) and is_coded(output)):
+        raise click.UsageError(f"the thumbnail would be written over the .clric file {target}: name another output")
     try:
         with opened(readable(source)) as file, Image.open(file) as image:
             image.thumbnail((size, size))
             buffer = BytesIO()
             to_srgb(converted(upright(image))).save(buffer, "PNG")
-        write(Path(target), buffer.getvalue(), overwrite=True)
+        write(output, buffer.getvalue(), overwrite=True)
     except Exception as error:  # libraries raise many kinds for damaged files
         raise click.ClickException(message(error, readable(source))) from error

@@ -608,6 +608,46 @@ def test_inputs_are_not_written_over(folder: Path, photo: Image.Image) -> None:
     assert {name: (folder / name).read_bytes() for name in names(folder)} == before
 
 
+def test_inputs_that_links_lead_to_are_not_written_over(folder: Path) -> None:
+    run(folder / "a.png")
+    (folder / "photos").mkdir()
+    real = folder / "photos" / "real.clric"
+    (folder / "a.clric").rename(real)
+    os.symlink(real, folder / "link.clric")
+    before = real.read_bytes()
+    result = run("--repair", folder / "link.clric", "-o", real, "--overwrite")
+    assert result.exit_code == 2
+    assert "written over the input" in result.stderr
+    for arguments in (("link.clric", real), ("a.png", real)):
+        result = run("thumbnail", folder / arguments[0], arguments[1])
+        assert result.exit_code == 2
+        assert "would be written over the .clric file" in result.stderr
+    assert real.read_bytes() == before
+
+
+def test_misnamed_files_of_a_folder_do_not_stop_the_others(folder: Path) -> None:
+    run(folder / "a.png")
+    (folder / "a.clric").rename(folder / "c.png")
+    result = run(folder)
+    assert result.exit_code == 1
+    assert f"failed: {folder / 'c.png'}: it is a .clric file and named like a photo: rename it" in result.stderr
+    assert names(folder) >= {"a.clric", "b.clric"}
+    assert run(folder / "c.png").exit_code == 2  # named itself, it needs another output
+
+
+@pytest.mark.parametrize("number", ["9" * 400, "9" * 400 + "kB"])
+def test_huge_targets_are_as_none(number: str, folder: Path) -> None:
+    assert run(folder / "a.png", "--target-size", number).exit_code == 0
+
+
+def test_numbers_that_are_none(folder: Path) -> None:
+    run(folder / "a.png")
+    for option in ("-q", "--target-bpp"):
+        result = run(folder / "a.clric", option, "nan", "-o", folder / "x.jpg")
+        assert result.exit_code == 2
+        assert "'nan' is no number" in result.stderr
+
+
 def test_links_are_replaced_not_followed(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "precious").write_bytes(b"precious")
     os.symlink(tmp_path / "precious", folder / "a.clric")

@@ -178,6 +178,13 @@ def test_existing_pages_are_kept(small: Path) -> None:
     assert data_of(page)["photos"]
 
 
+def test_links_to_nothing_are_found_before_the_work(small: Path, tmp_path: Path) -> None:
+    (tmp_path / "page.html").symlink_to(tmp_path / "nothing")
+    result = run(small, "-o", str(tmp_path / "page.html"))
+    assert result.exit_code == 2
+    assert "page.html exists" in result.output
+
+
 def test_photos_are_not_written_over(small: Path) -> None:
     before = small.read_bytes()
     os.link(small, "linked.html")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -286,6 +287,14 @@ def test_masks_in_the_folder_of_photos_are_no_photos(fast_profile: FastProfile, 
 def test_one_mask_is_for_all(fast_profile: FastProfile, folder: Path) -> None:
     assert run(folder / "photos", "-o", folder / "out", "--importance", folder / "masks" / "b.png").exit_code == 0
     assert least(fast_profile) == [20, 20]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")
+def test_a_mask_that_can_be_read_but_once_is_for_one_photo(fast_profile: FastProfile, folder: Path) -> None:
+    os.mkfifo(folder / "mask")
+    result = run(folder / "photos", "-o", folder / "out", "--importance", folder / "mask")
+    assert result.exit_code == 2
+    assert "can be read but once" in result.output
 
 
 @pytest.mark.usefixtures("one_core")

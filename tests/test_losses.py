@@ -58,6 +58,21 @@ def test_pictures_that_are_lost(name: str, loaded: bool, photo: Image.Image, fas
         saved(photo)
 
 
+def test_closed_files(photo: Image.Image, fast_profile: FastProfile, tmp_path: Path) -> None:
+    """Of TIFF files with several pictures Pillow reads groups of tags when it is asked, which is too late then."""
+    buffer = BytesIO()
+    exif = Image.Exif()
+    exif[0x010F] = "Maker"
+    exif.get_ifd(0x8769)[0x829A] = 0.5
+    photo.save(buffer, "JPEG", exif=exif)
+    photo.save(tmp_path / "a.tif", save_all=True, append_images=[photo], exif=Image.open(buffer).getexif())
+    with Image.open(tmp_path / "a.tif") as image:
+        image.load()
+    with pytest.warns(LossWarning, match="only one of several pictures is kept, and those tags of its EXIF that were"):
+        found = saved(image)
+    assert found.getexif()[0x010F] == "Maker"
+
+
 @pytest.mark.parametrize("name", ["GIF", "TIFF"])
 def test_counting_changes_nothing(name: str, photo: Image.Image, fast_profile: FastProfile) -> None:
     image = Image.open(BytesIO(frames(photo.convert("L"), name)))

@@ -73,6 +73,48 @@ def test_changed_exif_is_saved(photo: Image.Image, fast_profile: FastProfile) ->
     assert "exif" not in saved(image).info
 
 
+@pytest.mark.parametrize("read", [False, True])
+def test_what_info_says_counts_whenever_tags_were_read(
+    read: bool, photo: Image.Image, fast_profile: FastProfile
+) -> None:
+    """Pillow reads and keeps tags as it opens a photo whose JFIF has no density."""
+    buffer = BytesIO()
+    photo.save(buffer, "JPEG", exif=EXIF)
+    data = bytearray(buffer.getvalue())
+    data[data.index(b"JFIF\0") + 7] = 0
+    other = Image.Exif()
+    other[0x010F] = "Other"
+    for change in ("remove", "replace", "empty"):
+        image = opened(bytes(data))
+        if read:
+            assert image.getexif()[0x010F] == "Maker"
+        if change == "replace":
+            image.info["exif"] = other.tobytes()
+        elif change == "remove":
+            del image.info["exif"]
+        else:
+            image.info = {}
+        found = saved(image).getexif()
+        assert found.get(0x010F) == ("Other" if change == "replace" else None)
+        assert not found.get_ifd(0x8769)
+    image = opened(bytes(data))
+    image.getexif()[0x010F] = "Changed"
+    del image.info["exif"]
+    assert saved(image).getexif()[0x010F] == "Changed"
+
+
+@pytest.mark.parametrize("own", [None, 3])
+def test_orientation_of_xmp_stays_there(own: int | None, photo: Image.Image, fast_profile: FastProfile) -> None:
+    """It is no tag of EXIF, though Pillow counts it among these where they have none."""
+    photo.info["xmp"] = b'<x tiff:Orientation="6"/>'
+    if own:
+        photo.getexif()[0x0112] = own
+    image = saved(photo)
+    assert ("exif" in image.info) == bool(own)
+    assert image.getexif()[0x0112] == (own or 6)
+    assert image.info["xmp"] == photo.info["xmp"]
+
+
 def test_values_that_exif_cannot_have(photo: Image.Image, fast_profile: FastProfile, tmp_path: Path) -> None:
     """They are not left out without a word, whoever gives them."""
     wrong = Image.Exif()

@@ -18,13 +18,13 @@ import numpy as np
 import pytest
 from conftest import METADATA, no_space, opened, same, saved
 from fast_profile import FastProfile
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 
 import codec
 import pillow_clric
 from codec.container import Header, Section, pack, unpack
 from codec.profiles import DEFAULT
-from pillow_clric import ClricImageFile, FormatError, options
+from pillow_clric import ClricImageFile, FormatError, UnsupportedError, options
 
 GOLDEN = Path(__file__).parent / "golden"
 SAMPLE = Path(__file__).parents[1] / "samples" / "coffee.clric"
@@ -456,16 +456,38 @@ def with_gaps(data: bytes) -> memoryview:
 def test_other_objects_of_bytes(kind: Any, clric: bytes, photo: Image.Image) -> None:
     assert pillow_clric.info(kind(clric)) == pillow_clric.info(clric)
     assert same(pillow_clric.decode(kind(clric)), photo)
+    pillow_clric.verify(kind(clric))
+    with pytest.raises(UnsupportedError, match="not in packets"):
+        pillow_clric.repair(kind(clric))
 
 
 def test_what_holds_no_bytes() -> None:
-    functions: list[Any] = [pillow_clric.info, pillow_clric.decode]
+    functions: list[Any] = [pillow_clric.info, pillow_clric.decode, pillow_clric.verify, pillow_clric.repair]
     for function, wrong in itertools.product(functions, (5, ["photo.clric"])):
         with pytest.raises(TypeError, match=f"as bytes, not as {type(wrong).__name__}"):
             function(wrong)
     for wrong in (None, "photo.clric"):
-        with pytest.raises(TypeError, match=f"as bytes, not as {type(wrong).__name__}"):
-            functions[1](wrong)
+        for function in functions[1:]:
+            with pytest.raises(TypeError, match=f"as bytes, not as {type(wrong).__name__}"):
+                function(wrong)
+
+
+def test_openers_of_other_plugins_stay(monkeypatch: pytest.MonkeyPatch, photo: Image.Image) -> None:
+    """What registers for a format of Pillow's is asked as before, whatever is imported first."""
+
+    class Other(PngImagePlugin.PngImageFile):
+        pass
+
+    monkeypatch.setattr(Image, "OPEN", {**Image.OPEN})
+    Image.register_open("PNG", Other, lambda prefix: prefix.startswith(b"\x89PNG"))
+    for _ in range(2):
+        pillow_clric.register_clric_opener()
+    opener = Image.OPEN["PNG"][0]
+    pillow_clric.register_clric_opener()
+    assert Image.OPEN["PNG"][0] is opener
+    buffer = BytesIO()
+    photo.save(buffer, "PNG")
+    assert type(opened(buffer.getvalue())) is Other
 
 
 def test_info_of_a_file_imports_nothing_heavy(clric_path: Path) -> None:

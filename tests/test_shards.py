@@ -13,6 +13,9 @@ from conftest import opened, run
 from conftest import png as as_png
 from PIL import Image
 
+import pillow_clric
+from pillow_clric.convert import one_file
+
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 
@@ -119,6 +122,59 @@ def test_tar_there_and_back(png: bytes, photo: Image.Image, tmp_path: Path) -> N
     back = read_tar(tmp_path / "back" / "x.tar")
     assert opened(back["0001.png"]).tobytes() == photo.tobytes()
     assert {"0003.jpg.png", "0003.png.png"} < back.keys()
+
+
+def test_links_become_files(png: bytes, tmp_path: Path) -> None:
+    """What they point to gets another name."""
+    write_tar(tmp_path / "x.tar", [("a.png", png), ("a.cls", b"7")])
+    hard, soft = tarfile.LNKTYPE, tarfile.SYMTYPE
+    links = [("b.png", "a.png", hard), ("c.png", "a.png", soft), ("b.bak", "a.png", hard), ("d.png", "else.png", soft)]
+    with tarfile.open(tmp_path / "x.tar", "a") as tar:
+        for name, to, kind in links:
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname, member.mtime = kind, to, 1234567
+            tar.addfile(member)
+    assert run(tmp_path / "x.tar", "-o", tmp_path / "y.tar").exit_code == 0
+    with tarfile.open(tmp_path / "y.tar") as tar:
+        assert tar.getmember("d.png").linkname == "else.png"
+        found = {name: file.read() for name in tar.getnames() if name != "d.png" and (file := tar.extractfile(name))}
+    assert [*found] == ["a.clric", "a.cls", "b.clric", "c.clric", "b.bak"]
+    assert found["a.clric"] == found["b.clric"] == found["c.clric"]
+    assert found["b.bak"] == png
+
+
+@pytest.mark.parametrize("kind", ["tar", "parquet"])
+def test_what_might_be_converted_another_time_is_not_left_out(
+    kind: str, png: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shard that is written counts as done: next time it would be skipped."""
+    if kind == "tar":
+        write_tar(tmp_path / "x.tar", [("1.png", png), ("2.png", png)])
+    else:
+        write_parquet(tmp_path / "x.parquet", {"a": [png, png]}, pa.schema({"a": pa.binary()}))
+    failing = iter([None, MemoryError("no room"), None, None])
+
+    def encode(*arguments: Any, **options: Any) -> bytes:
+        if error := next(failing):
+            raise error
+        return pillow_clric.encode(*arguments, **options)
+
+    monkeypatch.setattr(one_file, "encode", encode)
+    result = run(tmp_path / f"x.{kind}", "-o", tmp_path / "out" / "")
+    assert result.exit_code == 1
+    assert "might be converted another time: no room" in result.stderr
+    assert not (tmp_path / "out").exists()
+    assert run(tmp_path / f"x.{kind}", "-o", tmp_path / "out" / "").exit_code == 0
+    assert (tmp_path / "out" / f"x.{kind}").exists()
+
+
+def test_shards_of_which_nothing_can_be_converted(tmp_path: Path) -> None:
+    write_tar(tmp_path / "x.tar", [("1.png", b"no photo"), ("1.cls", b"7")])
+    result = run(tmp_path / "x.tar", "-o", tmp_path / "out" / "")
+    assert result.exit_code == 1
+    assert "x.tar#1.png: cannot identify its format" in result.stderr
+    assert f"failed: {tmp_path}/x.tar: nothing in it could be converted" in result.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_webdataset_reads_it(png: bytes, tmp_path: Path) -> None:

@@ -112,6 +112,38 @@ def test_data_loaders(tmp_path: Path) -> None:
     subprocess.run([sys.executable, script], check=True, timeout=1800)
 
 
+LATE = """
+import atexit, sys, threading, time
+import codec
+from codec import runtime
+import numpy as np
+
+def late():
+    threading.main_thread().join()
+    with runtime.numpy_computing():
+        parts = runtime.pieces(10, 1)
+        assert runtime.shared(lambda part: part.start, parts) == [part.start for part in parts]
+    codec.decode(data)
+    print("decoded", flush=True)
+
+import torch
+torch.set_num_threads(2)
+data = open(sys.argv[1], "rb").read()
+if "before" in sys.argv:
+    codec.decode(data)
+threading.Thread(target=late).start()
+"""
+
+
+@pytest.mark.usefixtures("golden_models")
+@pytest.mark.parametrize("when", ["before", "late"])
+def test_threads_decode_while_python_ends(when: str) -> None:
+    """No pool of threads can be begun then, nor used."""
+    command = [sys.executable, "-c", LATE, str(GOLDEN / "msp-photo.clric"), when]
+    found = subprocess.run(command, check=True, timeout=600, capture_output=True, text=True)
+    assert found.stdout == "decoded\n", found.stderr
+
+
 FORK = """
 import os, signal, torch
 from codec import device

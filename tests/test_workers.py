@@ -151,6 +151,8 @@ def test_copies_end_where_nobody_waits_for_children(monkeypatch: pytest.MonkeyPa
     try:
         with Helper(copied=True) as one:
             assert one.result(loaded)[1] != os.getpid()
+        with Helper(copied=True) as one, pytest.raises(KilledError):
+            one.result(os._exit, 1)
     finally:
         signal.signal(signal.SIGCHLD, before)
 

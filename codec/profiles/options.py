@@ -89,6 +89,9 @@ class Amount(Kind):
     def accepts(self, value: Any) -> bool:
         return bool(0 < value < math.inf)
 
+    def plain(self, value: Any) -> Any:
+        return super().plain(LARGEST if isinstance(value, int) and value > LARGEST else value)
+
 
 @dataclass(frozen=True)
 class Whole(Range):

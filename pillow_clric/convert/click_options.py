@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
 import click
 
-from codec.profiles.options import Amount, Choice, Declared, Function, Kind, Number, Range, Text, Whole
+from codec.profiles.options import LARGEST, Amount, Choice, Declared, Function, Kind, Number, Range, Text, Whole
 from pillow_clric._option_docs import Documented, options
 
 _SHORT = {"quality": "-q", "effort": "-e"}
@@ -47,7 +48,7 @@ class _Size(click.ParamType[int]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([km]i?|)b?", str(value).lower())
-        count = int(float(found[1]) * _UNITS[found[2]]) if found else 0
+        count = int(min(float(found[1]) * _UNITS[found[2]], LARGEST)) if found else 0
         if count < 1:
             self.fail(f"{value!r} is no size such as 50000, 200kB, 1.5MB or 64KiB", param, ctx)
         return count
@@ -61,11 +62,21 @@ class _Choice(click.Choice[str]):
         return int(chosen) if str(chosen).isdigit() else chosen
 
 
+class _Number(click.FloatRange):
+    """Numbers of a range, of which what is none of them is none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is no number", param, ctx)
+        return number
+
+
 def _type(kind: Kind) -> click.ParamType[Any]:
     if isinstance(kind, Amount):
-        return _Size() if kind.whole else click.FloatRange(0, min_open=True)
+        return _Size() if kind.whole else _Number(0, min_open=True)
     if isinstance(kind, Number):
-        return click.FloatRange(kind.low, kind.high)
+        return _Number(kind.low, kind.high)
     if isinstance(kind, Whole):
         return click.IntRange(kind.low, kind.high)
     return _Choice([str(value) for value in kind.values]) if isinstance(kind, Choice) else click.STRING

@@ -19,11 +19,12 @@ from pillow_clric.convert.outputs import is_stream
 from pillow_clric.convert.places import Place, Url, identity, is_folder, is_url, place
 
 __all__ = [
-    "STREAM", "OnError", "coded_files", "contents", "expand", "is_coded", "is_shard", "opened", "photo_suffixes",
-    "photos_in", "readable", "streamed",
+    "CODED", "STREAM", "OnError", "coded_files", "contents", "expand", "is_coded", "is_shard", "opened",
+    "photo_suffixes", "photos_in", "readable", "streamed",
 ]  # fmt: skip
 
 STREAM = "-"  # stdin as an input, stdout as an output
+CODED = "it is a .clric file and named like a photo: rename it"
 STDIN = Path("/dev/stdin")  # wherever there is no such file, too
 MOST = 1 << 30  # bytes that a stream may give
 

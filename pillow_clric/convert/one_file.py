@@ -20,7 +20,7 @@ from pillow_clric._losses import checked
 from pillow_clric._metadata import upright
 from pillow_clric._terminal import ignore_warnings_of_pillow
 from pillow_clric.convert.formats import METADATA, left_out, to_format
-from pillow_clric.convert.inputs import contents
+from pillow_clric.convert.inputs import CODED, contents
 from pillow_clric.convert.plan import Job
 from pillow_clric.convert.report import UNIDENTIFIED, message
 
@@ -67,6 +67,7 @@ class Result:
         bytes_in: of its source.
         size: width and height of the picture.
         error: its message, if there was one; there is nothing to write then.
+        elsewhere: whether that is no fault of the file: it might be converted another time, or on another machine.
         warnings: what is lost of the source, or damaged in it.
     """
 
@@ -76,6 +77,7 @@ class Result:
     bytes_in: int = 0
     size: tuple[int, int] = (0, 0)
     error: str = ""
+    elsewhere: bool = False
     warnings: tuple[str, ...] = ()
 
 
@@ -85,11 +87,12 @@ def convert(job: Job, settings: Settings, progress: Progress | None = None) -> R
     try:
         source = job.read()
         if job.encoding and source.startswith(MAGIC):  # in a store, only names are looked at before
-            raise ValueError("it is a .clric file and named like a photo: rename it")
+            raise ValueError(CODED)
         made = _encoded if job.encoding else _repaired if settings.repair else _decoded
         data, size, lost = made(source, job, settings, progress)
     except Exception as error:  # one bad file does not stop the batch
-        return Result(job, time.perf_counter() - start, error=message(error, job.source))
+        elsewhere = not isinstance(error, (ValueError, Image.DecompressionBombError))
+        return Result(job, time.perf_counter() - start, error=message(error, job.source), elsewhere=elsewhere)
     return Result(job, time.perf_counter() - start, data, len(source), size, warnings=lost)
 
 

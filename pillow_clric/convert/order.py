@@ -52,6 +52,9 @@ class Order:
 
         def replaced(photos: list[Job]) -> dict[Job, bytes]:
             results = list(convert(photos, self.settings))
+            if lost := next((result for result in results if result.elsewhere), None):
+                why = f"{lost.job.source.name} might be converted another time: {lost.error}"
+                raise RuntimeError(f"nothing is written, as {why}")
             records.extend(_record(result, result.error) for result in results)
             return {result.job: result.data for result in results if not result.error}
 
@@ -60,7 +63,11 @@ class Order:
         except Exception as error:
             why = message(error, job.source)
         else:
-            why = self._write(job, data)
+            if any(record.status == "converted" for record in records):
+                why = self._write(job, data)
+            else:
+                yield from records
+                why = "nothing in it could be converted"
         yield from [Record.of(job, "failed", error=why)] if why else records
 
     def _write(self, job: Job, data: bytes) -> str:

@@ -20,7 +20,7 @@ from urllib.request import url2pathname
 
 import click
 
-__all__ = ["Place", "PlaceType", "Url", "folded", "identity", "is_folder", "is_same", "is_url", "place"]
+__all__ = ["Place", "PlaceType", "Url", "folded", "followed", "identity", "is_folder", "is_url", "place", "replaces"]
 
 _PART = 2**16  # bytes that one request reads: the header of most photos
 _MISSING = os.strerror(errno.ENOENT)
@@ -195,12 +195,18 @@ def folded(where: Place) -> str:
     return normalize("NFD", normalize("NFD", str(where)).casefold())
 
 
-def is_same(where: Place, other: Place) -> bool:
-    """Whether two places are one on their disk; not what links there point to."""
-    if isinstance(where, Path) and isinstance(other, Path):
+def followed(where: Place) -> Place:
+    """The place that links lead to."""
+    return where if isinstance(where, Url) else Path(os.path.realpath(where))
+
+
+def replaces(target: Place, source: Place) -> bool:
+    """Whether writing to a place replaces what another one is read from, or the link that leads there."""
+    if isinstance(target, Path) and isinstance(source, Path):
         with suppress(OSError):  # one is not there
-            return os.path.samestat(os.lstat(where), os.lstat(other))
-    return identity(where) == identity(other)
+            own = os.lstat(target)
+            return os.path.samestat(own, os.lstat(source)) or os.path.samestat(own, os.stat(source))
+    return identity(target) in (identity(source), followed(source))
 
 
 def _as_os_error(error: Exception, url: str) -> OSError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import sys
@@ -16,6 +17,7 @@ import click
 from PIL import Image
 
 from pillow_clric.convert.inputs import (
+    CODED,
     STREAM,
     OnError,
     contents,
@@ -27,7 +29,7 @@ from pillow_clric.convert.inputs import (
     streamed,
 )
 from pillow_clric.convert.outputs import is_stream, obstacle
-from pillow_clric.convert.places import Place, Url, folded, identity, is_folder, is_same, is_url, place
+from pillow_clric.convert.places import Place, Url, folded, followed, identity, is_folder, is_url, place, replaces
 
 __all__ = ["Job", "Plan", "make_plan"]
 
@@ -163,16 +165,23 @@ def _jobs(
         for source in expand(given, recursive, output, on_error, unread, repair=repair):
             if identity(source) in jobs:
                 continue
-            data = streamed(source)
-            encoding = not is_coded(source, data)
-            folder = source.parent
-            if output is not None:
-                folder = place(output) / (_below(folder, given) if laid_out else "")
-            name = source.name if is_shard(source) else source.stem + (".clric" if encoding or repair else ".png")
-            if folder / name == source:
+            job = _for_folder(source, output, given if laid_out else source.parent, repair=repair)
+            if job.target != source:
+                jobs[identity(source)] = job
+            elif laid_out and not job.is_shard and source.suffix.lower() != ".clric":
+                on_error(OSError(errno.EINVAL, CODED, str(source)))
+            else:
                 raise click.UsageError(f"{source} would be written over: name another folder as output")
-            jobs[identity(source)] = Job(source, folder / name, encoding, data)
     return list(jobs.values())
+
+
+def _for_folder(source: Place, output: str | None, top: Place, *, repair: bool) -> Job:
+    """Job of a file whose target is called like it, in a folder that is laid out like another one, or beside it."""
+    data = streamed(source)
+    encoding = not is_coded(source, data)
+    folder = source.parent if output is None else place(output) / _below(source.parent, top)
+    name = source.name if is_shard(source) else source.stem + (".clric" if encoding or repair else ".png")
+    return Job(source, folder / name, encoding, data)
 
 
 def _with_importance(
@@ -181,9 +190,11 @@ def _with_importance(
     """The jobs, those of photos with the importance of their parts: a file, or what a folder has by their names.
 
     Raises:
-        click.UsageError: there is a folder, but photos in shards have no names of files.
+        click.UsageError: there is a folder, but photos in shards have no names of files; or a stream for many photos.
     """
     if not is_folder(given):
+        if is_stream(given) and sum(job.encoding for job in jobs) > 1:
+            raise click.UsageError(f"{given} can be read but once: name a file as importance of several photos")
         return [replace(job, importance=given) if job.encoding else job for job in jobs]
     if any(job.is_shard for job in jobs):
         raise click.UsageError("--importance takes a folder for files only: name one picture for all photos of shards")
@@ -301,10 +312,11 @@ def _check_targets(todo: Sequence[Job], jobs: Sequence[Job]) -> None:
     inputs = defaultdict[str, list[Place]](list)
     masks = {job.importance for job in jobs if job.importance}
     for source in itertools.chain((job.source for job in jobs if job.data is None), masks):
-        inputs[folded(identity(source))].append(source)
+        for name in {identity(source), followed(source)}:
+            inputs[folded(name)].append(source)
     for job in todo:
         target = job.target
-        if target and any(is_same(target, source) for source in inputs.get(folded(identity(target)), ())):
+        if target and any(replaces(target, source) for source in inputs.get(folded(identity(target)), ())):
             raise click.UsageError(f"{job.source} would be written over the input {job.target}: name another output")
     first: dict[Place, Job] = {}
     for job in jobs:

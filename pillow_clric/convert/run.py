@@ -88,7 +88,8 @@ def _side_by_side(jobs: list[Job], settings: Settings, processes: int) -> Genera
     killed = [list[Job](), list[Job]()]
     yield from _shared(jobs, settings, processes, killed[0])
     yield from _shared(killed[0], settings, 1, killed[1])
-    yield from (Result(job, 0, error="its process was killed: is there enough memory?") for job in killed[1])
+    why = "its process was killed: is there enough memory?"
+    yield from (Result(job, 0, error=why, elsewhere=True) for job in killed[1])
 
 
 def _load(jobs: list[Job], settings: Settings) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tarfile
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from copy import copy
 from io import BytesIO
 from pathlib import PurePosixPath
@@ -116,7 +117,7 @@ Member = tuple[tarfile.TarInfo, bytes]
 def _tar(shard: Job, _: str | None, replaced: Replaced) -> bytes:
     try:
         with tarfile.open(fileobj=BytesIO(shard.read()), mode="r:") as source:
-            members = [(member, _contents(source, member)) for member in source]
+            members = [_read(source, member) for member in source.getmembers()]
     except tarfile.TarError as error:
         raise ValueError(f"it is no tar that can be read: {error}") from error
     jobs = _members_jobs(shard, members)
@@ -134,16 +135,22 @@ def _tar(shard: Job, _: str | None, replaced: Replaced) -> bytes:
 
 
 def _changed(member: tarfile.TarInfo, name: str, size: int) -> tarfile.TarInfo:
-    """A member with another name and size, which its PAX headers contradict no more."""
+    """A member as a file with another name and size, which its PAX headers contradict no more."""
     changed = copy(member)
-    changed.name, changed.size = name, size
-    changed.pax_headers = {key: text for key, text in member.pax_headers.items() if key not in ("path", "size")}
+    changed.name, changed.size, changed.type, changed.linkname = name, size, tarfile.REGTYPE, ""
+    changed.pax_headers = {
+        key: text for key, text in member.pax_headers.items() if key not in ("path", "size", "linkpath")
+    }
     return changed
 
 
-def _contents(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    file = tar.extractfile(member) if member.isreg() else None
-    return file.read() if file else b""
+def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Member:
+    """A member and its contents. A link to another one becomes a file of its own: that will have another name."""
+    file = None
+    with suppress(KeyError):  # it is a link to somewhere else
+        file = tar.extractfile(member)
+    data = file.read() if file else b""
+    return (_changed(member, member.name, len(data)) if file and not member.isreg() else member), data
 
 
 def _members_jobs(shard: Job, members: list[Member]) -> dict[int, Job]:
