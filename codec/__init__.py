@@ -207,7 +207,9 @@ def verify(data: Bytes) -> None:
     from codec import alpha
 
     container = unpack(data)
-    by_id(container.header.profile).check(container)
+    profile = by_id(container.header.profile)
+    profile.check_directory(container.header)
+    profile.check(container)
     alpha.decode(container)
 
 
@@ -247,9 +249,11 @@ def describe(data: Bytes, *, device: str = "auto") -> dict[str, Any]:
 @contextmanager
 def _decoding(header: Header, device: str) -> Iterator[Decoder]:
     """The decoder of a file, and as many threads as it may take; where memory does not suffice, what to do is said."""
+    profile = by_id(header.profile)
+    profile.check_directory(header)
     try:
         with numpy_computing():
-            yield by_id(header.profile).decoder(header, resolved(device))
+            yield profile.decoder(header, resolved(device))
     except (MemoryError, RuntimeError) as error:
         from codec.device import is_out_of_memory
 

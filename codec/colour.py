@@ -78,6 +78,8 @@ def profile(body: bytes, *, grey: bool) -> bytes:
     """
     if not body:
         raise _corrupt("is empty")
+    if body[0] and len(body) > 1:
+        raise _corrupt("has more than a number")
     if body[0] in SPACES:
         return SPACES[body[0]].profile(grey=grey)
     if body[0]:

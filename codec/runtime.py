@@ -8,9 +8,9 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
-from functools import cache
+from functools import cache, partial
 from threading import Lock
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +26,31 @@ Part = TypeVar("Part")
 Found = TypeVar("Found")
 
 forked = False  # whether this process is a copy of another one
+
+
+class cached_property(Generic[Found]):  # noqa: N801 (as that of functools)
+    """A property that is computed once for each object, as of functools from Python 3.12 on.
+
+    Before, all objects shared a lock, and a process that was forked while another thread held it waited for ever.
+    """
+
+    def __init__(self, compute: Callable[[Any], Found]) -> None:
+        self._compute, self.__doc__ = compute, compute.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> cached_property[Found]: ...
+
+    @overload
+    def __get__(self, instance: object, owner: type) -> Found: ...
+
+    def __get__(self, instance: object | None, owner: type) -> cached_property[Found] | Found:
+        if instance is None:
+            return self
+        found = self._compute(instance)
+        return instance.__dict__.setdefault(self._name, found)  # type: ignore[no-any-return]
 
 
 def after_fork(action: Callable[[], None]) -> None:
@@ -136,18 +161,23 @@ def numpy_computing() -> Iterator[None]:
     There are as many such processes as processors: a loader's of data, for instance. Threads are those of NumPy's
     products, and of what is `shared`.
     """
-    count = 1 if forked else sys.modules["torch"].get_num_threads() if "torch" in sys.modules else _own_threads()
-    begin = None if count == 1 else _executor()
-    if begin is None:
-        with _products.limited(1):
+    count = 1 if forked else _thread_count()
+    executor = None if count == 1 else _executor()
+    if executor is None:
+        with _products.limited(1), _held(None):
             yield
         return
-    with _products.limited(count), begin(count) as pool:
-        token = _pool.set((pool, count))
-        try:
-            yield
-        finally:
-            _pool.reset(token)
+    with _products.limited(count), executor(count) as pool, _held((pool, count)):
+        yield
+
+
+@contextmanager
+def _held(pool: tuple[ThreadPoolExecutor, int] | None) -> Iterator[None]:
+    token = _pool.set(pool)
+    try:
+        yield
+    finally:
+        _pool.reset(token)
 
 
 def shared(work: Callable[[Part], Found], parts: Iterable[Part]) -> list[Found]:
@@ -160,7 +190,7 @@ def shared(work: Callable[[Part], Found], parts: Iterable[Part]) -> list[Found]:
     if held is None:
         return [work(part) for part in parts]
     with _products.limited(1):
-        begun = [_begun(held[0], work, part) for part in parts]
+        begun = [_begun(held[0], _Once(work, part)) for part in parts]
         return [result() for result in begun]
 
 
@@ -173,14 +203,27 @@ def _executor() -> type[ThreadPoolExecutor] | None:
     return ThreadPoolExecutor
 
 
-def _begun(pool: ThreadPoolExecutor, work: Callable[[Part], Found], part: Part) -> Callable[[], Found]:
-    """Function that gives the result of work that a pool does; where it takes none any more, it is done at once."""
-    context = copy_context()
+class _Once(Generic[Part, Found]):
+    """Work on a part, which is done once, whoever asks for it: it may be in place."""
+
+    def __init__(self, work: Callable[[Part], Found], part: Part) -> None:
+        self._lock, self._work, self._part, self._found = Lock(), work, part, list[Found]()
+
+    def __call__(self) -> Found:
+        """The result. It is computed without other threads, which might come to wait for each other."""
+        with self._lock:
+            if not self._found:
+                _pool.set(None)
+                self._found.append(self._work(self._part))
+            return self._found[0]
+
+
+def _begun(pool: ThreadPoolExecutor, work: _Once[Any, Found]) -> Callable[[], Found]:
+    """Function that gives the result of work, which a pool begins; where it takes no more, the function does it."""
     try:
-        return pool.submit(context.run, _alone, work, part).result
-    except RuntimeError:  # Python is about to end, or there can be no more threads
-        found = copy_context().run(_alone, work, part)
-        return lambda: found
+        return pool.submit(copy_context().run, work).result
+    except RuntimeError:  # Python is about to end, or there can be no more threads: then the pool may do it yet
+        return partial(copy_context().run, work)
 
 
 def pieces(length: int, least: int) -> list[slice]:
@@ -190,10 +233,10 @@ def pieces(length: int, least: int) -> list[slice]:
     return [slice(length * i // count, length * (i + 1) // count) for i in range(count)]
 
 
-def _alone(work: Callable[[Part], Found], part: Part) -> Found:
-    """Do something without the other threads, which might come to wait for each other."""
-    _pool.set(None)
-    return work(part)
+def _thread_count() -> int:
+    """As many threads as torch takes, or as NumPy would where nobody has imported that, or is just importing it."""
+    count: Callable[[], int] = getattr(sys.modules.get("torch"), "get_num_threads", _own_threads)
+    return count()
 
 
 @cache

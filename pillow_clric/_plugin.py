@@ -60,7 +60,7 @@ class ClricImageFile(ImageFile.ImageFile):
 
     def _read_metadata(self, header: Header, start: int) -> None:
         assert self.fp is not None
-        for section in (Section.COLOUR, Section.ICC, Section.EXIF, Section.XMP):
+        for section in (Section.ICC, Section.COLOUR, Section.EXIF, Section.XMP):  # colour counts more than a profile
             if section not in header.spans:
                 continue
             offset, length = header.spans[section]
@@ -82,7 +82,8 @@ class ClricImageFile(ImageFile.ImageFile):
             try:
                 self.info["icc_profile"] = colour.profile(body, grey=grey)
             except UnsupportedError as error:  # of a section that may be skipped
-                warnings.warn(f"{error}; its colours are shown as if they were sRGB", stacklevel=2)
+                if "icc_profile" not in self.info:
+                    warnings.warn(f"{error}; its colours are shown as if they were sRGB", stacklevel=2)
 
     def draft(
         self, mode: str | None, size: tuple[int, int] | None

@@ -6,7 +6,7 @@ What reads small pictures on the CPU needs no torch, which takes longer to be im
 from __future__ import annotations
 
 import math
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +21,7 @@ from codec.autoencoders.networks.patches import Floats, means, of_patches, to_pa
 from codec.autoencoders.networks.transform_config import DOWNSCALE, PATCH, TILE
 from codec.blocks import bands
 from codec.entropy.layers import Integers
-from codec.runtime import shared
+from codec.runtime import cached_property, shared
 
 if TYPE_CHECKING:
     from codec.autoencoders.transform_networks import TransformNetworks

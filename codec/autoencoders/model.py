@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -26,6 +25,7 @@ from codec.autoencoders.tensor_file import (
 )
 from codec.container import MODEL_BYTES, FormatError
 from codec.entropy.layers import Proven
+from codec.runtime import cached_property
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

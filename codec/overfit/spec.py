@@ -28,6 +28,7 @@ MAX_REFERENCES = 2**4 - 1
 LEVELS_BITS = 4
 FEATURES_BITS = {False: 4, True: 7}  # by whether there are models: latents have many channels
 MAX_SAMPLES = 2**31  # features in all times the picture's pixels: bounds a reader's memory
+MAX_WAVES = 2**20  # of planes that are coded one after the other: bounds a reader's time
 
 # Free taps of a symmetric filter of 8: Keys' cubic (a = -1/2) a quarter of a sample away.
 BICUBIC = (-0.0234375, 0.2265625, 0.8671875, -0.0703125)
@@ -85,6 +86,12 @@ class Spec:
             raise LimitError(
                 f"file claims {count} features of {self.width} x {self.height} samples: the format has at most "
                 f"{MAX_SAMPLES} samples; do not trust this file"
+            )
+        waves = sum(self.planes[group.start].width + 2 * self.planes[group.start].height for group in self.groups)
+        if waves > MAX_WAVES:
+            raise LimitError(
+                f"file claims {len(self.groups)} groups of planes of up to {self.width} x {self.height} samples, which "
+                f"take {waves} steps: the format has at most {MAX_WAVES}; do not trust this file"
             )
 
     @property

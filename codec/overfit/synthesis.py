@@ -71,10 +71,6 @@ def _double(x: Tensor, taps: Tensor) -> Tensor:
     return x
 
 
-def _extend(x: Tensor, amount: int) -> Tensor:
-    return F.pad(x, (amount,) * 4, mode="replicate")
-
-
 class _Rows:
     """Some rows of the output: which parts of the inputs they need, and how they are made of them.
 
@@ -92,6 +88,14 @@ class _Rows:
         if len(self.spec.features) > 1:
             parts[1] = inputs[1][:, :, self.low // 2 : (self.high + 1) // 2 + 2 * REACH]
         return parts
+
+    def made(self, grids: list[Tensor], weights: dict[str, Tensor], network: list[Tensor]) -> list[Tensor]:
+        """The same of grids and weights, without inputs of other rows."""
+        parts = [grids[0][:, :, self.low : self.high]]
+        if len(grids) > 1:
+            taps = weights["upsampling.taps"]
+            parts += [_coarse(grids, taps, 1, self.low // 2 - REACH, (self.high + 1) // 2 + REACH), taps[:, 0]]
+        return parts + network
 
     def synthesise(self, parts: list[Tensor]) -> Tensor:
         """(batch, outputs, bottom - top, width) from what `cut` gave."""
@@ -146,21 +150,39 @@ class _Pointwise(torch.autograd.Function):
 def _inputs(
     grids: list[Tensor], weights: dict[str, Tensor], spec: Spec, region: ValidRegion | None = None
 ) -> list[Tensor]:
-    """Inputs of `_Rows`: everything below full resolution is made here, at once."""
-
-    def extended(features: Tensor, level: int) -> Tensor:
-        return features if region is None else region.extended(features, level)
+    """Inputs of `_Rows`, for all rows at once."""
 
     inputs = [grids[0]]
     if len(grids) > 1:
         taps = weights["upsampling.taps"]
-        features = extended(grids[-1], len(grids) - 1)
-        for level in range(len(grids) - 2, 0, -1):
-            doubled = _double(_extend(features, REACH), taps[:, level])
-            height, width = grids[level].shape[2:]
-            features = extended(torch.cat([grids[level], doubled[:, :, :height, :width]], 1), level)
-        inputs += [_extend(features, REACH), taps[:, 0]]
-    return inputs + [weights[name] for name in spec.weight_shapes if name.startswith("synthesis.")]
+        inputs += [_coarse(grids, taps, 1, -REACH, grids[1].shape[2] + REACH, region), taps[:, 0]]
+    return inputs + _network_weights(weights, spec)
+
+
+def _network_weights(weights: dict[str, Tensor], spec: Spec) -> list[Tensor]:
+    return [weights[name] for name in spec.weight_shapes if name.startswith("synthesis.")]
+
+
+def _coarse(
+    grids: list[Tensor], taps: Tensor, level: int, top: int, bottom: int, region: ValidRegion | None = None
+) -> Tensor:
+    """Joint features of a level and those coarser, in some rows, extended by `REACH` samples on both sides.
+
+    Args:
+        top, bottom: rows, which may be beyond the edges. Of coarser levels only those are made that they depend on: all
+            features of a large picture may take far more memory than its file.
+        region: if there is one, rows are all of them.
+    """
+    height, width = grids[level].shape[2:]
+    low, high = max(0, top), min(height, bottom)
+    features = grids[level][:, :, low:high]
+    if level + 1 < len(grids):
+        coarser = _coarse(grids, taps, level + 1, low // 2 - REACH, (high + 1) // 2 + REACH, region)
+        doubled = _double(coarser, taps[:, level])[:, :, low % 2 :]
+        features = torch.cat([features, doubled[:, :, : high - low, :width]], 1)
+    if region is not None:
+        features = region.extended(features, level)
+    return F.pad(features, (REACH, REACH, low - top, bottom - high), mode="replicate")
 
 
 def _blocks(spec: Spec, batch: int, device: torch.device) -> Iterator[_Rows]:
@@ -261,9 +283,8 @@ def output(grids: list[Tensor], weights: dict[str, Tensor], spec: Spec, region: 
 @torch.no_grad()
 def synthesise(grids: list[Tensor], weights: dict[str, Tensor], spec: Spec) -> Tensor:
     """The function's output, (batch, outputs, height, width), from grids by level, finest first."""
-    inputs = _inputs(grids, weights, spec)
-    batch = grids[0].shape[0]
+    batch, network = grids[0].shape[0], _network_weights(weights, spec)
     output = grids[0].new_empty(batch, spec.outputs, spec.height, spec.width)
     for rows in _blocks(spec, batch, output.device):
-        output[:, :, rows.top : rows.bottom] = rows.synthesise(rows.cut(inputs))
+        output[:, :, rows.top : rows.bottom] = rows.synthesise(rows.made(grids, weights, network))
     return output

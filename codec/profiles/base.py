@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -22,6 +22,7 @@ Sections = dict[Section, bytes]
 Progress = Callable[[int, int], None]  # done, total
 Chosen = TypeVar("Chosen", bound=Options)
 
+SHARED = (Section.COLOUR, Section.ICC, Section.EXIF, Section.XMP, Section.ALPHA)  # by all profiles
 QUALITIES = (0, 10, 50, 90, 100)  # for which profiles state their lambdas
 
 
@@ -125,12 +126,14 @@ class Profile(ABC, Generic[Chosen]):
         id: in files.
         name: for people.
         options: class of its options.
+        sections: that its pictures may be in.
         cost: about how long a file of a given size takes, relative to other profiles.
     """
 
     id: int
     name: str
     options: type[Chosen]
+    sections: Collection[Section] = (Section.WEIGHTS, Section.GRIDS)
     cost: float
 
     def parse(self, given: Mapping[str, Any]) -> Chosen:
@@ -144,6 +147,20 @@ class Profile(ABC, Generic[Chosen]):
             if name not in known:
                 raise TypeError(f"profile {self.name} has no option {name!r}, but {', '.join(known)}")
         return self.options(**given)
+
+    def check_directory(self, header: Header) -> None:
+        """Refuse a file that needs a section which only other profiles have: this version would leave it out.
+
+        Raises:
+            UnsupportedError: there is one.
+        """
+        others = {*Section} - {*self.sections, *SHARED}
+        for entry in header.directory:
+            if entry.required and entry.section in others:
+                raise UnsupportedError(
+                    f"file needs its section {Section(entry.section).name}, not known to this version in profile "
+                    f"{self.name}: update pillow-clric"
+                )
 
     @abstractmethod
     def encoder(self, options: Chosen, device: torch.device) -> Encoder:

@@ -7,7 +7,6 @@ between two of them. All logarithms are natural ones in 1 / LOG.
 
 from __future__ import annotations
 
-from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -17,6 +16,7 @@ from codec.autoencoders.networks.coding_order import BLOCKS, LIMIT, OFFSETS, SCA
 from codec.entropy.coder import LIMIT as SYMBOL_LIMIT
 from codec.entropy.layers import Depthwise, Integers, Linear, Proven, Whole
 from codec.entropy.tables import FRACTIONS, LOG_SCALE_FRACTIONS, LOG_SCALE_MIN_EIGHTHS, SCALES, exp_fixed
+from codec.runtime import cached_property
 
 STEPS = 256
 LOG = 1024

@@ -36,7 +36,8 @@ class Sensitivity:
         """Sensitivity of a decoder near the latent of a picture of this size, by a random projection of the picture."""
         latent = latent.detach().requires_grad_()
         made = autoencoder.decode(latent, height, width)
-        signs = torch.randint(2, made.shape, generator=torch.Generator().manual_seed(0)).to(made) * 2 - 1
+        drawn = torch.randint(2, made.shape, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
+        signs = drawn.to(made) * 2 - 1
         [gradient] = torch.autograd.grad((made * signs).sum(), latent)
         columns = gradient.transpose(0, 1).flatten(1)
         values, axes = torch.linalg.eigh(columns @ columns.mT)

@@ -43,6 +43,7 @@ class Msp(Profile[Options]):
     id = 2
     name = "msp"
     options = Options
+    sections = (Section.GRIDS, Section.PACKETS, Section.ENHANCEMENT)
     cost = 1
 
     def encoder(self, options: Options, device: torch.device) -> Encoder:

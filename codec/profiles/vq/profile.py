@@ -36,6 +36,7 @@ class Vq(Profile[Options]):
     id = 3
     name = "vq"
     options = Options
+    sections = (Section.GRIDS,)
     cost = 1
 
     def encoder(self, options: Options, device: torch.device) -> Encoder:
