@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from codec.autoencoders.model import Model as ModelFile
 from codec.autoencoders.model import build, check, loaded, read, write
 from codec.autoencoders.networks import vq
-from codec.autoencoders.networks.index_prior import CODE, IndexPrior, dequantised, quantised
+from codec.autoencoders.networks.index_prior import IndexPrior
 from codec.autoencoders.networks.index_transformer import UNKNOWN, WINDOW, IndexTransformer
+from codec.autoencoders.networks.integer_index_prior import CODE
+from codec.autoencoders.networks.quantisation import dequantised_indices, quantised_indices
 from codec.autoencoders.networks.vq import Config, IndexConfig
 from codec.autoencoders.tensor_file import Arrays, check_shapes
 from codec.device import reduced_precision
@@ -84,7 +86,7 @@ class IndexTask(PhotoTask):
             raise ValueError(f"model {model.name} is of kind {model.architecture!r}, and no start as one of 'vq'")
         known = build(model).state_dict().items()
         transformer = {name.removeprefix("transformer."): w for name, w in known if name.startswith("transformer.")}
-        prior = dequantised(loaded(vq.parts(model.config), model).prior)
+        prior = dequantised_indices(loaded(vq.parts(model.config), model).prior)
         for part, state in ((self.model.prior, prior), (self.model.transformer, transformer)):
             check_shapes(state, part.state_dict(), model.name)
             part.load_state_dict(state)
@@ -145,7 +147,7 @@ class IndexTask(PhotoTask):
         autoencoder, transformer = self.autoencoder, self.model.transformer
         floats = dict(autoencoder.state_dict())
         floats |= {f"transformer.{name}": weight for name, weight in transformer.state_dict().items()}
-        whole = {f"prior.{name}": numbers for name, numbers in quantised(self.model.prior).items()}
+        whole = {f"prior.{name}": numbers for name, numbers in quantised_indices(self.model.prior).items()}
         tensors = {name: weight.detach().half().cpu() for name, weight in floats.items()}
         config = {"autoencoder": asdict(autoencoder.config), "indices": asdict(self.indices)}
         model = ModelFile(NAME, "vq", json.loads(json.dumps(config)), (), (), {**tensors, **Arrays(narrowed(whole))})

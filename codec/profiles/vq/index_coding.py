@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from codec.autoencoders.networks.coding_order import BLOCKS, OFFSETS
-from codec.autoencoders.networks.index_prior import HALVINGS, AnyPrior
 from codec.autoencoders.networks.index_transformer import UNKNOWN, Indices
+from codec.autoencoders.networks.integer_index_prior import HALVINGS, AnyPrior
 from codec.blocks import bands
 from codec.container import CorruptError
 from codec.entropy import selftest
