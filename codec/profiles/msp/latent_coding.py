@@ -56,8 +56,7 @@ def check(prior: Conditioned, stream: bytes, symbols: Symbols, spacing: int = 1)
     Raises:
         RuntimeError: it does not hold these symbols.
     """
-    if not np.array_equal(decode(prior, stream, *symbols.shape[:2], spacing=spacing), symbols):
-        raise RuntimeError("what was written does not read back the same: please report this with the picture")
+    selftest.check_read_back(np.array_equal(decode(prior, stream, *symbols.shape[:2], spacing=spacing), symbols))
 
 
 def decode(
