@@ -62,18 +62,13 @@ class IntegerIndexPrior(Proven):
         """Logits of the positions that are left after all halvings, (size,), in 1 / LOGIT_FRACTIONS as all of them."""
         return self.first[self.books[book]]
 
-    def features(self, book: int, halving: int, offset: int, known: NDArray[np.float32]) -> Whole:
-        """Features that logits of the positions at an offset depend on: (h, w, known * CODE), whole, to (h, w, hidden).
-
-        Args:
-            halving: 0 for the finest; beyond the coarsest that there is it is as that.
-        """
-        return self.steps[offset].features(known, self.condition[min(halving, HALVINGS - 1), offset, book])
+    def features(self, book: int, halving: int, offset: int, known: Whole) -> Whole:
+        """Features that logits at an offset depend on: (h, w, known * CODE), whole numbers, to (h, w, hidden)."""
+        return self.steps[offset].features(known, self.condition[halving, offset, book])
 
     def logits(self, book: int, halving: int, offset: int, features: Whole) -> Integers:
         """Logits (n, size) of features (n, hidden)."""
-        bias = self.bias[min(halving, HALVINGS - 1), offset, self.books[book]]
-        found: Integers = self.output[book](features).astype(np.int64) + bias
+        found: Integers = self.output[book](features).astype(np.int64) + self.bias[halving, offset, self.books[book]]
         return found
 
 
@@ -94,7 +89,7 @@ class EquallyLikely:
     def of_first(self, book: int) -> Integers:
         return np.zeros(self._sizes[book], np.int64)
 
-    def features(self, book: int, halving: int, offset: int, known: NDArray[np.float32]) -> Whole:
+    def features(self, book: int, halving: int, offset: int, known: Whole) -> Whole:
         """(h, w, 0) to the same."""
         return known
 
