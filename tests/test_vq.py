@@ -30,8 +30,10 @@ from codec import CorruptError, DamageWarning, FormatError, Section, TruncatedEr
 from codec.autoencoders import model as files
 from codec.autoencoders import store, vector_quantised
 from codec.autoencoders.errors import ModelFileError
-from codec.autoencoders.networks.index_prior import IndexPrior, IntegerIndexPrior, quantised
+from codec.autoencoders.networks.index_prior import IndexPrior
 from codec.autoencoders.networks.index_transformer import WINDOW, IndexTransformer
+from codec.autoencoders.networks.integer_index_prior import IntegerIndexPrior
+from codec.autoencoders.networks.quantisation import quantised_indices
 from codec.profiles import packets
 from codec.profiles.packets import Head
 from codec.profiles.vq import index_coding
@@ -73,7 +75,7 @@ def integer_prior() -> IntegerIndexPrior:
     for parameter in prior.parameters():
         parameter.data += 0.3 * torch.randn_like(parameter)
     made = IntegerIndexPrior(STARTS, 8)
-    return made.load(quantised(prior))
+    return made.load(quantised_indices(prior))
 
 
 def without(data: bytes, lost: Iterable[int], *, fill: bytes | None = b"\xa5") -> bytes:
@@ -207,7 +209,7 @@ def test_integers_are_those_of_the_trained_prior() -> None:
     for parameter in floats.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
     integers = IntegerIndexPrior(STARTS, 8)
-    integers.load(quantised(floats))
+    integers.load(quantised_indices(floats))
     costs = np.random.default_rng(0).random((48, 64, 40)).astype(np.float32)
     stream, indices = index_coding.encode(integers, 2, 1, costs, trade=0.0)
     with torch.no_grad():

@@ -15,8 +15,8 @@ from codec.autoencoders import model as files
 from codec.autoencoders.errors import ModelFileError
 from codec.autoencoders.model import Model
 from codec.autoencoders.networks import vq
-from codec.autoencoders.networks.index_prior import AnyPrior, EquallyLikely
 from codec.autoencoders.networks.index_transformer import Indices
+from codec.autoencoders.networks.integer_index_prior import AnyPrior, EquallyLikely
 from codec.autoencoders.networks.vq import Codebooks, Vq, squared_distances
 from codec.autoencoders.tiles import tiled
 from codec.blocks import shrunk, to_multiple

@@ -1,4 +1,4 @@
-"""A check that this machine decodes as all others do: an error is better than a wrong picture."""
+"""Checks that this machine decodes as all others do and reads what it wrote: errors are better than wrong pictures."""
 
 from __future__ import annotations
 
@@ -35,6 +35,16 @@ def check() -> None:
             "this machine decodes numbers wrongly, so that pictures would be wrong: install other versions of numpy "
             "and constriction, or use another machine"
         )
+
+
+def check_read_back(same: bool) -> None:
+    """Refuse what was written if it does not read back the same: it would show another picture.
+
+    Raises:
+        RuntimeError: it does not.
+    """
+    if not same:
+        raise RuntimeError("what was written does not read back the same: please report this with the picture")
 
 
 def _model() -> IntegerARM:

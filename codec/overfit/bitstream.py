@@ -151,8 +151,7 @@ def verify(sections: tuple[bytes, bytes], spec: Spec, weights: QuantisedWeights,
     same = read_spec == spec and all(np.array_equal(grids[i][j], read_grids[i][j]) for i, j in places)
     whole, read_whole = weights.whole(spec), read_weights.whole(spec)
     same &= all(np.array_equal(whole[name], read_whole[name]) for name in whole)
-    if not same:
-        raise RuntimeError("what was written does not read back the same: please report this with the picture")
+    selftest.check_read_back(same)
 
 
 def read_weights(

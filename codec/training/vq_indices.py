@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from codec.autoencoders.model import Model as ModelFile
 from codec.autoencoders.model import build, loaded
 from codec.autoencoders.networks import vq
-from codec.autoencoders.networks.index_prior import CODE, IndexPrior, dequantised, quantised
+from codec.autoencoders.networks.index_prior import IndexPrior
 from codec.autoencoders.networks.index_transformer import UNKNOWN, WINDOW, IndexTransformer
+from codec.autoencoders.networks.integer_index_prior import CODE
+from codec.autoencoders.networks.quantisation import dequantised_indices, quantised_indices
 from codec.autoencoders.networks.vq import Config, IndexConfig
 from codec.autoencoders.tensor_file import Arrays, check_shapes
 from codec.device import reduced_precision
@@ -78,7 +80,7 @@ class IndexTask(PhotoTask):
         """Begin as prior and transformer of a model with as many entries."""
         known = build(model).state_dict().items()
         transformer = {name.removeprefix("transformer."): w for name, w in known if name.startswith("transformer.")}
-        prior = dequantised(loaded(vq.parts(model.config), model).prior)
+        prior = dequantised_indices(loaded(vq.parts(model.config), model).prior)
         for part, state in ((self.model.prior, prior), (self.model.transformer, transformer)):
             check_shapes(state, part.state_dict(), model.name)
             part.load_state_dict(state)
@@ -138,7 +140,7 @@ class IndexTask(PhotoTask):
         autoencoder, transformer = self.autoencoder, self.model.transformer
         floats = dict(autoencoder.state_dict())
         floats |= {f"transformer.{name}": weight for name, weight in transformer.state_dict().items()}
-        whole = {f"prior.{name}": numbers for name, numbers in quantised(self.model.prior).items()}
+        whole = {f"prior.{name}": numbers for name, numbers in quantised_indices(self.model.prior).items()}
         tensors = {name: weight.detach().half().cpu() for name, weight in floats.items()}
         config = {"autoencoder": asdict(autoencoder.config), "indices": asdict(self.indices)}
         return ModelFile(NAME, "vq", config, (), (), {**tensors, **Arrays(narrowed(whole))})

@@ -40,12 +40,11 @@ from codec.autoencoders.model import Model
 from codec.autoencoders.networks.coding_order import PRESETS
 from codec.autoencoders.networks.enhancement import PRESET
 from codec.autoencoders.networks.index_prior import IndexPrior
-from codec.autoencoders.networks.index_prior import quantised as quantised_indices
 from codec.autoencoders.networks.index_transformer import IndexTransformer
 from codec.autoencoders.networks.integer_prior import LOG
 from codec.autoencoders.networks.patch import Config as PatchConfig
 from codec.autoencoders.networks.patch import PatchAutoencoder
-from codec.autoencoders.networks.quantisation import quantised, whole
+from codec.autoencoders.networks.quantisation import quantised, quantised_indices, whole
 from codec.autoencoders.networks.transform import Grain, Transform
 from codec.autoencoders.networks.transform_config import PATCH, PIXELS
 from codec.autoencoders.networks.transform_config import Config as TransformConfig

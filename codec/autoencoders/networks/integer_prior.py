@@ -63,24 +63,31 @@ class Units:
         return index.clip(0, SCALES - 1)
 
 
-class IntegerStep(Proven):
-    """Networks of one offset; activations are integers, held in floating point, channels last."""
+class IntegerContext(Proven):
+    """A `Context` of the trained priors; activations are integers, held in floating point, channels last."""
 
-    def __init__(self, bounds: list[int], inputs: int, hidden: int) -> None:
+    def __init__(self, inputs: int, hidden: int) -> None:
         super().__init__()
-        pairs = list(pairwise(bounds))
         self.embed = Linear(hidden, inputs)
         self.context = [IntegerBlock(hidden) for _ in range(BLOCKS)]
-        self.earlier = [Linear(hidden, start) for start, _ in pairs[1:]]
-        self.mix = [Linear(hidden, hidden) for _ in pairs]
-        self.output = [Linear(2 * (end - start), hidden) for start, end in pairs]
 
     def embedded(self, known: Whole, condition: Integers) -> Whole:
-        """Context of all groups of channels: (h, w, inputs), (hidden,) to (h, w, hidden)."""
+        """(h, w, inputs), (hidden,) to (h, w, hidden)."""
         x = bounded(self.embed(known) + condition.astype(np.float32))
         for block in self.context:
             x = block(x)
         return x
+
+
+class IntegerStep(IntegerContext):
+    """A `Step` of the trained prior."""
+
+    def __init__(self, bounds: list[int], inputs: int, hidden: int) -> None:
+        super().__init__(inputs, hidden)
+        pairs = list(pairwise(bounds))
+        self.earlier = [Linear(hidden, start) for start, _ in pairs[1:]]
+        self.mix = [Linear(hidden, hidden) for _ in pairs]
+        self.output = [Linear(2 * (end - start), hidden) for start, end in pairs]
 
     def outputs(self, group: int, context: Whole, earlier: Whole) -> Whole:
         """Means, then logarithms of scales, of a group of channels at some positions.
@@ -193,7 +200,7 @@ class Conditioned:
         return self.units.means(self.prior.mean, everything), scales
 
     def context(self, halving: int, offset: int, known: Whole) -> Whole:
-        """Features that distributions at an offset depend on, but for the same position: see `IntegerStep.embedded`."""
+        """Features that distributions at an offset depend on, but for the same position: `IntegerContext.embedded`."""
         condition = between(self.prior.condition[halving, offset], self.position)
         return self.prior.steps[offset].embedded(known, condition)
 

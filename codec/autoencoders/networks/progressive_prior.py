@@ -69,7 +69,25 @@ class Block(nn.Module):
         return bounded(x + self.output(bounded(self.hidden(x), 0)))
 
 
-class Step(nn.Module):
+class Context(nn.Module):
+    """Features that all distributions of one position of each cell depend on. Derived classes initialise `embed`.
+
+    Args:
+        inputs: channels of all that is known.
+    """
+
+    def __init__(self, inputs: int, hidden: int) -> None:
+        super().__init__()
+        self.embed = Pointwise(inputs, hidden)
+        self.context = nn.Sequential(*(Block(hidden) for _ in range(BLOCKS)))
+
+    def embedded(self, known: Tensor, condition: Tensor) -> Tensor:
+        """(batch, inputs, h, w), (batch, hidden, 1, 1) to (batch, hidden, h, w)."""
+        context: Tensor = self.context(bounded(self.embed(known) + condition))
+        return context
+
+
+class Step(Context):
     """Distributions of one position of each cell.
 
     Args:
@@ -78,10 +96,8 @@ class Step(nn.Module):
     """
 
     def __init__(self, bounds: list[int], inputs: int, hidden: int) -> None:
-        super().__init__()
+        super().__init__(inputs, hidden)
         self.bounds = bounds
-        self.embed = Pointwise(inputs, hidden)
-        self.context = nn.Sequential(*(Block(hidden) for _ in range(BLOCKS)))
         self.earlier = nn.ModuleList(Pointwise(start, hidden) for start in bounds[1:-1])
         self.mix = nn.ModuleList(Pointwise(hidden, hidden) for _ in bounds[1:])
         output = [Pointwise(hidden, 2 * (b - a)) for a, b in pairwise(bounds)]
@@ -100,7 +116,7 @@ class Step(nn.Module):
             current: (batch, channels, h, w); a group's distributions depend on earlier groups only.
             condition: (batch, hidden, 1, 1), of lambda and halving.
         """
-        context = self.context(bounded(self.embed(known) + condition))
+        context = self.embedded(known, condition)
         means, scales = [], []
         for i, (start, mix, output) in enumerate(zip(self.bounds, self.mix, self.output, strict=False)):
             x = mix(context)

@@ -19,8 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codec.autoencoders.networks import transform_config
-from codec.autoencoders.networks.index_prior import IntegerIndexPrior, of_others
+from codec.autoencoders.networks.index_prior import of_others
 from codec.autoencoders.networks.index_transformer import UNKNOWN, IndexTransformer, Indices
+from codec.autoencoders.networks.integer_index_prior import IntegerIndexPrior
 from codec.autoencoders.networks.limits import MAX_BLOCKS, MAX_WIDTH, whole
 from codec.autoencoders.networks.transform import Decoder, Encoder
 from codec.autoencoders.networks.transform_config import DOWNSCALE

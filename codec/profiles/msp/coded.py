@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from codec.autoencoders.networks.integer_prior import Conditioned
 from codec.container import Section, entry_size
+from codec.entropy.coder import Symbols
 from codec.profiles import packets
 from codec.profiles.base import Sections
 from codec.profiles.msp import bitstream, latent_coding
 from codec.profiles.msp.bitstream import Head
-from codec.profiles.msp.latent_coding import Symbols, Trade
+from codec.profiles.msp.latent_coding import Trade
 
 if TYPE_CHECKING:
     from torch import Tensor

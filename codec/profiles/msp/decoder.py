@@ -13,13 +13,13 @@ from codec.autoencoders.networks.integer_prior import Conditioned
 from codec.autoencoders.networks.patches import Floats
 from codec.autoencoders.networks.transform_config import DOWNSCALE
 from codec.container import Container, CorruptError, Section, TruncatedError
+from codec.entropy.coder import Symbols
 from codec.entropy.tables import FRACTIONS
 from codec.profiles.base import Decoder, Quality, Sections
 from codec.profiles.msp import bitstream, latent_coding
 from codec.profiles.msp.bitstream import PACKETS, Head
 from codec.profiles.msp.coded import Coded
 from codec.profiles.msp.concealment import Mask, Means, conceal
-from codec.profiles.msp.latent_coding import Symbols
 from codec.profiles.msp.profile import LOG_LAMBDA
 from codec.profiles.options import TUNES
 from codec.profiles.packets import Packets, Place

@@ -1,8 +1,7 @@
 """Coding of a latent under the integer prior, in one order for both directions.
 
-First comes what is left when the grid has been halved as often as the preset says; then each halving, coarsest first;
-in it the three offsets of the positions that are missing in cells of 2 x 2; of each offset the phases; of each phase
-bands of some rows of cells, which bound the memory that is needed; and in a band the groups of channels.
+The grid is halved as often as the preset says (`codec/profiles/halving.py`). Of each offset come the phases; of each
+phase bands of some rows of cells, which bound the memory that is needed; and in a band the groups of channels.
 """
 
 from __future__ import annotations
@@ -14,20 +13,19 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.autoencoders.networks.coding_order import BLOCKS, OFFSETS, SCALE, phase_masks
+from codec.autoencoders.networks.coding_order import SCALE, phase_masks
 from codec.autoencoders.networks.integer_prior import Conditioned
 from codec.blocks import bands
 from codec.container import CorruptError
 from codec.entropy import selftest, tables
-from codec.entropy.coder import LIMIT, Coder, Decoder, Encoder, code_laplace, continuations
+from codec.entropy.coder import LIMIT, Coder, Decoder, Encoder, Symbols, code_laplace, continuations
 from codec.entropy.layers import Integers, Whole
+from codec.profiles.halving import Activations, HalvingCoding, Place
 from codec.runtime import pieces, shared
 
 ROWS, CELLS = 8, 256  # that a thread computes at least
 SURE = 0  # scale index up to which a symbol whose mean rounds to zero is zero
 
-Symbols = NDArray[np.int32]
-Activations = NDArray[np.int16]
 Trade = NDArray[np.float32]
 Cells = tuple[NDArray[np.intp], NDArray[np.intp]]  # rows and columns
 
@@ -56,8 +54,7 @@ def check(prior: Conditioned, stream: bytes, symbols: Symbols, spacing: int = 1)
     Raises:
         RuntimeError: it does not hold these symbols.
     """
-    if not np.array_equal(decode(prior, stream, *symbols.shape[:2], spacing=spacing), symbols):
-        raise RuntimeError("what was written does not read back the same: please report this with the picture")
+    selftest.check_read_back(np.array_equal(decode(prior, stream, *symbols.shape[:2], spacing=spacing), symbols))
 
 
 def decode(
@@ -110,15 +107,12 @@ def bytes_by_scale(prior: Conditioned, stream: bytes, height: int, width: int) -
     return found
 
 
-class LatentCoding:
+class LatentCoding(HalvingCoding):
     """Coding of one latent, once.
 
     Args:
-        coders: an encoder or a decoder; or two decoders of the least and the greatest continuation of a truncated
-            stream: symbols are known as long as both agree, and after that those that are expected.
+        coders, spacing: as of `HalvingCoding`; what decoders do not agree on is what is expected.
         latent: (height, width, channels), what to encode, in symbols that are not rounded yet; None to decode.
-        spacing: distance of the latent's positions in the picture's own latent: networks are those of halvings in which
-            positions are about as far apart, as far as there are any.
         trade: as of `encode`.
 
     Attributes:
@@ -129,74 +123,45 @@ class LatentCoding:
         self, coders: Sequence[Coder], prior: Conditioned, height: int, width: int,
         latent: NDArray[np.float32] | None = None, spacing: int = 1, trade: Trade | None = None,
     ) -> None:  # fmt: skip
-        self._coders, self._prior, self._latent, self._trade = list(coders), prior, latent, trade
-        self._level = spacing.bit_length() - 1
         channels = prior.prior.channels
-        self._symbols = np.zeros((height, width, channels), np.int32)
-        self._activations = np.zeros((height, width, channels), np.int16)
+        symbols = np.zeros((height, width, channels), np.int32)
+        super().__init__(coders, prior.prior.preset.halvings, spacing, symbols, channels)
+        self._prior, self._latent, self._trade = prior, latent, trade
         self.known = np.zeros((height, width), bool)
 
-    def run(self) -> Symbols:
-        """The latent (height, width, channels), rounded; that of an encoder is what a decoder gets."""
-        for _ in self.scales():
-            pass
-        return self._symbols
-
-    def scales(self) -> Iterator[int]:
-        """Code it scale by scale; after each, yield how many positions are between those that are known by then."""
-        halvings = self._prior.prior.preset.halvings
-        self._first(1 << halvings)
-        yield 1 << halvings
-        for halving in reversed(range(halvings)):
-            self._refine(halving)
-            yield 1 << halving
-
-    def _first(self, stride: int) -> None:
-        """Code what is left after all halvings."""
-        place = np.s_[::stride, ::stride]
+    def _code_first(self, place: Place) -> None:
         rows, columns, channels = self._symbols[place].shape
         mean, scale = (np.broadcast_to(x, (rows * columns, channels)) for x in self._prior.first())
         row, column = np.nonzero(np.ones((rows, columns)))
         self._code(place, (row, column), slice(None), mean, scale)
 
-    def _refine(self, halving: int) -> None:
-        """Code the positions that are missing at a halving."""
-        stride = 1 << halving
-        level = min(halving + self._level, self._prior.prior.preset.halvings - 1)
-        first = self._activations[:: 2 * stride, :: 2 * stride]
-        known = [first]
-        for offset, (row, column) in enumerate(OFFSETS):
-            place = np.s_[row * stride :: 2 * stride, column * stride :: 2 * stride]
-            current = self._activations[place]
-            rows, columns = current.shape[:2]
-            if current.size:
-                for phase, own in self._phases(level, current, first):
-                    for band in bands(rows, columns):
-                        self._code_band(level, offset, place, band, [*known, *own], phase)
-            complete = first.copy()  # where the picture ends in a cell, its first position stands for those that lack
-            complete[:rows, :columns] = current
-            known.append(complete)
+    def _code_offset(self, level: int, offset: int, place: Place, known: list[Activations]) -> None:
+        current = self._activations[place]
+        for phase, own in self._phases(level, current, known[0]):
+            for band in bands(*current.shape[:2]):
+                self._code_band(level, offset, place, band, [*known, *own], phase)
+
+    def _features(self, level: int, offset: int, inputs: Whole) -> Whole:
+        return self._prior.context(level, offset, inputs)
 
     def _phases(
-        self, halving: int, current: Activations, first: Activations
+        self, level: int, current: Activations, first: Activations
     ) -> Iterator[tuple[NDArray[np.bool_], list[Activations]]]:
         """Cells of each phase, and what networks are told of those before: their activations, and which they are."""
         preset, (rows, columns) = self._prior.prior.preset, current.shape[:2]
         own, before = np.zeros_like(first), np.zeros_like(first[:, :, :1])
-        for phase in phase_masks(preset.phases[halving], rows, columns):
+        for phase in phase_masks(preset.phases[level], rows, columns):
             yield phase, [own.copy(), SCALE * before] if preset.phased else []
             own[:rows, :columns][phase] = current[phase]
             before[:rows, :columns][phase] = 1
 
     def _code_band(
-        self, halving: int, offset: int, place: tuple[slice, slice], band: slice, known: list[Activations],
+        self, level: int, offset: int, place: Place, band: slice, known: list[Activations],
         phase: NDArray[np.bool_],
     ) -> None:  # fmt: skip
         def contexts(piece: slice) -> Whole:
-            start, stop = band.start + piece.start, band.start + piece.stop
-            halo = slice(max(0, start - BLOCKS), stop + BLOCKS)
-            inputs = np.concatenate([grid[halo] for grid in known], -1).astype(np.float32)
-            return self._prior.context(halving, offset, inputs)[start - halo.start :][: stop - start]
+            rows = slice(band.start + piece.start, band.start + piece.stop)
+            return self._context(level, offset, known, rows)
 
         inside = phase[band]
         row, column = np.nonzero(inside)
@@ -206,15 +171,12 @@ class LatentCoding:
             earlier = self._activations[place][*cells, : channels.start].astype(np.float32)
 
             def distributions(piece: slice, group: int = group, earlier: Whole = earlier) -> tuple[Integers, Integers]:
-                return self._prior.distributions(halving, offset, group, context[piece], earlier[piece])
+                return self._prior.distributions(level, offset, group, context[piece], earlier[piece])
 
             found = shared(distributions, pieces(len(context), CELLS))
             self._code(place, cells, channels, *map(np.concatenate, zip(*found, strict=True)))
 
-    def _code(
-        self, place: tuple[slice, slice], cells: Cells, channels: slice,
-        mean: Integers, scale: Integers,
-    ) -> None:  # fmt: skip
+    def _code(self, place: Place, cells: Cells, channels: slice, mean: Integers, scale: Integers) -> None:
         """Code some channels of some cells, given their distributions (cells, channels)."""
         row, column = cells
         told = None if self._latent is None else self._latent[place][row, column, channels]
@@ -234,18 +196,9 @@ class LatentCoding:
             chosen = np.flatnonzero(width == found)
             if self._coders and len(chosen):
                 coded = None if told is None else np.rint(told.ravel()[chosen]).clip(-LIMIT, LIMIT).astype(np.int32)
-                symbols[chosen] = self._decided(coded, mean[chosen], scale[chosen], symbols[chosen])
+                runs = [code_laplace(coder, coded, mean[chosen], scale[chosen]) for coder in self._coders]
+                symbols[chosen] = self._decided(runs, symbols[chosen])
         return symbols.reshape(shape)
-
-    def _decided(self, told: Symbols | None, mean: Integers, scale: Integers, expected: Symbols) -> Symbols:
-        """Code symbols; from the first on in which decoders differ, there are expected ones."""
-        found = [code_laplace(coder, told, mean, scale) for coder in self._coders]
-        differ = found[0] != found[-1]
-        if not differ.any():
-            return found[0]
-        self._coders = []
-        known = np.arange(len(differ)) < differ.argmax()
-        return np.where(known, found[0], expected)
 
 
 def _traded(told: NDArray[np.float32], mean: Integers, scale: Integers, trade: Trade) -> NDArray[np.float32]:

@@ -18,6 +18,7 @@ from codec.autoencoders.networks.index_transformer import Indices
 from codec.autoencoders.vector_quantised import VectorQuantised, on_device
 from codec.container import Section
 from codec.device import computing
+from codec.entropy import selftest
 from codec.importance import Importance, log_weights, of_cells
 from codec.profiles import packets
 from codec.profiles.base import QUALITIES, Budget, Encoder, Goal, Progress, Sections
@@ -199,5 +200,5 @@ def check(autoencoder: VectorQuantised, made: Coded) -> None:
     """
     for number, place in packets.places(made.head.resilience, *made.indices.shape).items():
         arguments = autoencoder.prior, made.head.coding, made.head.spacing, made.streams[number]
-        if not np.array_equal(index_coding.decode(*arguments, *made.indices[place].shape), made.indices[place]):
-            raise RuntimeError("what was written does not read back the same: please report this with the picture")
+        found = index_coding.decode(*arguments, *made.indices[place].shape)
+        selftest.check_read_back(np.array_equal(found, made.indices[place]))

@@ -1,7 +1,6 @@
 """Coding of a map of codebook indices under the integer prior, in one order for both directions.
 
-First come the positions that are left after all halvings of the map, then each halving, coarsest first; in it the three
-offsets of the positions that are missing in cells of 2 x 2, and of each bands of some rows of cells.
+The map is halved four times (`codec/profiles/halving.py`), and each offset is coded in bands of some rows of cells.
 """
 
 from __future__ import annotations
@@ -12,18 +11,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from codec.autoencoders.networks.coding_order import BLOCKS, OFFSETS
-from codec.autoencoders.networks.index_prior import HALVINGS, AnyPrior
 from codec.autoencoders.networks.index_transformer import UNKNOWN, Indices
+from codec.autoencoders.networks.integer_index_prior import HALVINGS, AnyPrior
 from codec.blocks import bands
 from codec.container import CorruptError
 from codec.entropy import selftest
 from codec.entropy.coder import Coder, Decoder, Encoder, code_categorical, continuations
+from codec.entropy.layers import Whole
 from codec.entropy.tables import LOGIT_FRACTIONS
+from codec.profiles.halving import Activations, HalvingCoding, Place
 
 Costs = NDArray[np.float32]
 Trade = NDArray[np.float32]
-Place = tuple[slice, slice]
 
 
 def encode(
@@ -68,12 +67,11 @@ def decode(
     return indices
 
 
-class IndexCoding:
+class IndexCoding(HalvingCoding):
     """Coding of one map, once.
 
     Args:
-        coders: an encoder or a decoder; or two decoders of the least and the greatest continuation of a truncated
-            stream: indices are known as long as both agree.
+        coders, spacing: as of `HalvingCoding`; indices are `UNKNOWN` from where decoders do not agree.
         costs, trade: as of `encode`; None to decode.
     """
 
@@ -81,69 +79,47 @@ class IndexCoding:
         self, coders: Sequence[Coder], prior: AnyPrior, book: int, spacing: int, height: int, width: int,
         costs: Costs | Indices | None = None, trade: Trade | float = 0.0,
     ) -> None:  # fmt: skip
-        self._coders, self._prior, self._book = list(coders), prior, book
-        self._level = spacing.bit_length() - 1
+        self._prior, self._book, self._codes = prior, book, prior.codes(book)
         self._costs, self._trade = costs, np.broadcast_to(np.float32(trade), (height, width))
-        self._codes = prior.codes(book)
-        self._indices = np.full((height, width), UNKNOWN, np.int32)
+        indices = np.full((height, width), UNKNOWN, np.int32)
+        super().__init__(coders, HALVINGS, spacing, indices, self._codes.shape[1])
 
-    def run(self) -> Indices:
-        """The indices (height, width), or `UNKNOWN` from where decoders do not agree."""
-        cell = 1 << HALVINGS
-        place = np.s_[::cell, ::cell]
-        cells = np.ones_like(self._indices[place], bool)
-        self._code(place, cells, np.tile(self._prior.of_first(self._book), (cells.size, 1)))
-        for halving in reversed(range(HALVINGS)):
-            self._refine(halving)
-        return self._indices
+    def _code_first(self, place: Place) -> None:
+        indices = self._symbols[place]
+        self._code(place, slice(None), np.tile(self._prior.of_first(self._book), (indices.size, 1)))
 
-    def _refine(self, halving: int) -> None:
-        """Code the positions that are missing at a halving."""
-        stride = 1 << halving
-        first = self._indices[:: 2 * stride, :: 2 * stride]
-        known = [first]
-        for offset, (row, column) in enumerate(OFFSETS):
-            place = np.s_[row * stride :: 2 * stride, column * stride :: 2 * stride]
-            rows, columns = self._indices[place].shape
-            for band in bands(rows, columns) if columns else ():
-                if not self._coders:
-                    return
-                self._code_band(halving, offset, place, band, known)
-            complete = first.copy()  # where the map ends in a cell, its first position stands for those that lack
-            complete[:rows, :columns] = self._indices[place]
-            known.append(complete)
+    def _code_offset(self, level: int, offset: int, place: Place, known: list[Activations]) -> None:
+        rows, columns = self._symbols[place].shape
+        for band in bands(rows, columns):
+            if self._coders:  # or no more are known
+                features = self._context(level, offset, known, band)[:, :columns]
+                features = features.reshape(len(features) * columns, features.shape[2])
+                self._code(place, band, self._prior.logits(self._book, level, offset, features))
 
-    def _code_band(self, halving: int, offset: int, place: Place, band: slice, known: list[Indices]) -> None:
-        halo = slice(max(0, band.start - BLOCKS), band.stop + BLOCKS)
-        inputs = np.concatenate([self._codes[grid[halo]] for grid in known], -1).astype(np.float32)
-        level = self._level + halving
-        features = self._prior.features(self._book, level, offset, inputs)[band.start - halo.start :]
-        cells = np.zeros(self._indices[place].shape, bool)
-        cells[band] = True
-        rows, columns = cells[band].shape
-        found = features[:rows, :columns].reshape(cells[band].size, features.shape[-1])
-        self._code(place, cells, self._prior.logits(self._book, level, offset, found))
+    def _features(self, level: int, offset: int, inputs: Whole) -> Whole:
+        return self._prior.features(self._book, level, offset, inputs)
 
-    def _code(self, place: Place, cells: NDArray[np.bool_], logits: NDArray[np.int64]) -> None:
-        """Code the indices of some cells (h, w), given their logits (n, size)."""
+    def _code(self, place: Place, rows: slice, logits: NDArray[np.int64]) -> None:
+        """Code the indices of some rows of cells, given their logits (n, size)."""
         told = None
         if self._costs is not None:
-            given = self._costs[place][cells]
-            chosen = given if given.ndim == 1 else self._cheapest(given, place, cells, logits)
-            told = chosen.astype(np.int32)
-        found = [code_categorical(coder, told, logits) for coder in self._coders]
-        differ = found[0] != found[-1]
-        if differ.any():
-            self._coders = []
-            found[0][differ.argmax() :] = UNKNOWN
-        self._indices[place][cells] = found[0]
+            told = _cheapest(self._costs[place][rows], self._trade[place][rows], logits)
+        found = self._decided([code_categorical(coder, told, logits) for coder in self._coders], UNKNOWN)
+        indices = self._symbols[place][rows]
+        indices[...] = found.reshape(indices.shape)
+        self._activations[place][rows] = self._codes[indices]
 
-    def _cheapest(
-        self, costs: Costs | Indices, place: Place, cells: NDArray[np.bool_], logits: NDArray[np.int64]
-    ) -> Indices:
-        """Indices (n,) of those that cost least with their bits, of the costs (n, size) of all of some cells (h, w)."""
-        chosen: Indices = (costs + self._trade[place][cells][:, None] * _bits(logits)).argmin(1)
-        return chosen
+
+def _cheapest(costs: Costs | Indices, trade: Trade, logits: NDArray[np.int64]) -> Indices:
+    """Indices (h * w,) that cost least with their bits, of the costs (h, w, size) of all; or given ones (h, w).
+
+    Args:
+        trade: (h, w), cost of a bit.
+    """
+    if costs.ndim == 2:
+        return costs.ravel().astype(np.int32)
+    chosen: Indices = (costs.reshape(logits.shape) + trade.ravel()[:, None] * _bits(logits)).argmin(1).astype(np.int32)
+    return chosen
 
 
 def _bits(logits: NDArray[np.int64]) -> NDArray[np.float32]:
