@@ -156,6 +156,18 @@ def test_profiles_of_the_spaces(number: int, grey: bool) -> None:
     assert icc.primaries(columns) == colour.SPACES[1].display
 
 
+def test_colour_counts_more_than_a_profile(photo: Image.Image, fast_profile: FastProfile) -> None:
+    """But not if it is not known."""
+    found = unpack(pillow_clric.encode(photo, icc_profile=None))
+    for body, wanted in ((b"\2", KNOWN["Display P3"][1]), (b"\x77", b"profile")):
+        data = pack(found.header, {**found.sections, Section.COLOUR: body, Section.ICC: b"profile"})
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            profile = opened(data).info["icc_profile"]
+        assert colour.recognise(profile) == colour.recognise(wanted)
+        assert (profile == b"profile") == (wanted == b"profile")
+
+
 def test_a_section_of_before_is_read(photo: Image.Image, fast_profile: FastProfile) -> None:
     """And written where it is smaller."""
     found = unpack(pillow_clric.encode(photo))

@@ -313,3 +313,21 @@ def test_latents_on_other_processors() -> None:
     command = [sys.executable, "-c", LATENT_SCRIPT]
     found = json.loads(subprocess.run(command, env=environment, check=True, capture_output=True).stdout)
     assert found == {name: golden(name)[1] for name in LATENTS}
+
+
+@pytest.mark.parametrize(
+    ("name", "section"),
+    [
+        ("rgb", Section.ENHANCEMENT), ("rgb", Section.PACKETS), ("clric-rgb", Section.ENHANCEMENT),
+        ("msp-grey", Section.WEIGHTS), ("vq-photo", Section.PACKETS),
+    ],
+)  # fmt: skip
+def test_required_sections_of_other_profiles_are_refused(name: str, section: Section) -> None:
+    """A later version may give them a meaning there, which a picture would lack."""
+    container = unpack((FOLDER / f"{name}.clric").read_bytes())
+    data = codec.pack(container.header, {**container.sections, section: b"more"})
+    for read in (codec.verify, codec.decode, codec.describe):
+        with pytest.raises(
+            codec.UnsupportedError, match=f"needs its section {section.name}, not known to this version"
+        ):
+            read(data)

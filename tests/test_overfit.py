@@ -209,7 +209,11 @@ def plain_synthesis(function: Function) -> Tensor:
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (10, 1), (17, 31)])
 @pytest.mark.parametrize("features", [(1,), (1, 1, 1, 1, 1, 1, 1), (2, 3, 1)])
 @pytest.mark.parametrize("residuals", [0, 3])
-def test_synthesis(size: tuple[int, int], features: tuple[int, ...], residuals: int) -> None:
+def test_synthesis(
+    size: tuple[int, int], features: tuple[int, ...], residuals: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In blocks of as few rows as there may be."""
+    monkeypatch.setattr(synthesis, "positions_a_block", lambda _: 1)
     spec = Spec(*size, 3, features, spatial=2, references=0, hidden=5, residuals=residuals)
     function = example(spec, batch=1)
     weights = dict(reversed(function.weights.items()))  # their order means nothing
@@ -713,6 +717,7 @@ def shape_bytes(levels: int, features: int, spatial: int, references: int, *, na
         ((1, 1, 25, 0), (9, 9), CorruptError),  # no such context
         ((1, 1, 24, 8), (9, 9), CorruptError),  # too many contexts
         ((16, 16, 1, 15), (2**14, 2**14), LimitError),  # too many samples
+        ((16, 16, 1, 15), (2**16 - 1, 1), LimitError),  # too many waves
     ],
 )
 def test_reading_refuses_functions_out_of_bounds(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Iterator
@@ -19,7 +20,6 @@ from test_autoencoders import BASE, TINY, random_model, write_pth_pair
 from codec.autoencoders import model as files
 from codec.autoencoders import store, zoo
 from codec.autoencoders.errors import MissingModelError, ModelError, ModelFileError
-from codec.autoencoders.model import Model
 from codec.autoencoders.zoo import Download, Known
 from pillow_clric import cli
 
@@ -122,22 +122,36 @@ class TestStore:
     ) -> None:
         store.add(other)
         before = contents(own_store)
-        real = files.write
+        real = Path.write_bytes
 
-        def write(model: Model, path: Path) -> None:
-            real(model, path)
+        def write(path: Path, data: bytes) -> None:
+            real(path, data)
             raise error
 
         def replace(*_: Any) -> None:
             raise error
 
         if where == "write":
-            monkeypatch.setattr(files, "write", write)
+            monkeypatch.setattr(Path, "write_bytes", write)
         else:
             monkeypatch.setattr(os, "replace", replace)
         with pytest.raises(type(error) if isinstance(error, Exception) else error):
             store.add(tiny)
         assert contents(own_store) == before
+
+    def test_a_folder_that_may_not_be_read_hides_none_that_ship(
+        self, own_store: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As of services whose home is another user's."""
+
+        def listdir(_: Any) -> list[str]:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+        monkeypatch.setattr(os, "listdir", listdir)
+        assert [entry.name for entry in store.entries()] == EMBEDDED
+        for look in (partial(store.load, "mine"), partial(store.find, bytes(8))):
+            with pytest.raises(MissingModelError, match=r"\(the models in .* cannot be read: Permission denied\)"):
+                look()
 
     def test_other_files_in_the_folder_are_no_models(self, own_store: Path) -> None:
         for name in ("readme.txt", ".x@0011223344556677.safetensors.1.tmp", "x@00.safetensors"):

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
 import subprocess
 import sys
 import threading
 import tracemalloc
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import opened
@@ -18,6 +22,7 @@ from fast_profile import FastProfile
 from PIL import Image
 
 import pillow_clric
+from codec import runtime
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -110,6 +115,88 @@ def test_data_loaders(tmp_path: Path) -> None:
     script = tmp_path / "loader.py"
     script.write_text(LOADER)
     subprocess.run([sys.executable, script], check=True, timeout=1800)
+
+
+IMPORTING = """
+import sys, threading
+import codec
+data = open(sys.argv[1], "rb").read()
+codec.decode(data, device="cpu")
+assert "torch" not in sys.modules
+thread = threading.Thread(target=lambda: __import__("torch"))
+thread.start()
+while thread.is_alive():
+    codec.decode(data, device="cpu")
+"""
+
+
+@pytest.mark.usefixtures("golden_models")
+def test_decoding_while_another_thread_imports_torch() -> None:
+    """It takes seconds, in which a part of torch is there."""
+    subprocess.run([sys.executable, "-c", IMPORTING, str(GOLDEN / "msp-grey.clric")], check=True, timeout=600)
+
+
+def test_shared_work_is_done_once_however_few_threads_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work may change what it is given. A pool that begins no thread for it may do it yet."""
+    begun, start = count(), threading.Thread.start
+
+    def few(thread: threading.Thread) -> None:
+        if next(begun):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    def work(part: slice) -> int:
+        done[part] += 1
+        return part.start
+
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(threading.Thread, "start", few)
+    try:
+        torch.set_num_threads(4)
+        done, parts = np.zeros(100, int), [slice(i, i + 10) for i in range(0, 100, 10)]
+        with runtime.numpy_computing():
+            assert runtime.shared(work, parts) == [part.start for part in parts]
+    finally:
+        torch.set_num_threads(threads)
+    assert (done == 1).all()
+    assert next(begun) > 1
+
+
+def test_errors_of_shared_work_are_raised() -> None:
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        with runtime.numpy_computing(), pytest.raises(ZeroDivisionError):
+            runtime.shared(lambda part: 1 // part, [2, 1, 0, 3])
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
+def test_copies_wait_for_no_property_that_is_being_computed() -> None:
+    """Properties of functools wait for each other before Python 3.12, in all objects."""
+
+    class Slow:
+        @runtime.cached_property
+        def value(self) -> int:
+            begun.set()
+            ended.wait(60)
+            return 7
+
+    begun, ended, slow = threading.Event(), threading.Event(), Slow()
+    thread = threading.Thread(target=lambda: slow.value)
+    thread.start()
+    begun.wait()
+    pid = os.fork()
+    if not pid:
+        signal.alarm(60)
+        ended = threading.Event()
+        ended.set()
+        os._exit(Slow().value != 7)
+    assert os.waitpid(pid, 0)[1] == 0
+    ended.set()
+    thread.join()
+    assert slow.value == 7
 
 
 LATE = """

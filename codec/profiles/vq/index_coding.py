@@ -85,8 +85,8 @@ class IndexCoding(HalvingCoding):
         super().__init__(coders, HALVINGS, spacing, indices, self._codes.shape[1])
 
     def _code_first(self, place: Place) -> None:
-        indices = self._symbols[place]
-        self._code(place, slice(None), np.tile(self._prior.of_first(self._book), (indices.size, 1)))
+        indices, first = self._symbols[place], self._prior.of_first(self._book)
+        self._code(place, slice(None), np.broadcast_to(first, (indices.size, len(first))))
 
     def _code_offset(self, level: int, offset: int, place: Place, known: list[Activations]) -> None:
         rows, columns = self._symbols[place].shape
@@ -124,6 +124,6 @@ def _cheapest(costs: Costs | Indices, trade: Trade, logits: NDArray[np.int64]) -
 
 def _bits(logits: NDArray[np.int64]) -> NDArray[np.float32]:
     """Bits of each index, nearly."""
-    natural = torch.from_numpy(logits).float() / LOGIT_FRACTIONS
+    natural = torch.from_numpy(logits.astype(np.float32)) / LOGIT_FRACTIONS
     bits: NDArray[np.float32] = (natural.log_softmax(1) / -np.log(2)).numpy()
     return bits
