@@ -46,7 +46,7 @@ def profile(request: pytest.FixtureRequest) -> None:
 def only_of_checked_bodies() -> None:
     """Leave a test of what is never refused where the body is packets."""
     if CHOSEN[0] == "vq":
-        pytest.skip("a file that is cut within its packets has a picture: see test_vq.py")
+        pytest.skip("a file that is cut within its packets has a picture: see test_packets.py")
 
 
 @cache
