@@ -114,3 +114,11 @@ def indices_of(container: Container) -> NDArray[np.int32]:
         place = indices[found.places[number]]
         place[...] = index_coding.decode(autoencoder.prior, found.head.coding, found.head.spacing, stream, *place.shape)
     return indices
+
+
+def contents_of(container: Container) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    """Symbols or indices of a file in packets, of either profile that has them, and where (height, width) they are."""
+    if container.header.profile == 3:
+        indices = indices_of(container)
+        return indices, indices >= 0
+    return symbols_of_packets(container)

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pictures
 import pytest
+from latents import TINY_VQ
 from numpy.typing import NDArray
 
 import codec
-import pillow_clric
-from codec import Container, CorruptError, DamageWarning, pack, unpack
+from codec import Container, DamageWarning, pack, unpack
 from codec.profiles import packets
+from codec.profiles.msp import bitstream
 from codec.profiles.packets import Head, Layout, Packets
+from codec.profiles.vq.profile import PACKETS
+
+Size = tuple[int, int]
+photo = partial(pictures.photo, "astronaut.png")
 
 
 def decode(data: bytes, **options: Any) -> NDArray[np.uint8]:
@@ -62,131 +71,72 @@ def overwritten(data: bytes, layout: Layout, lost: Iterable[int], fill: bytes | 
     return data[: file.header.spans[layout.section][0]] + section
 
 
-def without(data: bytes, layout: Layout, lost: Iterable[int], fill: bytes | None = b"\xa5") -> bytes:
-    """The file with some of its packets overwritten, or without them, and all those for parity: they restore none."""
-    return overwritten(data, layout, [*lost, *layout.of(unpack(data)).parity], fill)
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A profile whose files can be in packets, with a tiny model of random weights, and a photo that it codes.
 
-
-def check_restored(data: bytes, layout: Layout) -> None:
-    """Whichever packets are lost, they are restored if there are no more than parity packets; one more is too much."""
-    whole, numbers, found = exact(data), numbers_of(data, layout), layout.of(unpack(data))
-    generator, count = np.random.default_rng(0), len(found.parity)
-    orders = generator.permutation(numbers), np.roll(numbers, generator.integers(len(numbers))), np.array(numbers)
-    for order, fill in zip(orders, (b"\0", b"\xff", None), strict=True):
-        lost = order[:count].tolist()
-        damaged, gone = overwritten(data, layout, lost, fill), [number for number in lost if number in found.streams]
-        assert np.array_equal(exact(damaged), whole)
-        assert codec.repair(damaged, device="cpu") == data
-        facts = codec.describe(damaged, device="cpu")
-        assert facts.get("restored", 0) == len(gone)
-        assert facts.get("parity", 0) == count - (len(lost) - len(gone))
-        told = f"{len(gone)} of {len(found.streams)} packets are lost or damaged, and can be restored exactly"
-        with pytest.raises(CorruptError, match=f"^{told if gone else 'only parity packets'}.*--repair"):
-            codec.verify(damaged)
-        beyond = overwritten(data, layout, order[: count + 1].tolist(), fill)
-        assert mended(beyond).shape == whole.shape
-        lost = [number for number in order[: count + 1] if number in found.streams]
-        assert codec.describe(beyond, device="cpu")["lost"] == len(lost)
-
-
-def check_false_parity(data: bytes, layout: Layout) -> None:
-    """Parity packets of 16 others that are wrong, with right checksums, restore nothing; right ones beside them do."""
-    file = unpack(data)
-    found, falsify = layout.of(file), (lambda row: row[:-1], lambda row: row + b"\1", lambda row: bytes(len(row)))
-    left = {number: stream for number, stream in found.streams.items() if number not in (2, 5)}
-
-    def made(parity: Mapping[int, bytes]) -> bytes:
-        section = b"".join(packets.packet(found.head, *each) for each in {**left, **parity}.items())
-        return pack(file.header, file.sections | {layout.section: section})
-
-    nothing, numbers = mended(made({})), list(found.parity)
-    for false in falsify:
-        parity = {number: false(row) for number, row in found.parity.items()}
-        assert np.array_equal(mended(made(parity)), nothing)
-    for length in (0, 5, 10**6):
-        assert np.array_equal(exact(made({**found.parity, numbers[0]: bytes(length)})), exact(data))
-
-
-def forged(data: bytes, layout: Layout, streams: Mapping[int, bytes]) -> bytes:
-    """The file with other streams in some of its packets, and checksums that are right."""
-    file = unpack(data)
-    found = layout.of(file)
-    return pack(file.header, file.sections | {layout.section: packets.write(found.head, {**found.streams, **streams})})
-
-
-FORGERIES: Mapping[str, Callable[[bytes], bytes]] = {
-    "cut": lambda stream: stream[: len(stream) // 2],
-    "random": lambda stream: np.random.default_rng(list(stream)).bytes(len(stream)),
-    "long": lambda stream: stream + b"123456789",
-}
-
-
-def check_forgery(data: bytes, layout: Layout, forgery: str) -> None:
-    """Packets of a file in nine that hold nothing valid are as lost ones, though their checksums are right.
-
-    By chance, half a stream and random bytes may be valid; all of these are not.
+    Attributes:
+        profile: its name.
+        model: name or path.
+        layout: of its packets.
+        resiliences: some of files in packets, the least at first.
+        size: height and width of the photo.
+        quality: that of its files.
+        facts: of these, but for those of packets.
+        head: of packets of this profile, of which there are 16.
     """
-    streams, numbers = layout.of(unpack(data)).streams, range(1, 9)
-    made = forged(data, layout, {number: FORGERIES[forgery](streams[number]) for number in numbers})
-    lost = codec.describe(made, device="cpu")["lost"]
-    assert 1 <= lost <= len(numbers)
-    with pytest.warns(DamageWarning, match=f"^{lost} of 9 packets are lost or damaged"):
-        picture = decode(made)
-    assert not np.array_equal(picture, decode(data))
-    codec.verify(made)  # only a model could tell
-    if forgery == "long":
-        assert lost == len(numbers)
-        assert np.array_equal(picture, mended(overwritten(data, layout, numbers, b"\xa5")))
-    codec.verify(repaired(made))
-    none = forged(data, layout, {number: FORGERIES["long"](stream) for number, stream in streams.items()})
-    with pytest.raises(CorruptError, match="no packet of the picture is sound"):
-        decode(none)
-    assert mended(none[:-1]).shape == picture.shape  # what is missing may be sound
+
+    profile: str
+    model: str | Path
+    layout: Layout
+    resiliences: tuple[int, int, int, int]
+    size: Size
+    quality: int
+    facts: dict[str, Any]
+    head: Head
+
+    def encode(self, pixels: NDArray[np.uint8], **options: Any) -> bytes:
+        return codec.encode(pixels, **{"profile": self.profile, "model": self.model, "device": "cpu", **options})
+
+    def coded(self, resilience: int, size: Size | None = None) -> bytes:
+        """The photo, or a part of it."""
+        return _coded(self, resilience, size or self.size)
+
+    def packets(self, data: bytes) -> Packets:
+        return self.layout.of(unpack(data))
+
+    def section(self, data: bytes) -> bytes:
+        """The section of a file that holds packets."""
+        return unpack(data).sections[self.layout.section]
+
+    def overwritten(self, data: bytes, lost: Iterable[int], fill: bytes | None = b"\xa5") -> bytes:
+        """The file with some of its packets overwritten, or without them."""
+        return overwritten(data, self.layout, lost, fill)
+
+    def without(self, data: bytes, lost: Iterable[int], fill: bytes | None = b"\xa5") -> bytes:
+        """The same, and with all packets for parity, so that they restore none."""
+        return self.overwritten(data, [*lost, *self.packets(data).parity], fill)
+
+    def replaced(self, data: bytes, section: bytes) -> bytes:
+        """The file with another section in the place of the one that holds packets, and checksums that are right."""
+        file = unpack(data)
+        return pack(file.header, file.sections | {self.layout.section: section})
+
+    def of_section(self, section: bytes, length: int | None = None) -> Packets:
+        """Packets of a section that was written with so many bytes, in a file of the photo."""
+        body = bytes(len(section) if length is None else length)
+        whole = unpack(pack(unpack(self.coded(self.resiliences[0])).header, {self.layout.section: body}))
+        return self.layout.of(Container(whole.header, {self.layout.section: section}))
 
 
-def check_forgery_is_restored(data: bytes, layout: Layout) -> None:
-    """Packets that hold nothing valid are restored as lost ones are, if parity packets say what they held."""
-    file, whole = unpack(data), exact(data)
-    found = layout.of(file)
-    false = list(found.streams)[1 : len(found.parity)]
-    contents = {n: s + b"123456789" if n in false else s for n, s in {**found.streams, **found.parity}.items()}
-    del contents[0]
-    section = b"".join(packets.packet(found.head, *each) for each in contents.items())
-    made = pack(file.header, file.sections | {layout.section: section})
-    assert np.array_equal(exact(made), whole)
-    assert codec.describe(made, device="cpu")["restored"] == 1 + len(false)
-    assert codec.repair(made, device="cpu") == data
+@cache
+def _coded(case: Case, resilience: int, size: Size) -> bytes:
+    return case.encode(photo(*size), resilience=resilience, quality=case.quality)
 
 
-def check_stray_bytes(data: bytes, layout: Layout) -> None:
-    """Bytes that are no packet are told from packets that are lost, and a repaired file has none."""
-    file = unpack(data)
-    made = pack(file.header, file.sections | {layout.section: file.sections[layout.section] + b"1234"})
-    with pytest.raises(CorruptError, match=r"^there are bytes that belong to no packet.*--repair"):
-        codec.verify(made)
-    assert pillow_clric.repair(made) == data
-
-
-def of_section(like: bytes, layout: Layout, section: bytes, length: int | None = None) -> Packets:
-    """Packets of a section that was written with so many bytes, in a file like another one."""
-    body = bytes(len(section) if length is None else length)
-    whole = unpack(pack(unpack(like).header, {layout.section: body}))
-    return layout.of(Container(whole.header, {layout.section: section}))
-
-
-def check_damage(
-    read: Callable[[bytes], Packets], head: Head, streams: Mapping[int, bytes],
-    damages: Sequence[tuple[int, int, bytes]],
-) -> None:  # fmt: skip
-    """Whatever is overwritten, cut out or put in, it costs the packets that it hits, if any, and no others."""
-    parts = {number: packets.packet(head, number, stream) for number, stream in streams.items()}
-    section = packets.write(head, streams)
-    for place, count, instead in damages:
-        section = section[:place] + instead + section[place + count :]
-    try:
-        found = read(section)
-    except CorruptError:
-        assert not any(part in section for part in parts.values())
-        return
-    whole = {number: streams[number] for number, part in parts.items() if part in section}
-    assert whole.items() <= found.streams.items() <= streams.items()
+VQ = Case("vq", TINY_VQ, PACKETS, (0, 1, 2, 3), (300, 260), 100, {"codebook": 40}, Head(7, 3))
+MSP = Case(
+    "msp", "tiny", bitstream.PACKETS, (1, 3, 5, 7), (260, 200), 80,
+    {"preset": "normal", "tune": "fidelity", "quality": 80.0}, Head(1, 3, b"\x20\1"),
+)  # fmt: skip
+CASES = (VQ, MSP)

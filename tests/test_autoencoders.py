@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pictures import psnr
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -67,10 +68,6 @@ def embedded(request: pytest.FixtureRequest) -> Autoencoder:
 def random(request: pytest.FixtureRequest) -> Autoencoder:
     model = random_model("tiny", TINY, 4) if request.param == "tiny" else random_model("base", BASE, 3)
     return Autoencoder(model, CPU)
-
-
-def psnr(a: Tensor, b: Tensor) -> float:
-    return -10 * float((a - b).square().mean().log10())
 
 
 class TestEmbedded:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pictures
 import pytest
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 import codec
@@ -34,7 +34,7 @@ from codec.profiles.clric import initialisation as starts
 from codec.profiles.clric.distortion import PictureDistortion
 from codec.profiles.clric.profile import Options
 
-SAMPLES = Path(__file__).parent.parent / "samples"
+photo = partial(pictures.photo, "astronaut.png", top=40, left=160)
 CPU = torch.device("cpu")
 MODEL = Options().model
 
@@ -43,12 +43,6 @@ MODEL = Options().model
 def shipped() -> Autoencoder:
     """The one that is taken unless another is named."""
     return Autoencoder(store.load(MODEL), CPU)
-
-
-def photo(height: int, width: int) -> NDArray[np.uint8]:
-    """A crop of the astronaut's face."""
-    with Image.open(SAMPLES / "astronaut.png") as image:
-        return np.asarray(image.convert("RGB"))[40 : 40 + height, 160 : 160 + width]
 
 
 def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fast_profile import FastProfile
+from pictures import psnr
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -19,11 +20,6 @@ import pillow_clric
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 SIZES = [(1, 1), (7, 200), (640, 481), (1023, 769)]
-
-
-def _psnr(a: Image.Image, b: Image.Image) -> float:
-    error = np.mean((np.asarray(a, float) - np.asarray(b, float)) ** 2)
-    return float(10 * np.log10(255**2 / max(error, 1e-9)))
 
 
 def _noise(mode: str, size: tuple[int, int]) -> Image.Image:
@@ -91,7 +87,7 @@ def test_large_is_like_the_whole(scale: int, profile: str) -> None:
     small = Image.open(BytesIO(data))
     small.draft(None, (whole.width // scale, whole.height // scale))
     assert small.size == whole.reduce(scale).size
-    assert _psnr(small, whole.reduce(scale)) > 27
+    assert psnr(small, whole.reduce(scale)) > 27
 
 
 @pytest.mark.parametrize("profile", ["clric", "msp"])
@@ -101,7 +97,7 @@ def test_thumbnail_is_like_the_whole(profile: str) -> None:
     for image in (small, whole):
         image.thumbnail((128, 128))
     assert small.size == whole.size
-    assert _psnr(small, whole) > 30
+    assert psnr(small, whole) > 30
 
 
 def test_thumbnail_is_quick() -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pictures
 import pytest
 import reader
 import torch
@@ -17,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from latents import TINY, TINY_ENHANCED, enhancement_of
 from numpy.typing import NDArray
-from PIL import Image
+from pictures import psnr
 
 import codec
 import pillow_clric
@@ -33,13 +34,7 @@ Pixels = NDArray[np.uint8]
 
 pytestmark = pytest.mark.usefixtures("golden_models")
 
-SAMPLES = Path(__file__).parent.parent / "samples"
-
-
-@cache
-def photo(height: int, width: int, mode: str = "RGB") -> Pixels:
-    with Image.open(SAMPLES / "astronaut.png") as image:
-        return np.asarray(image.convert(mode).crop((180, 60, 180 + width, 60 + height)))
+photo = partial(pictures.photo, "astronaut.png", top=60, left=180)
 
 
 def encode(pixels: Pixels, **options: Any) -> bytes:
@@ -48,10 +43,6 @@ def encode(pixels: Pixels, **options: Any) -> bytes:
 
 def decode(data: bytes, **options: Any) -> Pixels:
     return codec.decode(data, device="cpu", **options)
-
-
-def psnr(one: Pixels, other: Pixels) -> float:
-    return float(-10 * np.log10(max(np.square(one.astype(float) - other).mean(), 0.01) / 255**2))
 
 
 @pytest.mark.usefixtures("full_precision")

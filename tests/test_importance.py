@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pictures
 import pytest
 from conftest import run
 from fast_profile import FastProfile
@@ -20,7 +21,6 @@ from codec.importance import RATIO, log_weights
 
 Pixels = NDArray[np.uint8]
 
-SAMPLES = Path(__file__).parent.parent / "samples"
 # Profile, effort, side of the photo, what it is asked for, and by how many dB what is important is better, at least
 CASES: list[tuple[str, int, int, dict[str, Any], float]] = [
     ("msp", 3, 256, {"target_size": 2000}, 1.0),
@@ -36,8 +36,8 @@ IDS = [f"{profile}-{effort}" for profile, effort, *_ in CASES]
 @cache
 def photo(side: int) -> Pixels:
     """A face, and what is around it."""
-    with Image.open(SAMPLES / "astronaut.png") as image:
-        return np.asarray(image.convert("RGB").crop((96, 0, 352, 256)).resize((side, side)))
+    face = Image.fromarray(pictures.photo("astronaut.png", 256, 256, left=96))
+    return np.asarray(face.resize((side, side)))
 
 
 def mask(side: int) -> Pixels:

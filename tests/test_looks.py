@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pictures
 import pytest
 import reader
 from click.testing import CliRunner
@@ -32,14 +33,8 @@ Pixels = NDArray[np.uint8]
 
 pytestmark = pytest.mark.usefixtures("golden_models")
 
-SAMPLES = Path(__file__).parent.parent / "samples"
 ROUNDING = 1e-4  # of a sample in 0..1: both decoders compute in float32
-
-
-@cache
-def photo(height: int, width: int, mode: str = "RGB") -> Pixels:
-    with Image.open(SAMPLES / "coffee.png") as image:
-        return np.asarray(image.convert(mode).crop((160, 60, 160 + width, 60 + height)))
+photo = partial(pictures.photo, "coffee.png", top=60, left=160)
 
 
 def encode(pixels: Pixels, **options: Any) -> bytes:

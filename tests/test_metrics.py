@@ -11,18 +11,16 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from pictures import photo
 from PIL import Image
 from safetensors.torch import save_file
 
 from codec.lpips import Lpips
 from codec.metrics import SMALLEST, measure, ms_ssim, psnr
 
-SAMPLES = Path(__file__).parent.parent / "samples"
-
 
 def original(name: str, width: int, height: int) -> Image.Image:
-    with Image.open(SAMPLES / name) as image:
-        return image.convert("RGB").crop((100, 50, 100 + width, 50 + height))
+    return Image.fromarray(photo(name, height, width, top=50, left=100))
 
 
 def as_jpeg(image: Image.Image, quality: int) -> NDArray[np.uint8]:

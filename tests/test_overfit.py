@@ -6,12 +6,12 @@ import math
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from itertools import count, product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pictures
 import pytest
 import reader
 import torch
@@ -19,7 +19,6 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 import codec
@@ -38,15 +37,9 @@ from codec.overfit.soap import Soap
 from codec.overfit.spec import BICUBIC, Spec
 from codec.overfit.valid_region import ValidRegion
 
-SAMPLES = Path(__file__).parent.parent / "samples"
 SMALL = Spec(5, 4, 2, features=(2, 1, 1), spatial=3, references=2, hidden=3, residuals=2)
 CPU = torch.device("cpu")
-
-
-def photo(height: int, width: int) -> NDArray[np.uint8]:
-    """A crop of the astronaut's face."""
-    with Image.open(SAMPLES / "astronaut.png") as image:
-        return np.asarray(image.convert("RGB"))[60 : 60 + height, 180 : 180 + width]
+photo = partial(pictures.photo, "astronaut.png", top=60, left=180)
 
 
 def target_of(pixels: NDArray[np.uint8]) -> Tensor:

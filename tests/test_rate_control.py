@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Sequence
+from functools import partial
 from io import BytesIO
 from itertools import pairwise
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pictures
 import pytest
 import torch
 from fast_profile import FastProfile
 from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from pictures import psnr
 from PIL import Image
 from torch import Tensor
 
@@ -26,20 +28,13 @@ from codec import batches, rate_control
 from codec.container import Section
 from codec.profiles.base import Goal, Progress, Sections
 
-SAMPLES = Path(__file__).parent.parent / "samples"
 FITTED_TOGETHER = [("clric", 1), ("clric", 2), ("coolchic", 1)]
 PROFILES = [*FITTED_TOGETHER, ("msp", 1), ("msp", 4)]
+photo = partial(pictures.photo, "astronaut.png", top=40, left=160)
 
 
-def photo(height: int, width: int, left: int = 160) -> NDArray[np.uint8]:
-    """A crop of the astronaut."""
-    with Image.open(SAMPLES / "astronaut.png") as image:
-        return np.asarray(image.convert("RGB"))[40 : 40 + height, left : left + width]
-
-
-def psnr(data: bytes, original: NDArray[np.uint8]) -> float:
-    error = np.float64(codec.decode(data, device="cpu")) - original
-    return float(-10 * np.log10(np.square(error / 255).mean()))
+def decode(data: bytes) -> NDArray[np.uint8]:
+    return codec.decode(data, device="cpu")
 
 
 # Together
@@ -56,7 +51,7 @@ def test_together_is_as_good_as_alone(profile: str, effort: int, monkeypatch: py
         return together(items, *how)
 
     monkeypatch.setattr(batches, "_coded", counted)
-    pictures = [photo(96, 128), photo(90, 128, 100), photo(95, 123, 40), photo(96, 128)[:, :, 0]]
+    pictures = [photo(96, 128), photo(90, 128, left=100), photo(95, 123, left=40), photo(96, 128)[:, :, 0]]
     told: list[tuple[int, int]] = []
     options = {"profile": profile, "effort": effort, "quality": 40, "device": "cpu"}
     files = codec.encode_batch(pictures, **options, progress=lambda *count: told.append(count))  # type: ignore[arg-type]
@@ -65,7 +60,7 @@ def test_together_is_as_good_as_alone(profile: str, effort: int, monkeypatch: py
     assert all(total == len(pictures) for _, total in told)
     for data, picture in zip(files, pictures, strict=True):
         alone = codec.encode(picture, **options)  # type: ignore[arg-type]
-        assert psnr(data, picture) > psnr(alone, picture) - 0.5
+        assert psnr(decode(data), picture) > psnr(decode(alone), picture) - 0.5
         assert len(data) < 1.06 * len(alone)
 
 
@@ -207,7 +202,7 @@ def test_target_size(profile: str, effort: int) -> None:
         target = int(part * len(plain))
         data = codec.encode(picture, profile=profile, target_size=target, effort=effort, device="cpu")
         assert 0.97 * target <= len(data) <= target
-        assert psnr(data, picture) > psnr(plain, picture) - worse
+        assert psnr(decode(data), picture) > psnr(decode(plain), picture) - worse
 
 
 class Sizes(SimpleNamespace):
@@ -268,7 +263,7 @@ def test_target_counts_metadata() -> None:
 
 @pytest.mark.parametrize("profile", ["clric", "msp"])
 def test_targets_of_a_batch(profile: str) -> None:
-    pictures = [photo(96, 128), photo(96, 120, 60), photo(90, 128, 300)]
+    pictures = [photo(96, 128), photo(96, 120, left=60), photo(90, 128, left=300)]
     for data in codec.encode_batch(pictures, profile=profile, target_size=400, effort=2, device="cpu"):
         assert 388 <= len(data) <= 400
 
@@ -297,7 +292,7 @@ def test_impossible_target(chosen: dict[str, Any]) -> None:
 @pytest.mark.parametrize("profile", ["clric", "msp"])
 def test_impossible_targets_of_a_batch(profile: str) -> None:
     """Targets that are possible are met all the same, also in one fit with others."""
-    pictures = [photo(96, 128), photo(96, 128, 60), photo(96, 120, 300)]
+    pictures = [photo(96, 128), photo(96, 128, left=60), photo(96, 120, left=300)]
     metadata = [{}, {Section.XMP: bytes(500)}, {}]
     with pytest.raises(codec.BatchError, match=r"cannot be coded in 400 bytes: .*; 1 of 3 pictures failed") as caught:
         codec.encode_batch(pictures, profile=profile, target_size=400, effort=2, device="cpu", metadata=metadata)

@@ -9,26 +9,25 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pictures
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from latents import TINY_VQ
 from numpy.typing import NDArray
-from PIL import Image
+from pictures import psnr
 
 import codec
 from codec import DamageWarning, FormatError, Header, Section, TruncatedError, pack, unpack
 
 pytestmark = pytest.mark.usefixtures("golden_models")
 
-SAMPLES = Path(__file__).parent.parent / "samples"
 Pixels = NDArray[np.uint8]
 
 
@@ -47,13 +46,12 @@ def profile(request: pytest.FixtureRequest) -> None:
 def only_of_checked_bodies() -> None:
     """Leave a test of what is never refused where the body is packets."""
     if CHOSEN[0] == "vq":
-        pytest.skip("a file that is cut within its packets has a picture: see test_vq.py")
+        pytest.skip("a file that is cut within its packets has a picture: see test_packets.py")
 
 
 @cache
 def picture() -> Pixels:
-    with Image.open(SAMPLES / "coffee.png") as image:
-        return np.asarray(image.convert("RGB"))[150:166, 360:384].copy()
+    return pictures.photo("coffee.png", 16, 24, top=150, left=360).copy()
 
 
 def coded() -> bytes:
@@ -72,11 +70,6 @@ def encode(pixels: Pixels, **options: Any) -> bytes:
 
 def decode(data: bytes, allow_truncated: bool = False) -> Pixels:
     return codec.decode(data, device="cpu", allow_truncated=allow_truncated)
-
-
-def psnr(one: Pixels, other: Pixels) -> float:
-    error = float(np.mean((one.astype(float) - other) ** 2))
-    return 10 * math.log10(255**2 / max(error, 1e-9))
 
 
 # Damage
@@ -212,9 +205,7 @@ def noise() -> Pixels:
     return np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)
 
 
-def photo(height: int, width: int, mode: str = "RGB") -> Pixels:
-    with Image.open(SAMPLES / "rocket.jpg") as image:
-        return np.asarray(image.convert(mode))[100 : 100 + height, 200 : 200 + width]
+photo = partial(pictures.photo, "rocket.jpg", top=100, left=200)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from pictures import photo
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from test_transform_training import TINY, assert_same, state
@@ -66,8 +67,7 @@ def transform(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def material(transform: Path) -> Material:
-    with Image.open(SAMPLE) as image:
-        picture = np.asarray(image.convert("RGB").crop((100, 100, 228, 196)))
+    picture = photo("coffee.png", 96, 128, top=100, left=100)
     drawing = synthetic.draw(80, np.random.default_rng(0))
     photos = Photos(np.concatenate([picture.ravel(), drawing.ravel()]), ((96, 128), (80, 80)))
     held_out = as_pictures(torch.from_numpy(picture[None, :64, :64].copy()))

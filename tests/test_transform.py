@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from torch import Tensor
+from pictures import photo_tensor, psnr
 
 from codec.autoencoders.errors import ModelFileError
 from codec.autoencoders.networks import transform as networks
@@ -19,18 +19,7 @@ from codec.autoencoders.networks.transform import Transform
 from codec.autoencoders.networks.transform_config import Config
 
 TINY = Config(latent=12, fine=32, coarse=16, encoder=(1, 1), decoder=(1, 1), expansion=1, knots=3)
-SAMPLE = Path(__file__).parent.parent / "samples" / "coffee.png"
-
-
-def photo(height: int, width: int) -> Tensor:
-    """(1, 3, height, width) in 0..1"""
-    with Image.open(SAMPLE) as image:
-        pixels = np.asarray(image.convert("RGB").crop((100, 100, 100 + width, 100 + height)))
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None] / 255
-
-
-def psnr(a: Tensor, b: Tensor) -> float:
-    return float(-10 * (a - b).square().mean().log10())
+photo = partial(photo_tensor, "coffee.png", top=100, left=100)
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 40), (15, 16), (17, 33), (48, 64)])

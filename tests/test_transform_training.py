@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from pictures import photo, photo_tensor
 from PIL import Image
 from torch import Tensor
 
@@ -292,10 +293,7 @@ class TestData:
 
 
 def test_losses_grow_with_differences() -> None:
-    with Image.open(SAMPLE) as image:
-        picture = (
-            torch.from_numpy(np.array(image.convert("RGB").crop((100, 100, 228, 228)))).permute(2, 0, 1)[None] / 255
-        )
+    picture = photo_tensor("coffee.png", 128, 128, top=100, left=100)
     noise = torch.randn(picture.shape, generator=torch.Generator().manual_seed(0))
     for loss in (squared_error, coarse_error, structural_error, picture_error):
         values = [loss(picture + strength * noise, picture).item() for strength in (0, 0.05, 0.1)]
@@ -332,8 +330,7 @@ def test_validation_judges_and_shows(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(validation, "LAMBDAS", (1e-2, 1e-3, 1e-4))
     monkeypatch.setattr(validation, "AVIF_QUALITIES", (20, 50, 80))
     monkeypatch.setattr(validation, "AVIF_SPEED", 10)
-    with Image.open(SAMPLE) as image:
-        picture = np.asarray(image.convert("RGB").crop((60, 60, 260, 230)))
+    picture = photo("coffee.png", 170, 200, top=60, left=60)
     checked = Validation({"few": {"coffee": picture}}, tmp_path / "cache", (1e-2, 1e-3, 1e-4))
 
     def coding(bits: float) -> validation.Code:

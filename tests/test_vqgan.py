@@ -11,6 +11,7 @@ from typing import Any
 
 import lossy
 import numpy as np
+import pictures
 import pytest
 import reader
 import torch
@@ -18,7 +19,6 @@ import torch.nn.functional as F
 from conftest import run
 from latents import indices_of
 from numpy.typing import NDArray
-from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -39,14 +39,9 @@ pytest.importorskip("sklearn")
 pytestmark = pytest.mark.usefixtures("own_store")
 
 CPU = torch.device("cpu")
-SAMPLES = Path(__file__).parent.parent / "samples"
 ENTRIES = 20
 Pixels = NDArray[np.uint8]
-
-
-def photo(height: int, width: int) -> Pixels:
-    with Image.open(SAMPLES / "astronaut.png") as image:
-        return np.asarray(image.convert("RGB").crop((0, 0, width, height)))
+photo = partial(pictures.photo, "astronaut.png")
 
 
 def vq_model(levels: int = 3, **options: Any) -> Any:

@@ -8,15 +8,15 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from zlib import crc32
 
 import numpy as np
+import pictures
 import pytest
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from threadpoolctl import threadpool_info
 
@@ -31,11 +31,7 @@ from codec.tensors import to_tensor
 ROOT = Path(__file__).parent.parent
 GOLDEN = ROOT / "tests" / "golden"
 ROUNDING = 0.1 / 255  # what pictures of two libraries may differ by
-
-
-def photo(name: str, height: int, width: int) -> NDArray[np.uint8]:
-    with Image.open(ROOT / "samples" / name) as image:
-        return np.asarray(image.convert("RGB").crop((90, 60, 90 + width, 60 + height)))
+photo = partial(pictures.photo, top=60, left=90)
 
 
 def run(script: str, *arguments: str | Path, **environment: str) -> str:

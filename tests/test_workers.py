@@ -11,10 +11,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from conftest import hostile_folder
-from PIL import Image
+from pictures import photo
 
 import codec
 from codec import batches, workers
@@ -220,8 +219,7 @@ def alive(pid: int) -> bool:
 
 
 def test_files_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    with Image.open(SAMPLE) as photo:
-        crop = np.asarray(photo.convert("RGB"))[100:164, 200:296]
+    crop = photo("coffee.png", 64, 96, top=100, left=200)
     pictures = [crop, crop[::-1], crop[:40, :56]]
     plain = codec.encode_batch(pictures, profile="clric", effort=1)
     monkeypatch.setattr(batches, "_helpers", lambda count, device: count)
