@@ -21,12 +21,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from codec.autoencoders import import_checkpoint, store
-from codec.autoencoders import model as files
+from codec.autoencoders import import_checkpoint, model_file, store
 from codec.autoencoders.architectures import ARCHITECTURES, Architecture
 from codec.autoencoders.autoencoder import Autoencoder
 from codec.autoencoders.errors import ModelError, ModelFileError
-from codec.autoencoders.model import Model, build, loaded
+from codec.autoencoders.model_file import Model, build, loaded
 from codec.autoencoders.tensor_file import TensorFile
 from codec.autoencoders.tiles import least, ramp, spans, tiled
 from codec.entropy import layers
@@ -190,8 +189,8 @@ class TestTiles:
 class TestModelFile:
     def test_round_trip(self, tmp_path: Path) -> None:
         model = random_model("tiny", TINY, 4)
-        files.write(model, tmp_path / "model.safetensors")
-        read = files.read(tmp_path / "model.safetensors")
+        model_file.write(model, tmp_path / "model.safetensors")
+        read = model_file.read(tmp_path / "model.safetensors")
         assert read.identity == model.identity
         assert (read.name, read.description) == (model.name, model.description)
 
@@ -235,13 +234,13 @@ class TestModelFile:
     @given(data=st.data())
     def test_damage_is_an_error_or_another_model(self, data: st.DataObject, tmp_path_factory: Any) -> None:
         path = tmp_path_factory.getbasetemp() / "damaged.safetensors"
-        files.write(random_model("base", BASE, 3), path)
+        model_file.write(random_model("base", BASE, 3), path)
         contents = bytearray(path.read_bytes())
         for _ in range(data.draw(st.integers(1, 3))):
             contents[data.draw(st.integers(0, 1200))] = data.draw(st.integers(0, 255))
         path.write_bytes(contents[: data.draw(st.integers(0, len(contents)) | st.just(len(contents)))])
         try:
-            build(files.read(path))
+            build(model_file.read(path))
         except ModelFileError as error:
             assert str(error)
 
@@ -267,7 +266,7 @@ class TestModelFile:
     def test_what_makes_no_sense_is_refused(self, change: dict[str, Any], message: str, tmp_path: Path) -> None:
         model = random_model("base", BASE, 3)
         fields = {name: getattr(model, name) for name in ("name", "architecture", "config", "mean", "scale", "tensors")}
-        files.write(Model(**{**fields, **change}), tmp_path / "wrong.safetensors")
+        model_file.write(Model(**{**fields, **change}), tmp_path / "wrong.safetensors")
         with pytest.raises(ModelFileError, match=message):
             import_checkpoint.read(tmp_path / "wrong.safetensors")
 
@@ -297,7 +296,7 @@ class TestModelFile:
         model = random_model("base", BASE, 3)
         tensors = {**model.tensors, "encoder.1.bias": weights}
         wrong = Model("wrong", "base", BASE, model.mean, model.scale, tensors)
-        files.write(wrong, tmp_path / "wrong.safetensors")
+        model_file.write(wrong, tmp_path / "wrong.safetensors")
         with pytest.raises(ModelFileError, match=message):
             import_checkpoint.read(tmp_path / "wrong.safetensors")
 
@@ -345,7 +344,7 @@ class TestArchitecture:
     """Models of any kind: which tensors they have, and that this is checked before they are read."""
 
     def test_integers_are_kept(self, with_prior: Model, tmp_path: Path) -> None:
-        files.write(with_prior, tmp_path / "toy.safetensors")
+        model_file.write(with_prior, tmp_path / "toy.safetensors")
         read = import_checkpoint.read(tmp_path / "toy.safetensors")
         assert read.identity == with_prior.identity
         networks = build(read).state_dict()
@@ -359,7 +358,7 @@ class TestArchitecture:
 
     def test_integers_that_make_no_sense(self, with_prior: Model, tmp_path: Path) -> None:
         tensors = {**with_prior.tensors, "context.shift": torch.full((4,), 99, dtype=torch.int8)}
-        files.write(replace(with_prior, tensors=tensors), tmp_path / "toy.safetensors")
+        model_file.write(replace(with_prior, tensors=tensors), tmp_path / "toy.safetensors")
         with pytest.raises(ModelFileError, match="toy has integers that make no sense: shifts"):
             import_checkpoint.read(tmp_path / "toy.safetensors")
 
@@ -369,10 +368,10 @@ class TestArchitecture:
 
     def test_optional_components(self, with_prior: Model) -> None:
         more = {**with_prior.tensors, "function.table": torch.ones(3, dtype=torch.int8)}
-        files.check(replace(with_prior, tensors=more, function={"shape": 3}), "it")
+        model_file.check(replace(with_prior, tensors=more, function={"shape": 3}), "it")
         for tensors, function in ((more, None), (with_prior.tensors, {"shape": 3}), (more, {"shape": 4}), (more, {})):
             with pytest.raises(ModelFileError, match=r"it (does not fit|is damaged: its function)"):
-                files.check(replace(with_prior, tensors=tensors, function=function), "it")
+                model_file.check(replace(with_prior, tensors=tensors, function=function), "it")
 
     @pytest.mark.parametrize(
         ("change", "message"),
@@ -389,10 +388,10 @@ class TestArchitecture:
         self, change: dict[str, Tensor], message: str, with_prior: Model, tmp_path: Path, monkeypatch: Any
     ) -> None:
         path = tmp_path / "wrong.safetensors"
-        files.write(replace(with_prior, tensors={**with_prior.tensors, **change}), path)
+        model_file.write(replace(with_prior, tensors={**with_prior.tensors, **change}), path)
         monkeypatch.setattr(TensorFile, "read", lambda file: pytest.fail("tensors are read"))
         with pytest.raises(ModelFileError, match=message):
-            files.read(path)
+            model_file.read(path)
 
 
 Writer = Callable[[Model, Path], Path]

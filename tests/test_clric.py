@@ -17,11 +17,10 @@ from torch import Tensor
 
 import codec
 from codec import device
-from codec.autoencoders import import_checkpoint, store
-from codec.autoencoders import model as files
+from codec.autoencoders import import_checkpoint, model_file, store
 from codec.autoencoders.autoencoder import Autoencoder
 from codec.autoencoders.errors import ModelFileError
-from codec.autoencoders.model import Model
+from codec.autoencoders.model_file import Model
 from codec.autoencoders.networks.patch import PatchAutoencoder
 from codec.container import Section, unpack
 from codec.distortion.pixels import picture_error
@@ -220,7 +219,7 @@ def test_models_without_a_universal_function(own_store: Path, tmp_path: Path) ->
     path = tmp_path / "plain.safetensors"
     model = shipped().model
     networks = {name: tensor for name, tensor in model.tensors.items() if not name.startswith("function.")}
-    files.write(replace(model, name="plain", tensors=networks, function=None), path)
+    model_file.write(replace(model, name="plain", tensors=networks, function=None), path)
     entry = store.add(path)
     assert entry.path.parent == own_store
     pixels = photo(64, 80)
@@ -287,7 +286,7 @@ def changed(described: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]
 def test_universal_functions_that_make_no_sense(change: Callable[[Any], Any]) -> None:
     model = shipped().model
     with pytest.raises(ModelFileError, match=r"model (is damaged|does not fit)"):
-        files.check(replace(model, function=change(model.function)), "model")
+        model_file.check(replace(model, function=change(model.function)), "model")
 
 
 @pytest.mark.parametrize(
@@ -306,7 +305,7 @@ def test_universal_functions_whose_tensors_do_not_fit(change: Callable[[str, Ten
     model = shipped().model
     tensors = {name: found for name, t in model.tensors.items() if (found := change(name, t)) is not None}
     with pytest.raises(ModelFileError, match=r"model (is damaged|does not fit)"):
-        files.check(replace(model, tensors=tensors), "model")
+        model_file.check(replace(model, tensors=tensors), "model")
 
 
 def test_steps_of_universal_functions_are_positive() -> None:

@@ -23,8 +23,7 @@ from pictures import psnr
 import codec
 import pillow_clric
 from codec import CorruptError, FormatError, Section, TruncatedError, pack, unpack
-from codec.autoencoders import model as files
-from codec.autoencoders import store
+from codec.autoencoders import model_file, store
 from codec.autoencoders.errors import ModelFileError
 from codec.autoencoders.learned_transform import on_device
 from codec.autoencoders.networks.enhancement import Config, basis
@@ -211,11 +210,11 @@ def test_basis_is_orthonormal_and_rises_in_frequency() -> None:
     ],
 )
 def test_models_whose_layer_makes_no_sense(told: dict[str, Any], message: str, tmp_path: Path) -> None:
-    model = files.read(TINY_ENHANCED)
+    model = model_file.read(TINY_ENHANCED)
     config = {**model.config, "enhancement": {**model.config["enhancement"], **told}}
-    files.write(replace(model, config=config), tmp_path / "model.safetensors")
+    model_file.write(replace(model, config=config), tmp_path / "model.safetensors")
     with pytest.raises(ModelFileError, match=message):
-        files.read(tmp_path / "model.safetensors")
+        model_file.read(tmp_path / "model.safetensors")
 
 
 def test_default_shape_covers_what_qualities_ask_for() -> None:

@@ -24,10 +24,9 @@ from PIL import Image, ImageFile
 import codec
 import pillow_clric
 from codec import CorruptError, FormatError, Section, TruncatedError, UnsupportedError, blocks, pack, runtime, unpack
-from codec.autoencoders import learned_transform, store, transform_networks
-from codec.autoencoders import model as files
+from codec.autoencoders import learned_transform, model_file, store, transform_networks
 from codec.autoencoders.errors import ModelError, ModelFileError
-from codec.autoencoders.model import Model
+from codec.autoencoders.model_file import Model
 from codec.autoencoders.networks.coding_order import PRESETS
 from codec.autoencoders.networks.integer_prior import Conditioned, IntegerPrior
 from codec.autoencoders.networks.progressive_prior import laplace_bits
@@ -357,15 +356,15 @@ def test_any_section_is_a_picture_or_refused(data: st.DataObject) -> None:
 def changed_model(folder: Path, **changes: Any) -> Model:
     """The tiny model with other tensors or another configuration, as a file in a folder."""
     model = replace(store.load("tiny"), name="changed", **changes)
-    files.write(model, folder / f"changed@{model.prefix.hex()}.safetensors")
+    model_file.write(model, folder / f"changed@{model.prefix.hex()}.safetensors")
     return model
 
 
 def test_model_without_the_preset(own_store: Path) -> None:
-    tiny = files.read(TINY)
+    tiny = model_file.read(TINY)
     kept = {name: tensor for name, tensor in tiny.tensors.items() if not name.startswith(("prior.extra", "prior.norm"))}
     model = replace(tiny, config={**tiny.config, "presets": ["baseline"]}, tensors=kept)
-    files.write(model, own_store / f"small@{model.prefix.hex()}.safetensors")
+    model_file.write(model, own_store / f"small@{model.prefix.hex()}.safetensors")
     container = unpack(coded("extra"))
     data = pack(replace(container.header, model=model.prefix), container.sections)
     with pytest.raises(CorruptError, match="coded in preset extra at position 128, and its model has baseline"):
@@ -405,14 +404,14 @@ def test_models_of_other_kinds(profile: str, model: str, message: str) -> None:
     ],
 )
 def test_priors_whose_bounds_cannot_be_proven(name: str, value: int, message: str, own_store: Path) -> None:
-    tiny = files.read(TINY)
+    tiny = model_file.read(TINY)
     numbers = tiny.tensors[name].to(torch.int32)
     numbers.view(-1)[-1] = value
     if name.endswith("inputs"):
         tiny = replace(tiny, tensors={**tiny.tensors, name.replace("inputs", "weight"): large(tiny, name)})
     model = replace(tiny, tensors={**tiny.tensors, name: numbers})
     path = own_store / f"changed@{model.prefix.hex()}.safetensors"
-    files.write(model, path)
+    model_file.write(model, path)
     with pytest.raises(ModelFileError, match=f"integers that make no sense: .*{message}"):
         encode(photo(16, 16), model=path)
 

@@ -13,8 +13,7 @@ from test_transform_training import SCHEDULE, TINY, assert_same, data, photos, s
 
 import codec
 from codec import Section, unpack
-from codec.autoencoders import model as files
-from codec.autoencoders import store
+from codec.autoencoders import model_file, store
 from codec.autoencoders.learned_transform import on_device
 from codec.autoencoders.networks import enhancement
 from codec.training import __main__ as command
@@ -68,14 +67,14 @@ def test_layer_learns_and_a_model_comes_of_it(photos: Photos, model: Path, tmp_p
     before, after = learnt(task, tmp_path / "a")
     assert after < before - 0.01
     task.export(tmp_path / "enhanced.safetensors")
-    made = files.read(tmp_path / "enhanced.safetensors")
+    made = model_file.read(tmp_path / "enhanced.safetensors")
     assert made.config["enhancement"] == {"hidden": 16, "knots": 3, "lambdas": [1e-5, 1e-3]}
-    assert {n for n in made.tensors if not n.startswith("enhancement.")} == set(files.read(model).tensors)
+    assert {n for n in made.tensors if not n.startswith("enhancement.")} == set(model_file.read(model).tensors)
     with pytest.raises(ValueError, match="no enhancement layer of this shape"):
         EnhancementTask(LAYER, photos, model, SIDE, COUNT, start=model)
     again = EnhancementTask(LAYER, photos, model, SIDE, COUNT, start=tmp_path / "enhanced.safetensors")
     again.export(tmp_path / "again.safetensors")
-    assert files.read(tmp_path / "again.safetensors").tensors.keys() == made.tensors.keys()
+    assert model_file.read(tmp_path / "again.safetensors").tensors.keys() == made.tensors.keys()
     torch.manual_seed(0)
     with torch.no_grad():
         assert float(again.loss(again.batch(0, 0), 0)[0]) == pytest.approx(after, rel=0.01)
@@ -95,7 +94,7 @@ def test_texture_learns_what_is_lost_and_a_model_comes_of_it(photos: Photos, mod
     before, after = learnt(task, tmp_path / "a")
     assert after < before - 0.01
     task.export(tmp_path / "grain.safetensors")
-    made = on_device(files.read(tmp_path / "grain.safetensors"), "cpu")
+    made = on_device(model_file.read(tmp_path / "grain.safetensors"), "cpu")
     assert made.has_grain
     symbols = np.zeros((2, 3, made.channels), np.float32)
     plain, drawn = (made.decode(symbols, made.positions, 32, 48, grain=grain) for grain in (False, True))
@@ -104,7 +103,7 @@ def test_texture_learns_what_is_lost_and_a_model_comes_of_it(photos: Photos, mod
     assert np.abs(texture.mean((1, 3))).max() < 1e-4
     again = GrainTask(photos, tmp_path / "grain.safetensors", SIDE, COUNT)
     again.export(tmp_path / "again.safetensors")
-    assert files.read(tmp_path / "again.safetensors").tensors.keys() == made.model.tensors.keys()
+    assert model_file.read(tmp_path / "again.safetensors").tensors.keys() == made.model.tensors.keys()
     config, found = transform_of(made.model)
     assert config.grain == 0
     assert not any(".grain." in name for name in found)
@@ -134,5 +133,5 @@ def test_commands(data: Path, weights: Path, tmp_path: Path, monkeypatch: pytest
         )  # fmt: skip
         result = CliRunner().invoke(command.main, [*map(str, arguments)])
         assert result.exit_code == 0, result.output
-    assert list(files.read(enhanced).config["presets"]) == ["baseline", "normal", "extra"]
-    assert files.read(enhanced).config["enhancement"]["hidden"] == LAYER.hidden
+    assert list(model_file.read(enhanced).config["presets"]) == ["baseline", "normal", "extra"]
+    assert model_file.read(enhanced).config["enhancement"]["hidden"] == LAYER.hidden

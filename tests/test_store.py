@@ -17,8 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 from test_autoencoders import BASE, TINY, random_model, write_pth_pair
 
-from codec.autoencoders import model as files
-from codec.autoencoders import store, zoo
+from codec.autoencoders import model_file, store, zoo
 from codec.autoencoders.errors import MissingModelError, ModelError, ModelFileError
 from codec.autoencoders.zoo import Download, Known
 from pillow_clric import cli
@@ -37,7 +36,7 @@ def tiny(tmp_path: Path) -> Path:
 @pytest.fixture
 def other(tmp_path: Path) -> Path:
     """A file with another model."""
-    files.write(random_model("base", BASE, 3), tmp_path / "other.safetensors")
+    model_file.write(random_model("base", BASE, 3), tmp_path / "other.safetensors")
     return tmp_path / "other.safetensors"
 
 

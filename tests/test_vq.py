@@ -19,8 +19,7 @@ from PIL import Image
 import codec
 import pillow_clric
 from codec import CorruptError, Section, pack, unpack
-from codec.autoencoders import model as files
-from codec.autoencoders import store, vector_quantised
+from codec.autoencoders import model_file, store, vector_quantised
 from codec.autoencoders.errors import ModelFileError
 from codec.autoencoders.networks.index_prior import IndexPrior
 from codec.autoencoders.networks.index_transformer import WINDOW, IndexTransformer
@@ -223,14 +222,14 @@ def test_a_window_sees_all_of_it() -> None:
 def test_models_of_other_kinds(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="profile vq needs one of kind"):
         encode(photo(20, 20), model="transform")
-    model = files.read(TINY_VQ)
+    model = model_file.read(TINY_VQ)
     for change in ({"sizes": [16, 4]}, {"sizes": [4]}, {"dimensions": 0}):
         config = {**model.config, "autoencoder": {**model.config["autoencoder"], **change}}
-        wrong = files.Model("wrong", "vq", config, (), (), model.tensors)
+        wrong = model_file.Model("wrong", "vq", config, (), (), model.tensors)
         with pytest.raises(ModelFileError, match="makes no sense"):
-            files.check(wrong, "it")
+            model_file.check(wrong, "it")
     tensors = {**model.tensors, "prior.code": torch.full_like(model.tensors["prior.code"].short(), 300)}
-    files.write(files.Model("wrong", "vq", model.config, (), (), tensors), tmp_path / "wrong.safetensors")
+    model_file.write(model_file.Model("wrong", "vq", model.config, (), (), tensors), tmp_path / "wrong.safetensors")
     with pytest.raises(ModelFileError, match="code must be within"):
         encode(photo(20, 20), model=tmp_path / "wrong.safetensors")
 

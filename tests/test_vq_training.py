@@ -16,7 +16,7 @@ from torch import Tensor
 import codec
 from codec.autoencoders import store
 from codec.autoencoders.errors import ModelFileError
-from codec.autoencoders.model import read
+from codec.autoencoders.model_file import read
 from codec.autoencoders.networks.index_transformer import IndexTransformer
 from codec.autoencoders.networks.vq import Config, IndexConfig, Quantised
 from codec.autoencoders.vector_quantised import VectorQuantised

@@ -24,8 +24,7 @@ from torch import Tensor
 
 import codec
 from codec import CorruptError, DamageWarning, Section, unpack
-from codec.autoencoders import import_checkpoint, store
-from codec.autoencoders import model as files
+from codec.autoencoders import import_checkpoint, model_file, store
 from codec.autoencoders.errors import ModelError, ModelFileError
 from codec.autoencoders.networks.vqgan import FIELDS
 from codec.autoencoders.vector_quantised import VectorQuantised, on_device
@@ -447,4 +446,4 @@ def test_other_profiles_have_no_use_for_it(tmp_path: Path) -> None:
 def test_a_configuration_that_is_a_list() -> None:
     config = {"autoencoder": list(FIELDS), "sizes": [8]}
     with pytest.raises(ModelFileError, match="makes no sense"):
-        files.check(files.Model("m", "vqgan", config, (), (), {}), "it")
+        model_file.check(model_file.Model("m", "vqgan", config, (), (), {}), "it")

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from codec.autoencoders.errors import ModelError
-from codec.autoencoders.model import Model, build
-from codec.autoencoders.networks.base import Networks
+from codec.autoencoders.model_file import Model, build
+from codec.autoencoders.networks.interface import Networks
 from codec.autoencoders.tiles import tiled
 from codec.device import computing, reduced_precision, to_device
 

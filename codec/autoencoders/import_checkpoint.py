@@ -16,11 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from codec.autoencoders import model as files
-from codec.autoencoders import taming
+from codec.autoencoders import model_file, taming
 from codec.autoencoders.errors import ModelFileError
 from codec.autoencoders.k_means import k_means
-from codec.autoencoders.model import Model, build
+from codec.autoencoders.model_file import Model, build
 from codec.autoencoders.networks import kl, vqgan
 from codec.autoencoders.tensor_file import FLOATS, METADATA, opened, read_safetensors, type_of
 
@@ -52,7 +51,7 @@ def read(path: Path, name: str | None = None) -> Model:
         name = path.resolve().name
     if name is not None:
         model = replace(model, name=name)
-    files.check(model, str(path))
+    model_file.check(model, str(path))
     build(model)
     return model
 
@@ -72,7 +71,7 @@ def _from_file(path: Path) -> Model:
         with opened(path) as file:
             ours = METADATA in file.metadata
         if ours:
-            return files.read(path)
+            return model_file.read(path)
     tensors = _read_tensors(path)
     if any(name.startswith("encoder.layers.") for name in tensors):
         return _tiny(path.stem, *_split_layers(tensors))
@@ -188,7 +187,7 @@ def _vqgan(source: Path, told: dict[str, Any], tensors: Mapping[str, Tensor]) ->
         config = {"autoencoder": told, "sizes": [len(codebook) for codebook in codebooks]}
         return Model(source.stem, "vqgan", config, (), (), {**networks, "entries": torch.cat(codebooks)})
 
-    files.check(model([entries]), str(source))  # before what takes a while
+    model_file.check(model([entries]), str(source))  # before what takes a while
     sizes = takewhile(lambda size: size < len(entries), (LEAST << i for i in count()))
     return model([*(k_means(entries, size)[0] for size in sizes), entries])
 

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from codec.autoencoders.errors import ModelFileError
-from codec.autoencoders.model import Model, loaded, shaped
+from codec.autoencoders.model_file import Model, loaded, shaped
 from codec.autoencoders.networks import msp, transform_numpy
 from codec.autoencoders.networks.enhancement import Enhancement, basis
 from codec.autoencoders.networks.gains import gains_at, knots_at
 from codec.autoencoders.networks.integer_prior import STEPS, Conditioned, IntegerPrior
-from codec.autoencoders.networks.patches import Floats, means, of_patches, to_patches
+from codec.autoencoders.networks.patch_layout import Floats, means, of_patches, to_patches
 from codec.autoencoders.networks.transform_config import DOWNSCALE, PATCH, TILE
 from codec.blocks import bands
 from codec.entropy.layers import Integers

@@ -22,7 +22,7 @@ from codec.autoencoders.zoo import CATALOGUE, Progress, download
 from codec.container import MODEL_BYTES
 
 if TYPE_CHECKING:
-    from codec.autoencoders.model import Model
+    from codec.autoencoders.model_file import Model
 
 VARIABLE = "CLRIC_MODELS"
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
@@ -63,9 +63,9 @@ EMBEDDED = {name: Entry(name, _SHIPPED[name], Path(__file__).with_name(f"{name}.
 @lru_cache(maxsize=4)
 def _read(entry: Entry, modified: int, size: int) -> Model:
     """An entry's model, read again when its file has changed."""
-    from codec.autoencoders import model as files
+    from codec.autoencoders import model_file
 
-    return replace(files.read_known(entry.path, entry.prefix), name=entry.name)
+    return replace(model_file.read_known(entry.path, entry.prefix), name=entry.name)
 
 
 def folder() -> Path:
@@ -181,7 +181,7 @@ def add(source: Path, name: str | None = None) -> Entry:
 def _keep(model: Model) -> Entry:
     if not re.fullmatch(_NAME, model.name):
         raise ModelError(f"{model.name!r} is no name for a model: give one of letters, digits, and any of . _ -")
-    from codec.autoencoders import model as files
+    from codec.autoencoders import model_file
 
     prefix = model.prefix.hex()
     for entry in entries():
@@ -190,7 +190,7 @@ def _keep(model: Model) -> Entry:
         if entry.name == model.name:
             raise ModelError(f"another model is called {model.name} ({entry.prefix}): give this one another name")
     path = folder() / f"{model.name}@{prefix}.safetensors"
-    files.write(model, path)
+    model_file.write(model, path)
     return Entry(model.name, prefix, path)
 
 

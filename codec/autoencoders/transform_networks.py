@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from codec.autoencoders import model as files
-from codec.autoencoders.model import Model
+from codec.autoencoders import model_file
+from codec.autoencoders.model_file import Model
 from codec.autoencoders.networks.gains import gains_at, knots_at
 from codec.autoencoders.networks.grain import noise
 from codec.autoencoders.networks.integer_prior import IntegerPrior
@@ -38,7 +38,7 @@ class TransformNetworks:
 
     def __init__(self, model: Model, log_gain: Integers, device: torch.device) -> None:
         with computing(device):  # or whatever the first caller set would stay for all others
-            networks = files.build(model)
+            networks = model_file.build(model)
             assert isinstance(networks, Coders)
             self._encoder, self._decoder = (to_device(part, device) for part in (networks.encoder, networks.decoder))
         self.device, self._log_gain = device, log_gain

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from codec.autoencoders import model as files
+from codec.autoencoders import model_file
 from codec.autoencoders.errors import ModelFileError
-from codec.autoencoders.model import Model
+from codec.autoencoders.model_file import Model
 from codec.autoencoders.networks import vq
 from codec.autoencoders.networks.index_transformer import Indices
 from codec.autoencoders.networks.integer_index_prior import AnyPrior, EquallyLikely
@@ -38,7 +38,7 @@ class VectorQuantised:
     """
 
     def __init__(self, model: Model, device: torch.device) -> None:
-        networks = files.build(model)
+        networks = model_file.build(model)
         if not isinstance(networks, Codebooks):
             raise ModelFileError(
                 f"model {model.name} is of kind {model.architecture!r}, and profile vq needs one of kind 'vq' or "
@@ -127,7 +127,7 @@ class VectorQuantised:
 def _prior(model: Model, networks: Codebooks) -> AnyPrior:
     """The model's own, or that of models without one."""
     if isinstance(networks, Vq):
-        return files.loaded(vq.parts(model.config), model).prior
+        return model_file.loaded(vq.parts(model.config), model).prior
     return EquallyLikely(networks.sizes)
 
 

@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from codec.autoencoders.model import Model as ModelFile
+from codec.autoencoders.model_file import Model as ModelFile
 from codec.autoencoders.networks.patch import Config, PatchAutoencoder
 from codec.autoencoders.networks.progressive_prior import laplace_bits
 from codec.autoencoders.networks.transform import STEP

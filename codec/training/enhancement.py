@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from codec.autoencoders.learned_transform import on_device
-from codec.autoencoders.model import Model
+from codec.autoencoders.model_file import Model
 from codec.autoencoders.networks.enhancement import PRESET, Config, basis
 from codec.autoencoders.networks.integer_prior import LOG
 from codec.autoencoders.networks.progressive_prior import Distributions, ProgressivePrior, laplace_bits

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from codec.autoencoders.autoencoder import on_device
-from codec.autoencoders.model import Model
+from codec.autoencoders.model_file import Model
 from codec.distortion.pixels import picture_error
 from codec.overfit import fit, synthesis
 from codec.overfit.function import Function

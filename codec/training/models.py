@@ -7,9 +7,9 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
-from codec.autoencoders import model as files
+from codec.autoencoders import model_file
 from codec.autoencoders.errors import ModelFileError
-from codec.autoencoders.model import Model
+from codec.autoencoders.model_file import Model
 
 
 def read(path: Path, kind: str) -> Model:
@@ -18,7 +18,7 @@ def read(path: Path, kind: str) -> Model:
     Raises:
         ModelFileError: its file is damaged, or of another kind.
     """
-    model = files.read(path)
+    model = model_file.read(path)
     if model.architecture != kind:
         raise ModelFileError(
             f"{path} is of kind {model.architecture!r}: trainings like this start from models of kind {kind!r}"
@@ -33,8 +33,8 @@ def write(model: Model, path: Path) -> None:
         ModelFileError: it has numbers that no model may have.
     """
     model = replace(model, config=json.loads(json.dumps(model.config)))
-    files.check(model, "the trained model")
-    files.write(model, path)
+    model_file.check(model, "the trained model")
+    model_file.write(model, path)
 
 
 def fingerprint(path: Path) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from codec.autoencoders.model import Model, loaded
+from codec.autoencoders.model_file import Model, loaded
 from codec.autoencoders.networks import msp
 from codec.autoencoders.networks.coding_order import PRESETS
 from codec.autoencoders.networks.integer_prior import LOG

@@ -14,8 +14,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from codec.autoencoders.errors import ModelFileError
-from codec.autoencoders.model import Model as ModelFile
-from codec.autoencoders.model import build, loaded, read
+from codec.autoencoders.model_file import Model as ModelFile
+from codec.autoencoders.model_file import build, loaded, read
 from codec.autoencoders.networks import msp
 from codec.autoencoders.networks.coding_order import PRESETS
 from codec.autoencoders.networks.integer_prior import LOG

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from codec.autoencoders.errors import ModelFileError
 from codec.autoencoders.k_means import k_means
-from codec.autoencoders.model import build
+from codec.autoencoders.model_file import build
 from codec.autoencoders.networks.transform_config import PATCH
 from codec.autoencoders.networks.vq import Config, Quantised
 from codec.autoencoders.tensor_file import METADATA, check_shapes, opened, read_safetensors

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from codec.autoencoders.model import Model as ModelFile
-from codec.autoencoders.model import build, loaded
+from codec.autoencoders.model_file import Model as ModelFile
+from codec.autoencoders.model_file import build, loaded
 from codec.autoencoders.networks import vq
 from codec.autoencoders.networks.index_prior import IndexPrior
 from codec.autoencoders.networks.index_transformer import UNKNOWN, WINDOW, IndexTransformer

@@ -34,9 +34,8 @@ from torch.nn.functional import pixel_unshuffle
 
 import codec
 from codec import Header, Section, pack, unpack
-from codec.autoencoders import model as files
-from codec.autoencoders import store
-from codec.autoencoders.model import Model
+from codec.autoencoders import model_file, store
+from codec.autoencoders.model_file import Model
 from codec.autoencoders.networks.coding_order import PRESETS
 from codec.autoencoders.networks.enhancement import PRESET
 from codec.autoencoders.networks.index_prior import IndexPrior
@@ -165,7 +164,7 @@ def tiny_model() -> Model:
 def tiny_enhanced_model() -> Model:
     """The tiny model with an enhancement layer, whose prior has random weights."""
     torch.manual_seed(0)
-    tiny = files.read(TINY)
+    tiny = model_file.read(TINY)
     config = {"hidden": HIDDEN, "knots": 2, "lambdas": [1e-5, 1e-3]}
     prior = random_prior(PRESET, torch.linspace(0.04, 0.01, PIXELS).square(), 2)
     layer = {"gains.log": np.array([4000, 1900])[:, None].repeat(PIXELS, 1)}
@@ -178,7 +177,7 @@ def tiny_enhanced_model() -> Model:
 def tiny_grain_model() -> Model:
     """The tiny model with an enhancement layer that draws texture of random strengths, too."""
     torch.manual_seed(0)
-    tiny = files.read(TINY_ENHANCED)
+    tiny = model_file.read(TINY_ENHANCED)
     told = {**tiny.config["transform"], "grain": 5}
     grain = Grain(TransformConfig(**told))
     for parameter in grain.parameters():
@@ -300,7 +299,7 @@ def main() -> None:
     )  # fmt: skip
     for path, made in models:
         if not path.exists():
-            files.write(made(), path)
+            model_file.write(made(), path)
     os.environ[store.VARIABLE] = str(FOLDER)
     for name in sys.argv[1:] or FILES:
         data = FILES[name]()

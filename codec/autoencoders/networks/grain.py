@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec.autoencoders.networks.enhancement import COLOURS, basis
-from codec.autoencoders.networks.patches import Floats
+from codec.autoencoders.networks.patch_layout import Floats
 from codec.autoencoders.networks.transform_config import PATCH
 
 FUNCTIONS = PATCH**2  # of a patch: those of luminance in the basis of the enhancement layer

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from codec.autoencoders.networks.base import Networks
+from codec.autoencoders.networks.interface import Networks
 from codec.autoencoders.networks.limits import MAX_BLOCKS, MAX_CHANNELS, MAX_WIDTH, whole
 
 # Fields of diffusers' configuration that shape the networks; the rest is about training or other pipelines.

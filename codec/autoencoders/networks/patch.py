@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from codec.autoencoders.networks.base import Local
+from codec.autoencoders.networks.interface import Local
 from codec.autoencoders.networks.limits import MAX_BLOCKS, MAX_CHANNELS, MAX_WIDTH, whole
 from codec.autoencoders.networks.transform import Pointwise, Spatial, Stack, initialise
 from codec.autoencoders.networks.transform_config import PATCH, PIXELS

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from codec.autoencoders.networks.base import Local
+from codec.autoencoders.networks.interface import Local
 from codec.autoencoders.networks.limits import MAX_BLOCKS, MAX_CHANNELS, MAX_WIDTH, whole
 
 

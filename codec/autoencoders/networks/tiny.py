@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from codec.autoencoders.networks.base import Networks
+from codec.autoencoders.networks.interface import Networks
 from codec.autoencoders.networks.limits import MAX_CHANNELS, whole
 
 WIDTH = 64

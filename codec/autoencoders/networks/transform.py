@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codec.autoencoders.networks.grain import FUNCTIONS, MAX_STRENGTH, functions
-from codec.autoencoders.networks.patches import means
+from codec.autoencoders.networks.patch_layout import means
 from codec.autoencoders.networks.transform_config import AT_ONCE, DOWNSCALE, MAX_GATE, MAX_RMS, PATCH, PIXELS, Config
 from codec.blocks import to_multiple
 

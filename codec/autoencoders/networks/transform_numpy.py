@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec.autoencoders.networks.grain import FUNCTIONS, MAX_STRENGTH, functions, noise
-from codec.autoencoders.networks.patches import Floats, means, of_patches
+from codec.autoencoders.networks.patch_layout import Floats, means, of_patches
 from codec.autoencoders.networks.transform_config import MAX_GATE, MAX_RMS, PATCH, PIXELS, Config
 from codec.blocks import slices
 from codec.runtime import shared

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from codec.autoencoders.errors import ModelFileError
-from codec.autoencoders.model import Model
+from codec.autoencoders.model_file import Model
 from codec.overfit import initialisation, synthesis
 from codec.overfit.bitstream import Origin, QuantisedWeight, QuantisedWeights
 from codec.overfit.fit import PAPER_CANDIDATES, Distortion, Schedule, distortion, fit

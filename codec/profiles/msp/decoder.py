@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from codec.autoencoders import store
 from codec.autoencoders.learned_transform import EnhancementLayer, on_device
 from codec.autoencoders.networks.integer_prior import Conditioned
-from codec.autoencoders.networks.patches import Floats
+from codec.autoencoders.networks.patch_layout import Floats
 from codec.autoencoders.networks.transform_config import DOWNSCALE
 from codec.container import Container, CorruptError, Section, TruncatedError
 from codec.entropy.coder import Symbols

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from codec.autoencoders import store
 from codec.autoencoders.learned_transform import LearnedTransform, on_device
-from codec.autoencoders.networks.patches import Floats
+from codec.autoencoders.networks.patch_layout import Floats
 from codec.autoencoders.networks.transform_config import DOWNSCALE, PATCH
 from codec.autoencoders.transform_networks import as_latent, to_symbols
 from codec.blocks import to_multiple
@@ -103,8 +103,8 @@ class MspEncoder(Encoder):
         return replace(coded, head=replace(coded.head, grain=self.grain)).sections()
 
 
-class Place(NamedTuple):
-    """Positions of a file's latents.
+class OperatingPoint(NamedTuple):
+    """Operating point of a file, by the positions of its latents between the knots of their gains.
 
     Attributes:
         position: of the first latent.
@@ -146,7 +146,7 @@ class LatentCoder(Coder[Coded]):
         self._most = most
         # Packets are for what may be lost: a layer that is nothing without all of them has no place there.
         self._layer = None if options.resilience else transform.enhancement
-        self._known: dict[tuple[Place, Iterations], Coded] = {}
+        self._known: dict[tuple[OperatingPoint, Iterations], Coded] = {}
         self._left: tuple[Coded, Floats] | None = None  # the last first latent, and what it leaves of the picture
 
     def estimate(self, logs: Tensor) -> Tensor:
@@ -164,35 +164,35 @@ class LatentCoder(Coder[Coded]):
         return self._coded(log_lambda, self.effort.iterations)
 
     def _coded(self, log_lambda: float, iterations: Iterations) -> Coded:
-        return self._at_place(self._place(log_lambda - self._most), iterations)
+        return self._at_point(self._point(log_lambda - self._most), iterations)
 
-    def _at_place(self, place: Place, iterations: Iterations) -> Coded:
-        key = place, iterations
+    def _at_point(self, point: OperatingPoint, iterations: Iterations) -> Coded:
+        key = point, iterations
         if key not in self._known:
-            if place.enhanced is None:
+            if point.enhanced is None:
                 self._known[key] = self._code(*key)
             else:
-                first = self._at_place(place._replace(enhanced=None), iterations)
-                self._known[key] = replace(first, enhanced=self._enhanced(place, first))
+                first = self._at_point(point._replace(enhanced=None), iterations)
+                self._known[key] = replace(first, enhanced=self._enhanced(point, first))
         return self._known[key]
 
-    def _place(self, log_lambda: float) -> Place:
-        """Place of a file whose most important part has this lambda."""
+    def _point(self, log_lambda: float) -> OperatingPoint:
+        """Operating point of a file whose most important part has this lambda."""
         layer, enhanced = self._layer, None
         if layer is not None and log_lambda < (greatest := layer.log_lambda(layer.positions)):
             enhanced, first = layer.position(log_lambda), greatest
         else:
             first = log_lambda
         least = 0.0 if self.log_weights is None else round(log_lambda, 2)
-        return Place(self.transform.position(first), enhanced, least)
+        return OperatingPoint(self.transform.position(first), enhanced, least)
 
-    def _code(self, place: Place, iterations: Iterations) -> Coded:
+    def _code(self, point: OperatingPoint, iterations: Iterations) -> Coded:
         """Code the first latent."""
-        transform, position = self.transform, place.position
+        transform, position = self.transform, point.position
         prior, latents = transform.prior(self.preset, position), transform.networks.encode(self.picture, position)
         if self.effort.corrected:
             latents = latents + self._correction(latents.round(), position)
-        weights = self._weights(place, transform.log_lambda(position))
+        weights = self._weights(point, transform.log_lambda(position))
         trade = self._trade(weights)
         if any(iterations):
             if weights is not None:
@@ -214,17 +214,17 @@ class LatentCoder(Coder[Coded]):
             made = networks.decode(symbols, position, *self.picture.shape[2:])
             return symbols - networks.encode(made.clamp(0, 1), position)
 
-    def _enhanced(self, place: Place, coded: Coded) -> Enhanced:
+    def _enhanced(self, point: OperatingPoint, coded: Coded) -> Enhanced:
         """Code what the first latent leaves of the picture."""
-        layer, position = self._layer, place.enhanced
+        layer, position = self._layer, point.enhanced
         assert layer is not None
         assert position is not None
         if self._left is None or self._left[0] is not coded:  # searches for a size ask for many layers upon one latent
             first = coded.symbols.astype(np.float32)
-            shown = self.transform.decode(first, place.position, *self.picture.shape[2:])
+            shown = self.transform.decode(first, point.position, *self.picture.shape[2:])
             self._left = coded, self.picture[0].cpu().numpy() - shown
         symbols, prior = layer.encode(self._left[1], position), layer.prior(position)
-        weights = self._weights(place, layer.log_lambda(position))
+        weights = self._weights(point, layer.log_lambda(position))
         counts = self._structure * (1 if weights is None else _as_cells(weights, PATCH))
         trade = np.broadcast_to(WORTH / counts, symbols.shape)
         stream, coded_symbols = latent_coding.encode(prior, symbols, trade=trade)
@@ -234,14 +234,14 @@ class LatentCoder(Coder[Coded]):
     def _structure(self) -> NDArray[np.float32]:
         return structure_cost(self.picture)
 
-    def _weights(self, place: Place, log_lambda: float) -> Tensor | None:
+    def _weights(self, point: OperatingPoint, log_lambda: float) -> Tensor | None:
         """Weights of the distortion of each pixel in what is coded by this lambda, 0..1; None if all are 1.
 
         Where the lambda is above that of the most important part, others may still have their own.
         """
         if self.log_weights is None:
             return None
-        beyond = max(0.0, log_lambda - place.log_lambda)
+        beyond = max(0.0, log_lambda - point.log_lambda)
         return (self.log_weights - self._most + beyond).clamp(max=0).exp()
 
     def _trade(self, weights: Tensor | None) -> Trade | None:

@@ -204,6 +204,8 @@ class LatentCoding(HalvingCoding):
 def _traded(told: NDArray[np.float32], mean: Integers, scale: Integers, trade: Trade) -> NDArray[np.float32]:
     """Symbols (n, channels) that cost least, squared error and bits, of those between the nearest and the likeliest.
 
+    That is rate-distortion optimised quantisation (RDOQ), one symbol at a time in the order of coding.
+
     Args:
         trade: (n, channels), squared error that a bit is worth; where it is 0, symbols are the nearest ones.
     """

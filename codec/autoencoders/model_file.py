@@ -176,7 +176,7 @@ def _outline(model: Model, tensors: Mapping[str, Typed], source: str) -> nn.Modu
     """The networks of a model without memory, which say names, shapes and types of its tensors. Raises as `check`."""
     import torch
 
-    from codec.autoencoders.networks.base import Networks
+    from codec.autoencoders.networks.interface import Networks
     from codec.device import computing
 
     architecture = _architecture(model, source)
