@@ -23,8 +23,8 @@ from codec.autoencoders.networks.transform_config import Config
 from codec.distortion.pixels import COARSE, coarse_error, squared_error
 from codec.overfit.soap import EVERY, Soap
 from codec.training.loop import Budget, Loop, read_log
-from codec.training.optimizers import MuonAndAdam, Schedule, wide
-from codec.training.transform import SPEED, Settings, TransformTask
+from codec.training.optimizers import SPEED, MuonAndAdam, Schedule, wide
+from codec.training.transform import Settings, TransformTask
 from codec.training.validation import JUDGES, compare, photos_and_validation
 
 BASELINE = Settings(network=Config(latent=192, expansion=2))

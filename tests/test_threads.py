@@ -147,7 +147,7 @@ def test_shared_work_is_done_once_however_few_threads_there_are(monkeypatch: pyt
 
     def work(part: slice) -> int:
         done[part] += 1
-        return part.start
+        return int(part.start)
 
     threads = torch.get_num_threads()
     monkeypatch.setattr(threading.Thread, "start", few)

@@ -12,11 +12,11 @@ import torch
 from pictures import photo_tensor, psnr
 
 from codec.autoencoders.errors import ModelFileError
-from codec.autoencoders.networks import transform as networks
 from codec.autoencoders.networks.coding_order import OFFSETS, PRESETS, Preset, phase_masks
 from codec.autoencoders.networks.progressive_prior import ProgressivePrior
 from codec.autoencoders.networks.transform import Transform
 from codec.autoencoders.networks.transform_config import Config
+from codec.training import transform as training
 
 TINY = Config(latent=12, fine=32, coarse=16, encoder=(1, 1), decoder=(1, 1), expansion=1, knots=3)
 photo = partial(photo_tensor, "coffee.png", top=100, left=100)
@@ -111,17 +111,17 @@ def test_default_decoder_costs_at_most_34_thousand_multiplications_a_pixel() -> 
 def test_refuses_configurations_that_make_no_sense(wrong: dict[str, object]) -> None:
     told = {"architecture": "transform", "config": wrong}
     with pytest.raises(ModelFileError, match="some file holds no learned transform"):
-        networks.read_config({"clric": json.dumps(told)}, Path("some file"))
+        training.read_config({"clric": json.dumps(told)}, Path("some file"))
 
 
 def test_configurations_come_back_from_their_files() -> None:
-    assert networks.read_config(networks.describe(TINY), Path("some file")) == TINY
+    assert training.read_config(training.describe(TINY), Path("some file")) == TINY
     for told, message in (
         ({}, "holds no learned transform"),
         ({"clric": '{"architecture": "base", "config": {}}'}, "of kind 'base', not a learned transform"),
     ):
         with pytest.raises(ModelFileError, match=message):
-            networks.read_config(told, Path("some file"))
+            training.read_config(told, Path("some file"))
 
 
 class TestProgressivePrior:

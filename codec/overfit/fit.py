@@ -112,7 +112,7 @@ def fit(
     candidates: list[Function],
     schedule: Schedule,
     generator: torch.Generator,
-    progress: Callable[[], None] = lambda: None,
+    progress: Callable[[], object] = lambda: None,
     measure: Distortion = distortion,
 ) -> Function:
     """Fit one function to each target; see `Fit`."""
@@ -132,7 +132,7 @@ class Fit:
 
     def __init__(
         self, target: Tensor, lambdas: Tensor, candidates: list[Function], schedule: Schedule,
-        generator: torch.Generator, progress: Callable[[], None] = lambda: None, measure: Distortion = distortion,
+        generator: torch.Generator, progress: Callable[[], object] = lambda: None, measure: Distortion = distortion,
     ) -> None:  # fmt: skip
         self.target, self.lambdas, self.schedule = target, lambdas, schedule
         self.generator, self.progress, self.measure = generator, progress, measure

@@ -170,7 +170,7 @@ def export(config: Config, weights: Mapping[str, Tensor], path: Path) -> None:
     The transform's own have their names in a `Transform`, the prior's begin with "prior.".
     """
     tensors = {name.removeprefix("transform."): w.half().cpu().contiguous() for name, w in weights.items()}
-    write(path, save(tensors, _description(config)))
+    write(path, save(tensors, describe(config)))
 
 
 def read_weights(path: Path) -> tuple[Config, dict[str, Tensor]]:
@@ -184,20 +184,20 @@ def read_weights(path: Path) -> tuple[Config, dict[str, Tensor]]:
     if not for_files:
         metadata, tensors = read_safetensors(path)
         own = {name if name.startswith("prior.") else f"transform.{name}": w.float() for name, w in tensors.items()}
-        return _read_config(metadata, path), own
+        return read_config(metadata, path), own
     model = read(path)
     config, weights = transform_of(model)
     prior = dequantised(loaded(msp.parts(model.config), model).prior[USUAL]).state_dict().items()
     return config, {f"transform.{n}": w for n, w in weights.items()} | {f"prior.{n}": w for n, w in prior}
 
 
-def _description(config: Config) -> dict[str, str]:
-    """Metadata of a file of weights, for `_read_config`."""
+def describe(config: Config) -> dict[str, str]:
+    """Metadata of a file of weights, for `read_config`."""
     told = {"architecture": "transform", "config": {f.name: getattr(config, f.name) for f in fields(config)}}
     return {METADATA: json.dumps(told, sort_keys=True)}
 
 
-def _read_config(metadata: dict[str, str], path: Path) -> Config:
+def read_config(metadata: dict[str, str], path: Path) -> Config:
     """The configuration in a file's metadata.
 
     Raises:

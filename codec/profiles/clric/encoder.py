@@ -138,7 +138,7 @@ class LatentFit(Fit):
 
     def __init__(
         self, start: Initialisation, lambdas: Tensor, measured: PictureDistortion, schedule: Schedule,
-        generator: torch.Generator, progress: Callable[[], None],
+        generator: torch.Generator, progress: Callable[[], object],
     ) -> None:  # fmt: skip
         super().__init__(measured.picture, lambdas, [start.function], schedule, generator, progress, self._distortion)
         self.start, self.measured = start, measured
@@ -163,7 +163,7 @@ class LatentFits(Fits):
 
     def __init__(
         self, autoencoder: Autoencoder, pictures: Sequence[NDArray[np.uint8]], log_weights: Tensor | None,
-        iterations: Iterations, bounds: tuple[float, float], seed: int, progress: Callable[[], None],
+        iterations: Iterations, bounds: tuple[float, float], seed: int, progress: Callable[[], object],
     ) -> None:  # fmt: skip
         device, self.count = autoencoder.device, len(pictures)
         self.most, self.log_weights = torch.zeros(self.count, dtype=torch.float64, device="cpu"), log_weights

@@ -79,7 +79,7 @@ def _drawn(x: Tensor, zone: Tensor) -> Tensor:
 
 def from_latent(
     latent: Tensor, sensitivity: Sensitivity, step: float, schedule: Schedule, generator: torch.Generator,
-    progress: Callable[[], None], measure: Distortion = distortion,
+    progress: Callable[[], object], measure: Distortion = distortion,
 ) -> Initialisation:  # fmt: skip
     """A function fitted to the latent alone, about as exact as the weighted latent quantised with this step."""
     seen = sensitivity.of(latent)
@@ -89,7 +89,7 @@ def from_latent(
 
 
 def from_nothing(
-    latent: Tensor, step: float, schedule: Schedule, generator: torch.Generator, progress: Callable[[], None],
+    latent: Tensor, step: float, schedule: Schedule, generator: torch.Generator, progress: Callable[[], object],
     measure: Distortion = distortion,
 ) -> Initialisation:  # fmt: skip
     """A function fitted to the latent as the paper does it: one feature on each of seven grids, random candidates."""

@@ -97,7 +97,7 @@ class PictureFits(Fits):
 
     def __init__(
         self, pictures: Sequence[NDArray[np.uint8]], importance: Sequence[Importance | None], schedule: Schedule,
-        bounds: tuple[float, float], seed: int, progress: Callable[[], None], device: torch.device,
+        bounds: tuple[float, float], seed: int, progress: Callable[[], object], device: torch.device,
         ahead: float | None,
     ) -> None:  # fmt: skip
         self.count, self.bounds, self.progress = len(pictures), bounds, progress

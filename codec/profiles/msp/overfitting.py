@@ -107,7 +107,7 @@ class Overfitting:
     picture: Tensor
     weights: Tensor | None
     position: int
-    progress: Callable[[], None]
+    progress: Callable[[], object]
     seed: int
 
     def fit(self, latents: Tensor, iterations: Iterations) -> Tensor:
