@@ -8,6 +8,7 @@ count. Probabilities are multiples of 2**-24, and none is zero.
 
 from __future__ import annotations
 
+import math
 from functools import cache
 
 import numpy as np
@@ -21,6 +22,10 @@ HALF_WIDTHS = (7, 15, 31, 63, 127, 255)  # K, chosen by the largest scale among 
 TOTAL = 1 << 24
 LOGIT_FRACTIONS = 64
 MAX_CATEGORIES = 1 << 14  # keeps what rounding down leaves to the most probable symbol below 2**-9
+
+# Squared error, in squared steps of a uniform quantiser, that a bit is worth where steps are small: D = step^2 / 12 and
+# R = h - log2(step), so dD/dR = -step^2 ln 2 / 6. Gish and Pierce, "Asymptotically efficient quantizing", 1968.
+HIGH_RATE_SLOPE = math.log(2) / 6
 
 NEAR = 1e-6  # far more than errors of floating point in counts
 

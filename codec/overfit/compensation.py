@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec.entropy.integer_arm import WEIGHT_BITS
+from codec.entropy.tables import HIGH_RATE_SLOPE
 from codec.overfit.bitstream import magnitude_bits, weight_bits
 
 DAMPING = 1e-3  # curvature that is added to all weights, relative to their mean
@@ -64,7 +65,7 @@ def _factor(curvature: Floats, price: float) -> Floats:
 
 def _exponent(spread: float, price: float) -> int:
     """Exponent of the step at which a finer one would cost as many bits more as it spares error."""
-    step = math.sqrt(12 * price / math.log(2)) * spread
+    step = math.sqrt(2 * price / HIGH_RATE_SLOPE) * spread
     return min(max(round(-math.log2(step)) + FINER, 0), WEIGHT_BITS)
 
 

@@ -24,7 +24,7 @@ from codec.autoencoders.tensor_file import Arrays
 from codec.device import reduced_precision
 from codec.distortion.pixels import SIDES, coarse_error, squared_error
 from codec.entropy.layers import narrowed
-from codec.profiles.msp.overfitting import WORTH
+from codec.entropy.tables import HIGH_RATE_SLOPE
 from codec.training import models
 from codec.training.cost import draw_lambdas
 from codec.training.data import Photos, PhotoTask, as_pictures, crops
@@ -34,7 +34,9 @@ from codec.training.optimizers import MuonAndAdam, Schedule, wide
 STARTED = 32  # pictures whose differences say how wide distributions are at first
 DRAWN = 2  # lambdas for each picture: to code it in the first layer takes longer than all the rest
 COARSE = 1.0  # weight of the coarse error: more than where rates are low, and PSNR is not what pictures lack
-STEP = 5.1  # of the best quantiser at high rates by the root of lambda, 18 / ln 2 to the power of 1 / 2
+STEP = math.sqrt(
+    3 / HIGH_RATE_SLOPE
+)  # of the best quantiser at high rates by the root of lambda, of three samples a pixel
 
 
 class EnhancementTask(PhotoTask):
@@ -131,5 +133,5 @@ def traded(exact: Tensor, found: Distributions) -> Tensor:
         exact: what they would be if they were not whole.
     """
     off = exact - found.mean
-    drawn = off.sign() * (off.abs() - WORTH / (2 * math.log(2)) * torch.exp(-found.log_scale)).clamp_min(0)
+    drawn = off.sign() * (off.abs() - HIGH_RATE_SLOPE / (2 * math.log(2)) * torch.exp(-found.log_scale)).clamp_min(0)
     return (drawn + found.mean).round()

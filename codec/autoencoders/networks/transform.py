@@ -22,8 +22,9 @@ from codec.autoencoders.networks.grain import FUNCTIONS, MAX_STRENGTH, functions
 from codec.autoencoders.networks.patch_layout import means
 from codec.autoencoders.networks.transform_config import AT_ONCE, DOWNSCALE, MAX_GATE, MAX_RMS, PATCH, PIXELS, Config
 from codec.blocks import to_multiple
+from codec.entropy.tables import HIGH_RATE_SLOPE
 
-STEP = 10.2  # quantiser's best step by the root of lambda, at high rates, for pictures in -1..1
+STEP = 2 * math.sqrt(3 / HIGH_RATE_SLOPE)  # best step by the root of lambda, at high rates, for samples in -1..1
 
 
 class Pointwise(nn.Linear):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from codec.autoencoders.errors import ModelFileError
 from codec.autoencoders.model_file import Model
+from codec.entropy.tables import HIGH_RATE_SLOPE
 from codec.overfit import initialisation, synthesis
 from codec.overfit.bitstream import Origin, QuantisedWeight, QuantisedWeights
 from codec.overfit.fit import PAPER_CANDIDATES, Distortion, Schedule, distortion, fit
@@ -25,7 +26,6 @@ from codec.profiles.clric.quantisation_step import Sensitivity
 WEIGHTS_BUDGET = 2**14  # bytes
 DEAD_ZONE = 0.4  # in steps, by how much lambda is beyond a universal function's, in its logarithm
 UNIMPORTANT = 0.25  # what a weight below 1 adds to that, by its logarithm
-FINE = math.log(2) / 6  # squared error of a sample that a bit saves at fine steps, in squared steps
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def from_latent(
 ) -> Initialisation:  # fmt: skip
     """A function fitted to the latent alone, about as exact as the weighted latent quantised with this step."""
     seen = sensitivity.of(latent)
-    lam = FINE * step**2 / latent.shape[1]
+    lam = HIGH_RATE_SLOPE * step**2 / latent.shape[1]
     lambdas, start = torch.full((1,), lam, device=latent.device), initialisation.principal(seen, step)
     return _start(sensitivity.undone(fit(seen, lambdas, [start], schedule, generator, progress, measure)), lam)
 
@@ -94,7 +94,7 @@ def from_nothing(
 ) -> Initialisation:  # fmt: skip
     """A function fitted to the latent as the paper does it: one feature on each of seven grids, random candidates."""
     channels, height, width = latent.shape[1:]
-    lam = FINE * step**2 / channels
+    lam = HIGH_RATE_SLOPE * step**2 / channels
     spec = Spec(height, width, channels, features=(1,) * 7, spatial=8, references=0)
     candidates = [initialisation.random(spec, generator) for _ in range(PAPER_CANDIDATES)]
     lambdas = torch.full((1,), lam, device=latent.device)

@@ -25,13 +25,14 @@ from codec.blocks import to_multiple
 from codec.container import Section
 from codec.device import computing
 from codec.distortion.pixels import STABILISER, STRUCTURE
+from codec.entropy.tables import HIGH_RATE_SLOPE
 from codec.importance import Importance, log_weights, of_cells
 from codec.profiles.base import Budget, Encoder, Goal, Progress, Sections, counting
 from codec.profiles.msp import latent_coding
 from codec.profiles.msp.bitstream import Head
 from codec.profiles.msp.coded import Coded, Enhanced
 from codec.profiles.msp.latent_coding import Trade
-from codec.profiles.msp.overfitting import FITTED, WORTH, Iterations, Overfitting
+from codec.profiles.msp.overfitting import FITTED, Iterations, Overfitting
 from codec.profiles.msp.profile import LOG_LAMBDA, Options
 from codec.profiles.options import PAPER
 from codec.rate_control import Coder, of_size
@@ -226,7 +227,7 @@ class LatentCoder(Coder[Coded]):
         symbols, prior = layer.encode(self._left[1], position), layer.prior(position)
         weights = self._weights(point, layer.log_lambda(position))
         counts = self._structure * (1 if weights is None else _as_cells(weights, PATCH))
-        trade = np.broadcast_to(WORTH / counts, symbols.shape)
+        trade = np.broadcast_to(HIGH_RATE_SLOPE / counts, symbols.shape)
         stream, coded_symbols = latent_coding.encode(prior, symbols, trade=trade)
         return Enhanced(position, stream, coded_symbols, prior)
 
@@ -250,7 +251,7 @@ class LatentCoder(Coder[Coded]):
             return None
         channels = self.transform.channels
         caution = np.where(np.arange(channels) < channels * STRONGEST, CAUTION, 1)
-        trade: Trade = (WORTH * (1 / _as_cells(weights, DOWNSCALE) - 1) * caution).astype(np.float32)
+        trade: Trade = (HIGH_RATE_SLOPE * (1 / _as_cells(weights, DOWNSCALE) - 1) * caution).astype(np.float32)
         return trade
 
 

@@ -22,12 +22,12 @@ from codec.autoencoders.networks.progressive_prior import Distributions, laplace
 from codec.autoencoders.networks.transform_config import DOWNSCALE
 from codec.device import reduced_precision
 from codec.distortion.pixels import picture_error
+from codec.entropy.tables import HIGH_RATE_SLOPE
 from codec.importance import of_cells
 
 RATE = 0.12  # part of the way to where each symbol alone would cost least, at first, by the root of all iterations
 STEP = 0.03  # greatest step of a symbol at once
 NARROW = -2.0  # logarithm of the scale from which on a symbol may change: others would cost a hundred bits
-WORTH = math.log(2) / 6  # squared error of a symbol that a bit is worth, where steps are small
 FITTED = 0.3  # least weight of what is fitted: the rest is better off with symbols that were chosen by their bits
 TOGETHER = 0.5  # part of the symbols that change at once, of all that would lower the cost alone
 CURVED, TRUSTED = 1.5, 5  # curvature to begin with, in the usual one, and of how many changes that is the experience
@@ -124,7 +124,7 @@ class Overfitting:
     @property
     def _curvature(self) -> float:
         """Distortion that a squared error of 1 in a symbol is, where steps are small."""
-        return self._trade / WORTH
+        return self._trade / HIGH_RATE_SLOPE
 
     @torch.no_grad()
     def _free(self, symbols: Tensor) -> Tensor:
