@@ -14,18 +14,7 @@ from codec.container import Section
 from pillow_clric import _colour
 from pillow_clric._losses import without_promises
 
-__all__ = [
-    "EXIF_PREFIX",
-    "Exif",
-    "Icc",
-    "Xmp",
-    "check",
-    "collect",
-    "for_tiff",
-    "unreadable_groups",
-    "unwritable",
-    "upright",
-]
+__all__ = ["EXIF_PREFIX", "Exif", "Icc", "Xmp", "check", "collect", "for_tiff", "unwritable", "upright"]
 
 Exif = bytes | Image.Exif | Literal["keep"] | None
 Icc = bytes | Literal["keep"] | None
@@ -132,7 +121,7 @@ def _own_exif(image: Image.Image) -> bytes:
         told_now, told_then = _written(now), _written(then)
     except Exception:  # EXIF that Pillow cannot parse, or write again, was not changed either
         return stored
-    left_out = {*_odd(tags), *unreadable_groups(image)} if hasattr(image, "tag_v2") else set[int]()
+    left_out = {*_odd(tags), *_unreadable_groups(image)} if hasattr(image, "tag_v2") else set[int]()
     if Base.Orientation not in {*now, *then, *getattr(image, "tag_v2", {})}:  # it is the XMP's, which is kept itself
         left_out |= {Base.Orientation} if tags.get(Base.Orientation) == told.get(Base.Orientation) else set()
     removed = {tag: tags.pop(tag) for tag in left_out & {*tags}}
@@ -153,8 +142,8 @@ def _as_read(exif: Image.Exif) -> Image.Exif:
     return tags
 
 
-def unreadable_groups(image: Image.Image) -> list[int]:
-    """Return groups of tags that an image has and cannot give any more: TIFF files with several pictures are closed."""
+def _unreadable_groups(image: Image.Image) -> list[int]:
+    """Groups of tags that an image has and cannot give any more: TIFF files with several pictures are closed."""
     tags, found = image.getexif(), list[int]()
     for group in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
         try:
