@@ -78,9 +78,9 @@ def profile(body: bytes, *, grey: bool) -> bytes:
     """
     if not body:
         raise _corrupt("is empty")
-    if body[0] and len(body) > 1:
-        raise _corrupt("has more than a number")
     if body[0] in SPACES:
+        if len(body) > 1:
+            raise _corrupt("has more than a number")
         return SPACES[body[0]].profile(grey=grey)
     if body[0]:
         raise UnsupportedError(f"colour space {body[0]} is not known to this version: update pillow-clric")

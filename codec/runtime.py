@@ -29,7 +29,7 @@ forked = False  # whether this process is a copy of another one
 
 
 class cached_property(Generic[Found]):  # noqa: N801 (as that of functools)
-    """A property that is computed once for each object, as of functools from Python 3.12 on.
+    """A property that is kept once it is computed, as of functools from Python 3.12 on; it is the same by each thread.
 
     Before, all objects shared a lock, and a process that was forked while another thread held it waited for ever.
     """

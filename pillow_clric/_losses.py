@@ -64,7 +64,8 @@ def _losses(image: Image.Image, stripped: bool) -> Iterator[str]:
     if (count := _frames(image)) > 1:
         yield f"only the first of {count} pictures is kept: a .clric file holds one"
     elif count < 1:
-        yield "only one of several pictures is kept, and those tags of its EXIF that were read before it was closed"
+        tags = "" if stripped else ", and of its EXIF what was read before it was closed"
+        yield f"only one of several pictures is kept{tags}"
     if _is_reduced(image):
         yield "only a small version of the picture is kept: Pillow does not read the picture itself in such a file"
     beside = [*_beside(image), *["IPTC"] * (not stripped and _has_iptc(image))]

@@ -32,7 +32,8 @@ def list_models() -> None:
     from codec.autoencoders import store
     from codec.autoencoders.zoo import CATALOGUE
 
-    entries = store.entries()
+    with _errors():
+        entries = store.entries()
     for entry in entries:
         click.echo(f"{entry.name:16} {entry.prefix}  {decimal(entry.path.stat().st_size):>8}  {entry.path}")
     click.echo("\nTo be had by `clric-convert models fetch NAME`:")

@@ -22,14 +22,17 @@ __all__ = ["thumbnail"]
 
 @click.command(
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Write a small copy of INPUT (- for stdin), upright and in sRGB, to OUTPUT, a PNG file whatever its name.",
+    help="Write a small copy of INPUT (- for stdin), upright and in sRGB, to OUTPUT, a PNG file whatever its name. "
+    "Existing files are written over, but no .clric files.",
 )
 @click.argument("source", metavar="INPUT", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
 @click.argument("target", metavar="OUTPUT", type=click.Path(dir_okay=False))
 @click.option("-s", "--size", type=click.IntRange(1), default=256, show_default=True, help="Pixels of its longer side.")
 def thumbnail(source: str, target: str, size: int) -> None:
     output = Path(target)
-    if replaces(output, readable(source)) or (os.path.isfile(output) and is_coded(output)):
+    if replaces(output, readable(source)):
+        raise click.UsageError(f"the thumbnail would be written over {source}: name another output")
+    if os.path.isfile(output) and is_coded(output):  # as of a pattern that stands for two photos
         raise click.UsageError(f"the thumbnail would be written over the .clric file {target}: name another output")
     try:
         with opened(readable(source)) as file, Image.open(file) as image:

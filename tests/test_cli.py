@@ -621,7 +621,7 @@ def test_inputs_that_links_lead_to_are_not_written_over(folder: Path) -> None:
     for arguments in (("link.clric", real), ("a.png", real)):
         result = run("thumbnail", folder / arguments[0], arguments[1])
         assert result.exit_code == 2
-        assert "would be written over the .clric file" in result.stderr
+        assert "the thumbnail would be written over" in result.stderr
     assert real.read_bytes() == before
 
 

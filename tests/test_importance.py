@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tarfile
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -295,6 +296,9 @@ def test_a_mask_that_can_be_read_but_once_is_for_one_photo(fast_profile: FastPro
     result = run(folder / "photos", "-o", folder / "out", "--importance", folder / "mask")
     assert result.exit_code == 2
     assert "can be read but once" in result.output
+    with tarfile.open(folder / "x.tar", "w") as tar:
+        tar.add(folder / "photos" / "a.png", "a.png")
+    assert run(folder / "x.tar", "-o", folder / "out" / "", "--importance", folder / "mask").exit_code == 2
 
 
 @pytest.mark.usefixtures("one_core")

@@ -178,6 +178,17 @@ def test_symbols_depend_on_no_number_of_threads(preset: str, monkeypatch: pytest
     assert len(found) == 1
 
 
+def test_files_depend_on_no_number_of_threads() -> None:
+    threads, found = torch.get_num_threads(), set()
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            found.add(encode(photo(64, 80)))
+    finally:
+        torch.set_num_threads(threads)
+    assert len(found) == 1
+
+
 @pytest.mark.parametrize("size", [(1300, 1100), (40, 1200)])
 def test_tiles_do_not_show(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither those of torch nor that NumPy makes what is not larger than one."""

@@ -129,6 +129,7 @@ def test_links_become_files(png: bytes, tmp_path: Path) -> None:
     write_tar(tmp_path / "x.tar", [("a.png", png), ("a.cls", b"7")])
     hard, soft = tarfile.LNKTYPE, tarfile.SYMTYPE
     links = [("b.png", "a.png", hard), ("c.png", "a.png", soft), ("b.bak", "a.png", hard), ("d.png", "else.png", soft)]
+    links.append(("e.png", "e.png", soft))
     with tarfile.open(tmp_path / "x.tar", "a") as tar:
         for name, to, kind in links:
             member = tarfile.TarInfo(name)
@@ -137,7 +138,11 @@ def test_links_become_files(png: bytes, tmp_path: Path) -> None:
     assert run(tmp_path / "x.tar", "-o", tmp_path / "y.tar").exit_code == 0
     with tarfile.open(tmp_path / "y.tar") as tar:
         assert tar.getmember("d.png").linkname == "else.png"
-        found = {name: file.read() for name in tar.getnames() if name != "d.png" and (file := tar.extractfile(name))}
+        found = {
+            name: file.read()
+            for name in tar.getnames()
+            if name not in ("d.png", "e.png") and (file := tar.extractfile(name))
+        }
     assert [*found] == ["a.clric", "a.cls", "b.clric", "c.clric", "b.bak"]
     assert found["a.clric"] == found["b.clric"] == found["c.clric"]
     assert found["b.bak"] == png
@@ -166,6 +171,27 @@ def test_what_might_be_converted_another_time_is_not_left_out(
     assert not (tmp_path / "out").exists()
     assert run(tmp_path / f"x.{kind}", "-o", tmp_path / "out" / "").exit_code == 0
     assert (tmp_path / "out" / f"x.{kind}").exists()
+
+
+def test_damaged_files_in_shards_are_left_out(png: bytes, clric: bytes, tmp_path: Path) -> None:
+    """They will be damaged the next time, too."""
+    damaged = clric[:-3] + bytes(3)
+    write_tar(tmp_path / "x.tar", [("1.clric", clric), ("2.clric", damaged), ("3.clric", clric[:-2])])
+    write_parquet(tmp_path / "x.parquet", {"a": [damaged, clric]}, pa.schema({"a": pa.binary()}))
+    for name in ("x.tar", "x.parquet"):
+        result = run(tmp_path / name, "-o", tmp_path / "out" / "")
+        assert result.exit_code == 1
+        assert "1 converted" in result.stderr
+    assert [*read_tar(tmp_path / "out" / "x.tar")] == ["1.png"]
+    first, second = pq.read_table(tmp_path / "out" / "x.parquet")["a"].to_pylist()
+    assert first is None
+    assert opened(second).format == "PNG"
+
+
+def test_empty_shards_are_no_failures(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "x.parquet", {"a": [None]}, pa.schema({"a": pa.binary()}))
+    assert run(tmp_path / "x.parquet", "-o", tmp_path / "out" / "").exit_code == 0
+    assert pq.read_table(tmp_path / "out" / "x.parquet")["a"].to_pylist() == [None]
 
 
 def test_shards_of_which_nothing_can_be_converted(tmp_path: Path) -> None:

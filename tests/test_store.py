@@ -147,9 +147,12 @@ class TestStore:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
         monkeypatch.setattr(os, "listdir", listdir)
-        assert [entry.name for entry in store.entries()] == EMBEDDED
-        for look in (partial(store.load, "mine"), partial(store.find, bytes(8))):
-            with pytest.raises(MissingModelError, match=r"\(the models in .* cannot be read: Permission denied\)"):
+        for name in EMBEDDED:
+            entry = store.check(name)
+            assert entry is not None
+            assert store.find(bytes.fromhex(entry.prefix)).name == name
+        for look in (partial(store.load, "mine"), partial(store.find, bytes(8)), store.entries):
+            with pytest.raises(ModelError, match=r"the models in .* cannot be read: Permission denied"):
                 look()
 
     def test_other_files_in_the_folder_are_no_models(self, own_store: Path) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from contextlib import suppress
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -75,38 +75,30 @@ def folder() -> Path:
 
 
 def entries() -> list[Entry]:
-    """All models that are there, the embedded ones first."""
-    found = list[Entry]()
-    with suppress(OSError):  # as of who may not look there; those that are missed then say so
-        found = _own(folder())
-    return [*EMBEDDED.values(), *found]
-
-
-def _own(place: Path) -> list[Entry]:
-    """The user's models, which are in a folder.
+    """All models that are there, the embedded ones first.
 
     Raises:
-        OSError: there is one, but it cannot be read.
+        ModelError: the folder of the others is there, but cannot be read.
     """
+    return list(_entries())
+
+
+def _entries() -> Iterator[Entry]:
+    """The same one by one: who needs one that is embedded need not be allowed to look into the folder."""
+    yield from EMBEDDED.values()
+    place = folder()
     try:
         names = sorted(os.listdir(place))
     except (FileNotFoundError, NotADirectoryError):
-        return []
-    return [Entry(match[1], match[2], place / name) for name in names if (match := _FILE.fullmatch(name))]
-
-
-def _unread() -> str:
-    """Why the user's models are none of `entries`, to be said of one that is missed; "" if they are."""
-    try:
-        _own(folder())
+        return
     except OSError as error:
-        return f" (the models in {folder()} cannot be read: {error.strerror})"
-    return ""
+        raise ModelError(f"the models in {place} cannot be read: {error.strerror}") from error
+    yield from (Entry(match[1], match[2], place / name) for name in names if (match := _FILE.fullmatch(name)))
 
 
 def _named(name: str | Path) -> Entry | None:
     """The model of this name or hash."""
-    return next((entry for entry in entries() if name in (entry.name, entry.prefix)), None)
+    return next((entry for entry in _entries() if name in (entry.name, entry.prefix)), None)
 
 
 def find(prefix: bytes) -> Model:
@@ -117,18 +109,16 @@ def find(prefix: bytes) -> Model:
         ModelFileError: it is damaged.
     """
     wanted = prefix.hex()
-    for entry in entries():
+    for entry in _entries():
         if entry.prefix == wanted:
             return entry.load()
     name = next((name for name, known in CATALOGUE.items() if known.prefix == wanted), None)
     if name is None:
         raise MissingModelError(
-            f"the model with the hash {wanted} is not here{_unread()}: get it from where the file comes from, and run "
+            f"the model with the hash {wanted} is not here: get it from where the file comes from, and run "
             "`clric-convert models add FILE`"
         )
-    raise MissingModelError(
-        f"the model {name} ({wanted}) is not here{_unread()}: run `clric-convert models fetch {name}`"
-    )
+    raise MissingModelError(f"the model {name} ({wanted}) is not here: run `clric-convert models fetch {name}`")
 
 
 def load(name: str | Path) -> Model:
@@ -157,7 +147,7 @@ def check(name: str | Path) -> Entry | None:
     entry = _named(name)
     if entry is None and not Path(name).exists():
         advice = f"run `clric-convert models fetch {name}`" if name in CATALOGUE else "see `clric-convert models list`"
-        raise MissingModelError(f"there is no model {str(name)!r}{_unread()}: {advice}, or name a file or folder")
+        raise MissingModelError(f"there is no model {str(name)!r}: {advice}, or name a file or folder")
     return entry
 
 

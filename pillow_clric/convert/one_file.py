@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 
 import codec
-from codec.container import MAGIC, read_header
+from codec.container import MAGIC, CorruptError, LimitError, TruncatedError, read_header
 from pillow_clric import _colour, _importance, _modes, decode, encode
 from pillow_clric._importance import as_stored
 from pillow_clric._losses import checked
@@ -25,6 +25,9 @@ from pillow_clric.convert.plan import Job
 from pillow_clric.convert.report import UNIDENTIFIED, message
 
 __all__ = ["Progress", "Result", "Settings", "convert", "importance_of", "photo_in"]
+
+# Errors that a file has everywhere, and with later versions
+_OF_THE_FILE = (ValueError, Image.DecompressionBombError, CorruptError, TruncatedError, LimitError)
 
 Progress = Callable[[int, int], None]
 Converted = tuple[bytes, tuple[int, int], tuple[str, ...]]
@@ -91,8 +94,8 @@ def convert(job: Job, settings: Settings, progress: Progress | None = None) -> R
         made = _encoded if job.encoding else _repaired if settings.repair else _decoded
         data, size, lost = made(source, job, settings, progress)
     except Exception as error:  # one bad file does not stop the batch
-        elsewhere = not isinstance(error, (ValueError, Image.DecompressionBombError))
-        return Result(job, time.perf_counter() - start, error=message(error, job.source), elsewhere=elsewhere)
+        why, elsewhere = message(error, job.source), not isinstance(error, _OF_THE_FILE)
+        return Result(job, time.perf_counter() - start, error=why, elsewhere=elsewhere)
     return Result(job, time.perf_counter() - start, data, len(source), size, warnings=lost)
 
 

@@ -63,7 +63,7 @@ class Order:
         except Exception as error:
             why = message(error, job.source)
         else:
-            if any(record.status == "converted" for record in records):
+            if not records or any(record.status == "converted" for record in records):
                 why = self._write(job, data)
             else:
                 yield from records

@@ -193,7 +193,7 @@ def _with_importance(
         click.UsageError: there is a folder, but photos in shards have no names of files; or a stream for many photos.
     """
     if not is_folder(given):
-        if is_stream(given) and sum(job.encoding for job in jobs) > 1:
+        if is_stream(given) and (len(jobs) > 1 or any(job.is_shard for job in jobs)):
             raise click.UsageError(f"{given} can be read but once: name a file as importance of several photos")
         return [replace(job, importance=given) if job.encoding else job for job in jobs]
     if any(job.is_shard for job in jobs):

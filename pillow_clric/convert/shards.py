@@ -147,10 +147,11 @@ def _changed(member: tarfile.TarInfo, name: str, size: int) -> tarfile.TarInfo:
 def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Member:
     """A member and its contents. A link to another one becomes a file of its own: that will have another name."""
     file = None
-    with suppress(KeyError):  # it is a link to somewhere else
-        file = tar.extractfile(member)
+    linked = member.islnk() or member.issym()
+    with suppress(KeyError, RecursionError):  # it is a link to somewhere else, or to itself
+        file = tar.extractfile(member) if linked or member.isreg() else None
     data = file.read() if file else b""
-    return (_changed(member, member.name, len(data)) if file and not member.isreg() else member), data
+    return (_changed(member, member.name, len(data)) if file and linked else member), data
 
 
 def _members_jobs(shard: Job, members: list[Member]) -> dict[int, Job]:
