@@ -18,6 +18,7 @@ __all__ = [
     "MAX_PIXELS",
     "MAX_SECTION",
     "MAX_SIDE",
+    "METADATA",
     "MODEL_BYTES",
     "MODES",
     "VERSION",
@@ -79,7 +80,7 @@ _ORDER = (
     Section.COLOUR, Section.ICC, Section.EXIF, Section.XMP, Section.ALPHA, Section.WEIGHTS, Section.GRIDS,
     Section.PACKETS, Section.ENHANCEMENT,
 )  # fmt: skip
-_METADATA = frozenset({Section.COLOUR, Section.ICC, Section.EXIF, Section.XMP})
+METADATA = frozenset({Section.COLOUR, Section.ICC, Section.EXIF, Section.XMP})
 _GRIDS_IN_PACKETS = frozenset({3})  # profiles whose grids are packets, which have checksums of their own
 
 
@@ -246,7 +247,7 @@ def header_size(header: Header, lengths: Mapping[Section, int]) -> int:
 
 def _directory(lengths: Mapping[Section, int]) -> tuple[Entry, ...]:
     """Entries of sections in their order, of lengths of their bodies."""
-    return tuple(Entry(each, each not in _METADATA, lengths[each]) for each in _ORDER if each in lengths)
+    return tuple(Entry(each, each not in METADATA, lengths[each]) for each in _ORDER if each in lengths)
 
 
 def as_bytes(data: Bytes) -> bytes:

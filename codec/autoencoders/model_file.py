@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from codec import files
 from codec.autoencoders.errors import ModelFileError
 from codec.autoencoders.tensor_file import (
     METADATA,
@@ -254,8 +255,6 @@ def loaded(part: AnyProven, model: Model, prefix: str = "") -> AnyProven:
 def write(model: Model, path: Path) -> None:
     """Write a model to a file, for `read`, completely or not at all."""
     from safetensors.torch import save
-
-    from codec import files
 
     metadata = {METADATA: _json({"name": model.name, **model.description}).decode()}
     files.write(path, save({name: tensor.contiguous() for name, tensor in model.tensors.items()}, metadata))

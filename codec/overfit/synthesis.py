@@ -82,28 +82,30 @@ class _Rows:
         self.top, self.bottom, self.spec = top, bottom, spec
         self.low, self.high = max(0, top - spec.residuals), min(spec.height, bottom + spec.residuals)
 
+    def inputs(
+        self, grids: list[Tensor], weights: dict[str, Tensor], region: ValidRegion | None = None
+    ) -> list[Tensor]:
+        """Inputs that these rows depend on, made of grids and weights; if there is a region, rows are all of them."""
+        inputs = [grids[0][:, :, self.low : self.high]]
+        if len(grids) > 1:
+            taps, top, bottom = weights["upsampling.taps"], self.low // 2 - REACH, (self.high + 1) // 2 + REACH
+            inputs += [_coarse(grids, taps, 1, top, bottom, region), taps[:, 0]]
+        return inputs + [weights[name] for name in self.spec.weight_shapes if name.startswith("synthesis.")]
+
     def cut(self, inputs: list[Tensor]) -> list[Tensor]:
-        """Views of the inputs that these rows depend on."""
+        """Views of the inputs of all rows that these depend on."""
         parts = [inputs[0][:, :, self.low : self.high], *inputs[1:]]
         if len(self.spec.features) > 1:
             parts[1] = inputs[1][:, :, self.low // 2 : (self.high + 1) // 2 + 2 * REACH]
         return parts
 
-    def made(self, grids: list[Tensor], weights: dict[str, Tensor], network: list[Tensor]) -> list[Tensor]:
-        """The same of grids and weights, without inputs of other rows."""
-        parts = [grids[0][:, :, self.low : self.high]]
-        if len(grids) > 1:
-            taps = weights["upsampling.taps"]
-            parts += [_coarse(grids, taps, 1, self.low // 2 - REACH, (self.high + 1) // 2 + REACH), taps[:, 0]]
-        return parts + network
-
     def synthesise(self, parts: list[Tensor]) -> Tensor:
-        """(batch, outputs, bottom - top, width) from what `cut` gave."""
+        """(batch, outputs, bottom - top, width) from what `inputs` or `cut` gave."""
         features, weights = self.features(parts)
         return _network(features, weights, self.spec.linear)
 
     def features(self, parts: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Inputs of the network, extended by a sample for each residual layer, and its weights, of what `cut` gave."""
+        """Inputs of the network, extended by a sample for each residual layer, and its weights."""
         features, *rest = parts
         if len(self.spec.features) > 1:
             coarse, taps, *rest = rest
@@ -147,22 +149,6 @@ class _Pointwise(torch.autograd.Function):
         return hidden.mT @ at_hidden, at_hidden @ x.mT, at_hidden.sum(2), *of_output
 
 
-def _inputs(
-    grids: list[Tensor], weights: dict[str, Tensor], spec: Spec, region: ValidRegion | None = None
-) -> list[Tensor]:
-    """Inputs of `_Rows`, for all rows at once."""
-
-    inputs = [grids[0]]
-    if len(grids) > 1:
-        taps = weights["upsampling.taps"]
-        inputs += [_coarse(grids, taps, 1, -REACH, grids[1].shape[2] + REACH, region), taps[:, 0]]
-    return inputs + _network_weights(weights, spec)
-
-
-def _network_weights(weights: dict[str, Tensor], spec: Spec) -> list[Tensor]:
-    return [weights[name] for name in spec.weight_shapes if name.startswith("synthesis.")]
-
-
 def _coarse(
     grids: list[Tensor], taps: Tensor, level: int, top: int, bottom: int, region: ValidRegion | None = None
 ) -> Tensor:
@@ -183,6 +169,10 @@ def _coarse(
     if region is not None:
         features = region.extended(features, level)
     return F.pad(features, (REACH, REACH, low - top, bottom - high), mode="replicate")
+
+
+def _all_rows(spec: Spec) -> _Rows:
+    return _Rows(0, spec.height, spec)
 
 
 def _blocks(spec: Spec, batch: int, device: torch.device) -> Iterator[_Rows]:
@@ -209,7 +199,7 @@ def tile_gradients(
     Yields:
         (tiles, weights), in the order of `Spec.weight_shapes`; `DRAWS` times for each tile.
     """
-    reach, missing, inputs = spec.residuals, -spec.width % TILE, _inputs(grids, weights, spec)
+    reach, missing, inputs = spec.residuals, -spec.width % TILE, _all_rows(spec).inputs(grids, weights)
     factors = grids[0].new_ones(1, 1, spec.height, spec.width) if factors is None else factors
     for part in slices(spec.height, TILE):
         rows = _Rows(part.start, part.stop, spec)
@@ -267,7 +257,7 @@ def squared_error(
     Args:
         roots: factors of the differences, (batch, 1, height, width); 1 by default.
     """
-    inputs, factors = _inputs(grids, weights, spec, region), roots
+    inputs, factors = _all_rows(spec).inputs(grids, weights, region), roots
     if region is not None:
         factors = region.inside[0] if roots is None else region.inside[0] * roots
     error: Tensor = _SquaredError.apply(spec, torch.is_grad_enabled(), target, factors, *inputs)  # type: ignore[no-untyped-call]
@@ -276,15 +266,15 @@ def squared_error(
 
 def output(grids: list[Tensor], weights: dict[str, Tensor], spec: Spec, region: ValidRegion | None = None) -> Tensor:
     """The same as `synthesise`, with gradients and without bounds on memory."""
-    rows = _Rows(0, spec.height, spec)
-    return rows.synthesise(rows.cut(_inputs(grids, weights, spec, region)))
+    rows = _all_rows(spec)
+    return rows.synthesise(rows.inputs(grids, weights, region))
 
 
 @torch.no_grad()
 def synthesise(grids: list[Tensor], weights: dict[str, Tensor], spec: Spec) -> Tensor:
     """The function's output, (batch, outputs, height, width), from grids by level, finest first."""
-    batch, network = grids[0].shape[0], _network_weights(weights, spec)
+    batch = grids[0].shape[0]
     output = grids[0].new_empty(batch, spec.outputs, spec.height, spec.width)
     for rows in _blocks(spec, batch, output.device):
-        output[:, :, rows.top : rows.bottom] = rows.synthesise(rows.made(grids, weights, network))
+        output[:, :, rows.top : rows.bottom] = rows.synthesise(rows.inputs(grids, weights))
     return output

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from codec.container import Container, Header, Section, UnsupportedError
+from codec.container import METADATA, Container, Header, Section, UnsupportedError
 from codec.profiles.options import Options
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ Sections = dict[Section, bytes]
 Progress = Callable[[int, int], None]  # done, total
 Chosen = TypeVar("Chosen", bound=Options)
 
-SHARED = (Section.COLOUR, Section.ICC, Section.EXIF, Section.XMP, Section.ALPHA)  # by all profiles
+SHARED = METADATA | {Section.ALPHA}  # by all profiles
 QUALITIES = (0, 10, 50, 90, 100)  # for which profiles state their lambdas
 
 
