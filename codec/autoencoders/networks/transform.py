@@ -43,9 +43,10 @@ class Spatial(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, inputs, h, w) to (batch, outputs, h, w)"""
-        # As padding_mode="replicate", which torch.compile cannot differentiate in channels_last.
-        x = torch.cat([x[:, :, :1], x, x[:, :, -1:]], 2)
-        return super().forward(torch.cat([x[..., :1], x, x[..., -1:]], 3))
+        if torch.is_grad_enabled():  # torch.compile cannot differentiate what is faster
+            x = torch.cat([x[:, :, :1], x, x[:, :, -1:]], 2)
+            return super().forward(torch.cat([x[..., :1], x, x[..., -1:]], 3))
+        return super().forward(F.pad(x, (1, 1, 1, 1), mode="replicate"))
 
 
 class Block(nn.Module):
@@ -70,26 +71,28 @@ class Block(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, channels, h, w) to the same."""
-        positions = self.mixed(x).permute(0, 2, 3, 1)
-        at_once = positions[..., 0].numel() if self.training else AT_ONCE
-        gated = torch.cat([self._gated(some) for some in positions.flatten(0, 2).split(at_once)])
-        return gated.view(positions.shape).permute(0, 3, 1, 2)
-
-    def mixed(self, x: Tensor) -> Tensor:
-        """(batch, channels, h, w) to the same, which the gated layer takes."""
-        mixed: Tensor = self.mix_out(self.mix(F.silu(self.mix_in(x))))
-        return x + mixed
-
-    def hidden(self, x: Tensor) -> Tensor:
-        """Hidden channels (n, expansion * channels) of the gated layer, of (n, channels)."""
-        gate, value = F.linear(x, self.gate_in.weight, self.gate_in.bias).chunk(2, 1)
-        return F.silu(gate).clamp_max(MAX_GATE) * value
+        """(batch, channels, h, w) to the same; without gradients, in its memory, which must be channels_last."""
+        in_place = not torch.is_grad_enabled()
+        mixed = self.mix_out(self.mix(F.silu(self.mix_in(x), inplace=in_place)))
+        if in_place:
+            x += mixed
+            for some in x.permute(0, 2, 3, 1).view(-1, x.shape[1]).split(AT_ONCE):
+                some += self._gated(some)
+                some *= _shortening(some)
+            return x
+        x = (x + mixed).permute(0, 2, 3, 1)
+        x = x + self._gated(x)
+        return (x * _shortening(x)).permute(0, 3, 1, 2)
 
     def _gated(self, x: Tensor) -> Tensor:
-        """(n, channels) to the same, each of n positions on its own."""
-        result = x + F.linear(self.hidden(x), self.gate_out.weight, self.gate_out.bias)
-        return result * (MAX_RMS * result.square().mean(1, keepdim=True).rsqrt()).clamp_max(1)
+        """(..., channels) to the same, each position on its own."""
+        gate, value = F.linear(x, self.gate_in.weight, self.gate_in.bias).chunk(2, -1)
+        return F.linear(F.silu(gate).clamp_max(MAX_GATE) * value, self.gate_out.weight, self.gate_out.bias)
+
+
+def _shortening(x: Tensor) -> Tensor:
+    """Factors (..., 1) by which features (..., channels) are as long as any photo's, at most."""
+    return (MAX_RMS * x.square().mean(-1, keepdim=True).rsqrt()).clamp_max(1)
 
 
 def initialise(layer: Spatial | Pointwise) -> None:
@@ -109,6 +112,14 @@ class Stack(nn.Sequential):
 
     def __init__(self, channels: int, count: int, expansion: int) -> None:
         super().__init__(*(Block(channels, expansion) for _ in range(count)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, h, w) to the same; without gradients, the input's memory may be taken for it."""
+        if not torch.is_grad_enabled():
+            x = x.float().contiguous(memory_format=torch.channels_last)
+        for block in self:
+            x = block(x)
+        return x
 
 
 class Encoder(nn.Module):
