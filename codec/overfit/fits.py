@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -17,6 +16,7 @@ from codec.overfit.function import Function
 from codec.overfit.spec import Spec
 from codec.overfit.trimming import smaller
 from codec.rate_control import Coder
+from codec.runtime import cached_property
 from codec.workers import results
 
 DOUBTFUL = 0.2  # shrinkage of sizes that is as likely to be another

@@ -7,11 +7,11 @@ dictionary of tensors. Every tensor has a leading batch axis: over images, candi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import accumulate
 
 from codec.container import CorruptError, LimitError
 from codec.entropy.integer_arm import MAX_CONTEXTS
+from codec.runtime import cached_property
 
 # Causal neighbours (row, column offset), nearest first. Offsets to the right stay within 2 * |row| - 1 columns, so
 # that all positions with the same `column + 2 * row` can be coded at once (the wavefront).

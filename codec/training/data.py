@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from hashlib import sha256
 from io import BytesIO
 from itertools import accumulate
@@ -18,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from codec.files import replacing, write
+from codec.runtime import cached_property
 from codec.training.loop import Task
 from codec.training.synthetic import draw
 

@@ -6,7 +6,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,6 +29,7 @@ from codec.profiles.clric.profile import Options
 from codec.profiles.clric.quantisation_step import StepTrials
 from codec.profiles.options import PAPER
 from codec.rate_control import ROUNDS, of_size
+from codec.runtime import cached_property
 from codec.tensors import region_of, to_tensor
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from codec.overfit.reference_weights import LAMBDAS, trained_spec
 from codec.profiles.base import Budget, Encoder, Goal, Progress, Sections, counting
 from codec.profiles.options import PAPER, Options
 from codec.rate_control import ROUNDS, of_size
+from codec.runtime import cached_property
 from codec.tensors import region_of, to_tensor
 
 # Distortion of samples in 0..1 that one bit per pixel may save, at `codec.profiles.base.QUALITIES`.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -36,6 +35,7 @@ from codec.profiles.msp.overfitting import FITTED, Iterations, Overfitting
 from codec.profiles.msp.profile import LOG_LAMBDA, Options
 from codec.profiles.options import PAPER
 from codec.rate_control import Coder, of_size
+from codec.runtime import cached_property
 from codec.tensors import to_tensor
 
 # Part of the channels, those that hold colours and coarse shapes, and of the trade that is made with them: without them

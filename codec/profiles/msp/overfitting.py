@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -24,6 +23,7 @@ from codec.device import reduced_precision
 from codec.distortion.pixels import picture_error
 from codec.entropy.tables import HIGH_RATE_SLOPE
 from codec.importance import of_cells
+from codec.runtime import cached_property
 
 RATE = 0.12  # part of the way to where each symbol alone would cost least, at first, by the root of all iterations
 STEP = 0.03  # greatest step of a symbol at once

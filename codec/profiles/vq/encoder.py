@@ -6,7 +6,6 @@ import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -26,6 +25,7 @@ from codec.profiles.packets import Head
 from codec.profiles.vq import index_coding
 from codec.profiles.vq.index_coding import Trade
 from codec.profiles.vq.profile import Options
+from codec.runtime import cached_property
 from codec.tensors import to_tensor
 
 # What a bit is worth, in an index's usual error:
