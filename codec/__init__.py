@@ -6,7 +6,7 @@ Importing this package imports neither torch nor numpy; they are imported when p
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
@@ -204,13 +204,16 @@ def verify(data: Bytes) -> None:
     Raises:
         FormatError: as `decode`; it may yet refuse what passes here, but nothing that was written by `encode`.
     """
-    from codec import alpha
+    from codec import alpha, colour
 
     container = unpack(data)
     profile = by_id(container.header.profile)
     profile.check_directory(container.header)
     profile.check(container)
     alpha.decode(container)
+    if Section.COLOUR in container.sections:
+        with suppress(UnsupportedError):  # a section that may be skipped
+            colour.profile(container.sections[Section.COLOUR], grey=container.header.channels == 1)
 
 
 def repair(data: Bytes, *, device: str = "auto") -> bytes:

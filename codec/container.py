@@ -216,6 +216,10 @@ class Container:
     sections: dict[Section, bytes]
     truncated: bool = False
 
+    def cut(self, section: Section) -> bool:
+        """Whether bytes of a section that the file has are missing at its end."""
+        return len(self.sections[section]) < self.header.spans[section][1]
+
 
 def pack(header: Header, sections: Mapping[Section, bytes]) -> bytes:
     """Make a file of a header and the bodies of its sections.

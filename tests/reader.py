@@ -756,7 +756,7 @@ class Packets:
                 place += 1
         if not found:
             raise DamagedError
-        self.head = max(found, key=lambda head: len(found[head]))
+        self.head = max(found, key=lambda head: (len(found[head]), sum(map(len, found[head].values()))))
         self.spacing = s = 1 + self.head[0] // 16
         self.level = {1: 0, 2: 1, 3: 1}.get(s, 2 if s < 8 else 3)
         self.numbers = [p for p in range(s * s) if p % s < size[0] and (2 * p + p // s) % s < size[1]]
@@ -812,6 +812,8 @@ class Packets:
             length |= (section[start] & 127) << shift
             start += 1
             if section[start - 1] < 128:
+                if shift and not section[start - 1]:  # longer than it needs to be
+                    return head, 0, start, start
                 break
         return head, section[after], start, start + length
 
@@ -924,9 +926,13 @@ SPACES = {
 
 def colour(body: bytes, mode: int) -> bytes:
     """The ICC profile that a section colour stands for, in a file of this mode."""
+    if not body:
+        raise DamagedError
     if body[0]:
         if body[0] not in SPACES:
             raise UnknownError
+        if len(body) > 1:
+            raise DamagedError
         return space(body[0], grey=mode in (0, 2))
     stream = zlib.decompressobj(-15, zdict=space(1, grey=False))
     data = stream.decompress(body[1:], 2**24)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
+import codec
 import pillow_clric
 from codec import CorruptError, FormatError, Header, Section, UnsupportedError, colour, icc, pack, unpack
 from pillow_clric import _opened, cli
@@ -222,11 +223,16 @@ def deflated(data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"\0", b"\0garbage", b"\0" + deflated(bytes(100))[:-1], b"\0" + deflated(b"more") + b"?"]
+    "body", [b"", b"\1\1", b"\0", b"\0garbage", b"\0" + deflated(bytes(100))[:-1], b"\0" + deflated(b"more") + b"?"]
 )
-def test_damaged_sections_are_refused(body: bytes) -> None:
-    with pytest.raises(CorruptError, match=r"colour profile .*get the file again"):
-        opened(with_colour(body))
+def test_damaged_sections_are_refused(body: bytes, photo: Image.Image, fast_profile: FastProfile) -> None:
+    found = unpack(pillow_clric.encode(photo))
+    data = pack(found.header, {**found.sections, Section.COLOUR: body})
+    for read in (opened, codec.verify):
+        with pytest.raises(CorruptError, match=r"colour profile .*get the file again"):
+            read(data)
+    with pytest.raises((reader.DamagedError, zlib.error)):
+        reader.colour(body, 1)
 
 
 def test_bombs_are_refused() -> None:
@@ -253,13 +259,15 @@ def test_any_section_is_a_profile_or_an_error(body: bytes) -> None:
         assert "get the file again" in str(error) or "update" in str(error)
 
 
-def test_unknown_spaces_are_skipped() -> None:
+def test_unknown_spaces_are_skipped(photo: Image.Image, fast_profile: FastProfile) -> None:
     data = with_colour(b"\xc8")
     with pytest.raises(UnsupportedError, match="update"):
         colour.profile(b"\xc8", grey=False)
     with pytest.warns(UserWarning, match=r"colour space 200 .*update pillow-clric.*sRGB"):
         assert "icc_profile" not in opened(data).info
     assert pillow_clric.info(data).colour == "unknown (200)"
+    found = unpack(pillow_clric.encode(photo))
+    codec.verify(pack(found.header, {**found.sections, Section.COLOUR: b"\xc8"}))
 
 
 def with_section(section: Section, body: bytes) -> bytes:

@@ -28,6 +28,7 @@ from codec.autoencoders.errors import ModelFileError
 from codec.autoencoders.learned_transform import on_device
 from codec.autoencoders.networks.enhancement import Config, basis
 from codec.autoencoders.networks.transform_config import PATCH, PIXELS
+from codec.profiles.msp import latent_coding
 
 Pixels = NDArray[np.uint8]
 
@@ -124,6 +125,15 @@ def test_every_beginning_is_a_picture() -> None:
     scores = [psnr(decode(data[:end], allow_truncated=True), picture) for end in ends]
     assert len({round(score, 3) for score in scores[1:3]}) == 1
     assert scores[1] + 5 < scores[-1] <= psnr(decode(data), picture) + 0.1
+
+
+def test_a_latent_that_is_there_as_a_whole_is_decoded_as_in_a_whole_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encode(photo(24, 40), quality=95)
+    container = unpack(data)
+    alone = pack(container.header, {Section.GRIDS: container.sections[Section.GRIDS]})
+    start, _ = container.header.spans[Section.ENHANCEMENT]
+    monkeypatch.setattr(latent_coding, "decode_beginning", None)
+    assert np.array_equal(decode(data[:start], allow_truncated=True), decode(alone))
 
 
 def test_what_is_told_of_it() -> None:

@@ -16,6 +16,7 @@ from lossy import MSP, decode, mended, photo
 import codec
 from codec import CorruptError, Section, UnsupportedError, blocks, pack, unpack
 from codec.autoencoders.networks.coding_order import PRESETS
+from codec.entropy.coder import Encoder, code_laplace, continuations
 from codec.entropy.tables import FRACTIONS
 from codec.profiles import packets
 from codec.profiles.msp import concealment, latent_coding
@@ -138,6 +139,36 @@ def test_a_beginning_decides_a_beginning(preset: str) -> None:
     assert counts == sorted(counts)
     assert counts[0] == 0
     assert counts[-1] > 0.7 * known.size
+
+
+def test_escapes_are_decided_only_after_all_else_of_their_run() -> None:
+    """They follow it, so where it is not decided their places are not, and two decoders may agree on them by chance."""
+    prior, generator = transform_of().prior("normal", 100), np.random.default_rng(0)
+    mean, scale = np.zeros(6, np.int64), np.full(6, 20)
+    for _ in range(1500):
+        values = generator.integers(-1, 2, 6).astype(np.int32)
+        values[[1, 3]] = generator.integers(8, 40, 2)
+        encoder = Encoder()
+        code_laplace(encoder, values, mean, scale)
+        stream = encoder.finish()
+        for cut in range(len(stream)):
+            coding = latent_coding.LatentCoding(continuations(stream[:cut]), prior, 1, 1)
+            found = coding._run(None, mean, scale)
+            decided = np.argmax(found != values) if (found != values).any() else 6
+            assert not found[decided:].any()
+
+
+@pytest.mark.parametrize("truncated", [False, True])
+def test_symbols_beyond_all_limits_are_damage(truncated: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    prior, shape = transform_of().prior("normal", 100), (3, 4, transform_of().channels)
+    latent = np.random.default_rng(0).laplace(0, 3, shape).astype(np.float32)
+    latent[0, 0, 0] = 30000
+    monkeypatch.setattr(latent_coding, "LIMIT", 40000)
+    stream, symbols = latent_coding.encode(prior, latent)
+    assert symbols.max() == 30000
+    monkeypatch.undo()
+    with pytest.raises(CorruptError, match="out of range"):
+        latent_coding.decode(prior, stream, *shape[:2], truncated=truncated)
 
 
 # What is expected

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from binascii import crc_hqx
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from itertools import product
@@ -205,6 +206,15 @@ def test_only_the_packet_in_which_a_file_is_cut_begins(case: Case) -> None:
     assert found.beginnings == {3: bytes([3]) * 43}
     damaged = b"".join([*parts[:2], parts[2][:20] + b"x" + parts[2][21:], parts[3]])
     assert not case.of_section(damaged[:-9], len(whole)).beginnings
+
+
+@each_case
+def test_a_length_has_no_needless_zeros(case: Case) -> None:
+    head = Head(2, 1, case.head.detail)
+    start = head.to_bytes() + bytes([0, 0x83, 0x00]) + b"abc"
+    padded = start + crc_hqx(start, 0xFFFF).to_bytes(2, "little")
+    found = case.of_section(padded + packets.packet(head, 1, b"abc"))
+    assert found.streams == {1: b"abc"}
 
 
 def test_what_is_made_to_look_like_packets_takes_no_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ import codec
 from codec import CorruptError, DamageWarning, Section, unpack
 from codec.autoencoders import import_checkpoint, model_file, store
 from codec.autoencoders.errors import ModelError, ModelFileError
+from codec.autoencoders.networks.vq import check_sizes
 from codec.autoencoders.networks.vqgan import FIELDS
 from codec.autoencoders.vector_quantised import VectorQuantised, on_device
 from codec.profiles import packets
@@ -426,6 +427,8 @@ def test_codebooks_that_no_file_can_name(tmp_path: Path) -> None:
         save_file({**taming(), "quantize.embedding.weight": weight}, tmp_path / "vqgan.safetensors")
         with pytest.raises(ModelFileError, match=complaint):
             import_checkpoint.read(tmp_path / "vqgan.safetensors")
+    with pytest.raises(ValueError, match="1 to 16 rising numbers"):
+        check_sizes(range(2, 19))
 
 
 @pytest.mark.parametrize("missing", ["encoder.conv_out.weight", "quant_conv.weight", "decoder.up.1.block.0.norm1.bias"])

@@ -16,6 +16,6 @@ def function_sections(container: Container) -> tuple[bytes, bytes]:
     if not header.spans.keys() >= {Section.WEIGHTS, Section.GRIDS}:
         raise CorruptError("file has no weights or no grids: it is no picture of this profile")
     weights, grids = container.sections[Section.WEIGHTS], container.sections[Section.GRIDS]
-    if len(weights) < header.spans[Section.WEIGHTS][1]:
+    if container.cut(Section.WEIGHTS):
         raise TruncatedError("file is truncated before the end of its weights: get the whole file again")
     return weights, grids

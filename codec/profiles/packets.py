@@ -188,7 +188,8 @@ class Packets:
         found = [(self.places[number], each) for number, each in contents.items()]
         for number, stream in self.beginnings.items():
             if number not in sound:
-                found.append((self.places[number], decode(stream, self.places[number], True)))
+                with suppress(CorruptError):  # no checksum vouches for it
+                    found.append((self.places[number], decode(stream, self.places[number], True)))
         return replace(self, streams=sound, restored=restored), found
 
     def warn(self) -> None:
@@ -449,7 +450,8 @@ class _Packet(NamedTuple):
             size |= (section[begin] & 0x7F) << shift
             begin += 1
             if section[begin - 1] < 0x80:
-                return cls(head, section[after], start, begin, begin + size)
+                needless = shift > 0 and section[begin - 1] == 0
+                return None if needless else cls(head, section[after], start, begin, begin + size)
         return None
 
     def fits(self, section: bytes, followed: bool = False) -> bool:

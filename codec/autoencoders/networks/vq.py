@@ -29,6 +29,7 @@ from codec.blocks import to_multiple
 from codec.entropy.layers import Proven
 
 MAX_SIZE = 1 << 14  # of a codebook
+MAX_BOOKS = 16  # that the heads of packets can name
 
 
 class Codebooks(nn.Module, ABC):
@@ -78,8 +79,8 @@ def check_sizes(sizes: Sequence[int], least: int = 1) -> tuple[int, ...]:
         ValueError: they make no sense.
     """
     checked = tuple(whole("sizes", size, 2, MAX_SIZE) for size in sizes)
-    if not least <= len(checked) <= MAX_BLOCKS or list(checked) != sorted(set(checked)):
-        raise ValueError(f"sizes must be {least} to {MAX_BLOCKS} rising numbers, not {sizes!r}")
+    if not least <= len(checked) <= MAX_BOOKS or list(checked) != sorted(set(checked)):
+        raise ValueError(f"sizes must be {least} to {MAX_BOOKS} rising numbers, not {sizes!r}")
     return checked
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from codec.autoencoders import preview, store
 from codec.autoencoders.autoencoder import on_device
-from codec.container import Container
+from codec.container import Container, Section
 from codec.device import computing
 from codec.overfit import pipeline
 from codec.overfit.sections import function_sections
@@ -29,7 +29,7 @@ class ClricDecoder(Decoder):
         with computing(device), torch.no_grad():
             output, weights = pipeline.decode(
                 *function_sections(container), size, device, universal_of(autoencoder.model),
-                truncated=container.truncated,
+                truncated=container.cut(Section.GRIDS),
             )  # fmt: skip
             latents = output * step_of(weights.origin, device)
             picture = preview.decode(autoencoder, latents, header.height, header.width, scale)[0]

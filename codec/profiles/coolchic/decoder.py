@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from codec.blocks import shrunk
-from codec.container import Container
+from codec.container import Container, Section
 from codec.overfit import pipeline
 from codec.overfit.sections import function_sections
 from codec.profiles.base import Decoder
@@ -22,5 +22,5 @@ class CoolChicDecoder(Decoder):
 
     def decode(self, container: Container, scale: int = 1, tune: str | None = None) -> NDArray[np.uint8]:
         sections, shape = function_sections(container), container.header.shape
-        output, _ = pipeline.decode(*sections, shape, self.device, truncated=container.truncated)
+        output, _ = pipeline.decode(*sections, shape, self.device, truncated=container.cut(Section.GRIDS))
         return to_pixels(shrunk(output, scale)[0].cpu().numpy())

@@ -42,7 +42,8 @@ class MspDecoder(Decoder):
         else:
             head, prior, stream = self._coded(container)
             size = transform.size(header.height, header.width)
-            symbols = latent_coding.decode(prior, stream, *size, truncated=container.truncated).astype(np.float32)
+            truncated = container.cut(Section.GRIDS)
+            symbols = latent_coding.decode(prior, stream, *size, truncated=truncated).astype(np.float32)
             more = self._enhancement(container, scale)
         # What the enhancement layer has of texture is real.
         grain = (head.grain if tune is None else tune == "looks") and Section.ENHANCEMENT not in container.sections
@@ -98,9 +99,10 @@ class MspDecoder(Decoder):
 
     def _enhancement(self, container: Container, scale: int) -> Floats | None:
         """Addition of the enhancement layer to a picture; None if there is none, or the file ends before it begins."""
-        header, truncated = container.header, container.truncated
+        header = container.header
         if Section.ENHANCEMENT not in container.sections:
             return None
+        truncated = container.cut(Section.ENHANCEMENT)
         try:
             layer, position, stream = self._layer(container)
         except TruncatedError:

@@ -75,9 +75,9 @@ def decode(
     selftest.check()
     coder = Decoder(stream)
     symbols = LatentCoding([coder], prior, height, width, spacing=spacing).run()
-    if not coder.exhausted or np.abs(symbols).max() > LIMIT:
+    if not coder.exhausted:
         raise CorruptError("the latent does not end where its stream does: the file is damaged; get it again")
-    return symbols
+    return _in_range(symbols)
 
 
 def decode_beginning(
@@ -88,11 +88,19 @@ def decode_beginning(
     Those that it does not decide are what is expected.
 
     Raises:
+        CorruptError: some that it decides are out of range.
         RuntimeError: this machine decodes wrongly.
     """
     selftest.check()
     coding = LatentCoding(continuations(stream), prior, height, width, spacing=spacing)
-    return coding.run(), coding.known
+    return _in_range(coding.run()), coding.known
+
+
+def _in_range(symbols: Symbols) -> Symbols:
+    """The symbols; refuse them if some are beyond -LIMIT..LIMIT, which no writer writes."""
+    if np.abs(symbols).max() > LIMIT:
+        raise CorruptError("symbols of the latent are out of range: the file is damaged; get it again")
+    return symbols
 
 
 def bytes_by_scale(prior: Conditioned, stream: bytes, height: int, width: int) -> dict[int, int]:
@@ -197,7 +205,8 @@ class LatentCoding(HalvingCoding):
             if self._coders and len(chosen):
                 coded = None if told is None else np.rint(told.ravel()[chosen]).clip(-LIMIT, LIMIT).astype(np.int32)
                 runs = [code_laplace(coder, coded, mean[chosen], scale[chosen]) for coder in self._coders]
-                symbols[chosen] = self._decided(runs, symbols[chosen])
+                escapes = np.all([np.abs(run - symbols[chosen]) > tables.HALF_WIDTHS[found] for run in runs], 0)
+                symbols[chosen] = self._decided(runs, symbols[chosen], escapes)
         return symbols.reshape(shape)
 
 
