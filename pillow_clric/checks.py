@@ -141,7 +141,8 @@ def _paragraph(told: dict[str, Any]) -> str:
         "format": told["version"],
     }
     lines = {name: _listed(value) if isinstance(value, dict) else value for name, value in lines.items()}
-    return "\n".join([shown(told["source"]), *(f"  {name:<10}{value}" for name, value in lines.items() if value)])
+    known = {name: value for name, value in lines.items() if value not in (None, "")}
+    return "\n".join([shown(told["source"]), *(f"  {name:<10}{value}" for name, value in known.items())])
 
 
 def _listed(sizes: dict[str, int]) -> str:

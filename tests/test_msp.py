@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -15,6 +16,7 @@ import pictures
 import pytest
 import reader
 import torch
+from conftest import run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from latents import TINY, latent_coded, random_prior, transform_of
@@ -271,6 +273,11 @@ def test_description_says_the_quality_that_was_asked_for() -> None:
         assert codec.describe(encode(photo(40, 33), quality=quality), device="cpu")["quality"] == pytest.approx(
             quality, abs=0.2
         )
+
+
+def test_the_least_quality_is_told_too(tmp_path: Path) -> None:
+    (tmp_path / "a.clric").write_bytes(encode(photo(16, 16), quality=0))
+    assert re.search(r"quality +0\.0$", run("info", "--detail", tmp_path / "a.clric").stdout, re.MULTILINE)
 
 
 def test_info() -> None:

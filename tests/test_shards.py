@@ -212,6 +212,16 @@ def test_webdataset_reads_it(png: bytes, tmp_path: Path) -> None:
     assert opened(samples[0]["clric"]).format == "CLRIC"
 
 
+def test_names_in_tars_change_at_their_ends_only(png: bytes, tmp_path: Path) -> None:
+    """Whatever else of a sample there is, is found by what they begin with."""
+    write_tar(
+        tmp_path / "x.tar", [(f"{name}.{end}", png) for name in ("./a", "./d/b", "c//e.f") for end in ("png", "cls")]
+    )
+    assert run(tmp_path / "x.tar", "-o", tmp_path / "y.tar").exit_code == 0
+    names = [f"{name}.{end}" for name in ("./a", "./d/b", "c//e.f") for end in ("clric", "cls")]
+    assert [*read_tar(tmp_path / "y.tar")] == names
+
+
 def test_shards_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "x.parquet").write_bytes(b"no parquet")
     (tmp_path / "y.tar").write_bytes(b"no tar" * 1000)

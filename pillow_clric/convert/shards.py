@@ -41,13 +41,19 @@ def rewritten(shard: Job, column: str | None, replaced: Replaced) -> bytes:
     return of_kind(shard, column, replaced)
 
 
-def _photo(shard: Job, row: str, target: str, data: bytes) -> Job:
-    """Job of a photo in a shard; `target` is its name there without the end."""
-    encoding = not data.startswith(MAGIC)
-    suffix = ".clric" if encoding else ".png"
-    return Job(
-        place(f"{shard.source}#{row}"), place(f"{shard.target}#{target}{suffix}"), encoding, data, shard.importance
-    )
+def _photo(shard: Job, row: str, converted: str, data: bytes) -> Job:
+    """Job of a photo in a shard, given its row or name there, and that of what it is converted to."""
+    source, target = place(f"{shard.source}#{row}"), place(f"{shard.target}#{converted}")
+    return Job(source, target, _encoding(data), data, shard.importance)
+
+
+def _converted(stem: str, data: bytes) -> str:
+    """Name of what a photo or `.clric` file is converted to, given the beginning of it."""
+    return f"{stem}.clric" if _encoding(data) else f"{stem}.png"
+
+
+def _encoding(data: bytes) -> bool:
+    return not data.startswith(MAGIC)
 
 
 # Parquet
@@ -82,7 +88,10 @@ def _replaced_values(values: list[Any], first: int, shard: Job, replaced: Replac
         replaced: as in `rewritten`.
     """
     found = [value["bytes"] if isinstance(value, dict) else value for value in values]
-    jobs = {i: _photo(shard, str(row), str(row), data) for i, data in enumerate(found) if data for row in [first + i]}
+    jobs = {
+        i: _photo(shard, row, _converted(row, data), data)
+        for i, data in enumerate(found) if data for row in [str(first + i)]
+    }  # fmt: skip
     results = replaced(list(jobs.values()))
     new = [results.get(jobs[i]) if i in jobs else data for i, data in enumerate(found)]
     return [
@@ -120,17 +129,17 @@ def _tar(shard: Job, _: str | None, replaced: Replaced) -> bytes:
             members = [_read(source, member) for member in source.getmembers()]
     except tarfile.TarError as error:
         raise ValueError(f"it is no tar that can be read: {error}") from error
-    jobs = _members_jobs(shard, members)
-    if not jobs:
+    names = _converted_names(members)
+    if not names:
         raise ValueError("none of its members is a photo")
+    jobs = {i: _photo(shard, members[i][0].name, name, members[i][1]) for i, name in names.items()}
     results, sink = replaced(list(jobs.values())), BytesIO()
     with tarfile.open(fileobj=sink, mode="w") as target:
         for i, (member, data) in enumerate(members):
             if i not in jobs:
                 target.addfile(member, BytesIO(data))
             elif new := results.get(jobs[i]):
-                name = str(jobs[i].target).removeprefix(f"{shard.target}#")
-                target.addfile(_changed(member, name, len(new)), BytesIO(new))
+                target.addfile(_changed(member, names[i], len(new)), BytesIO(new))
     return sink.getvalue()
 
 
@@ -154,11 +163,15 @@ def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Member:
     return (_changed(member, member.name, len(data)) if file and linked else member), data
 
 
-def _members_jobs(shard: Job, members: list[Member]) -> dict[int, Job]:
-    """The jobs of those members that are called like photos or `.clric` files, by their places."""
-    suffixes = photo_suffixes() | {".clric"}
-    names = [PurePosixPath(member.name) for member, _ in members]
-    photos = [i for i, (_, data) in enumerate(members) if data and names[i].suffix.lower() in suffixes]
-    count = Counter(names[i].with_suffix("") for i in photos)  # of a.jpg and a.png come a.jpg.clric and a.png.clric
-    stems = {i: names[i] if count[names[i].with_suffix("")] > 1 else names[i].with_suffix("") for i in photos}
-    return {i: _photo(shard, str(names[i]), str(stems[i]), members[i][1]) for i in photos}
+def _converted_names(members: list[Member]) -> dict[int, str]:
+    """New names of those members that are called like photos or `.clric` files, by their places.
+
+    Names are text, of which only the end changes: what else of a sample there is, is found by their beginnings.
+    """
+    known, stems = photo_suffixes() | {".clric"}, dict[int, str]()
+    for i, (member, data) in enumerate(members):
+        suffix = PurePosixPath(member.name).suffix
+        if data and suffix.lower() in known:
+            stems[i] = member.name.removesuffix(suffix)
+    count = Counter(stems.values())  # of a.jpg and a.png come a.jpg.clric and a.png.clric
+    return {i: _converted(stem if count[stem] == 1 else members[i][0].name, members[i][1]) for i, stem in stems.items()}
