@@ -10,9 +10,6 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from codec.overfit.valid_region import ValidRegion
-
-
 _ROWS = 32  # of a picture that become pixels at a time
 
 
@@ -35,26 +32,6 @@ def to_tensor(pictures: Sequence[NDArray[np.uint8]], device: torch.device) -> to
         samples[:, :h, w:] = samples[:, :h, w - 1 : w]
         samples[:, h:] = samples[:, h - 1 : h]
     return batch.div_(255)
-
-
-def region_of(
-    pictures: Sequence[NDArray[np.uint8]], device: torch.device, levels: int = 1, scale: int = 1
-) -> ValidRegion | None:
-    """Valid region of the batch that `to_tensor` makes of pictures, or None if they are all of one size.
-
-    Args:
-        levels: number of resolutions that the region serves, each half as fine as the one before.
-        scale: pixels for one sample of the region along each axis.
-    """
-    import torch
-
-    from codec.overfit.valid_region import ValidRegion
-
-    sizes = [tuple(-(-n // scale) for n in picture.shape[:2]) for picture in pictures]
-    if len(set(sizes)) == 1:
-        return None
-    shape = max(h for h, _ in sizes), max(w for _, w in sizes)
-    return ValidRegion(torch.tensor(sizes, device=device), shape, levels)
 
 
 def from_rgb(picture: NDArray[np.float32], channels: int) -> NDArray[np.uint8]:

@@ -178,7 +178,7 @@ def test_whatever_the_section_holds(position: int, stream: bytes, kept: int) -> 
     data = pack(container.header, {**container.sections, Section.ENHANCEMENT: section})
     with suppress(FormatError):
         assert decode(data).shape == (16, 24, 3)
-    if position <= 256:
+    with suppress(CorruptError):
         assert decode(data[: len(data) - 1 - len(stream) // 2], allow_truncated=True).shape == (16, 24, 3)
 
 

@@ -32,13 +32,13 @@ from codec.autoencoders.model_file import Model
 from codec.autoencoders.networks.coding_order import PRESETS
 from codec.autoencoders.networks.integer_prior import Conditioned, IntegerPrior
 from codec.autoencoders.networks.progressive_prior import laplace_bits
-from codec.autoencoders.networks.quantisation import quantised
 from codec.autoencoders.networks.transform import Decoder, Encoder
 from codec.autoencoders.networks.transform_config import DOWNSCALE
 from codec.distortion.pixels import picture_error
 from codec.entropy import coder
 from codec.profiles.msp import bitstream, latent_coding
 from codec.tensors import to_tensor
+from codec.training.quantisation import quantised
 
 Pixels = NDArray[np.uint8]
 

@@ -58,10 +58,14 @@ def test_together_is_as_good_as_alone(profile: str, effort: int, monkeypatch: py
     assert sorted(fits) == [1, 3]
     assert all(a[0] <= b[0] for a, b in pairwise(told))
     assert all(total == len(pictures) for _, total in told)
-    for data, picture in zip(files, pictures, strict=True):
-        alone = codec.encode(picture, **options)  # type: ignore[arg-type]
-        assert psnr(decode(data), picture) > psnr(decode(alone), picture) - 0.5
-        assert len(data) < 1.06 * len(alone)
+    alone = [codec.encode(picture, **options) for picture in pictures]  # type: ignore[arg-type]
+
+    def quality(files: list[bytes]) -> float:
+        return float(np.mean([psnr(decode(data), picture) for data, picture in zip(files, pictures, strict=True)]))
+
+    # All together: a short fit of one picture ends in a larger and better file, or a smaller and worse one.
+    assert quality(files) > quality(alone) - 0.2
+    assert sum(map(len, files)) < 1.04 * sum(map(len, alone))
 
 
 @pytest.mark.parametrize(("profile", "effort"), [("msp", 1), ("vq", 3)])

@@ -14,9 +14,9 @@ from pictures import photo_tensor, psnr
 from codec.autoencoders.errors import ModelFileError
 from codec.autoencoders.networks.coding_order import OFFSETS, PRESETS, Preset, phase_masks
 from codec.autoencoders.networks.progressive_prior import ProgressivePrior
-from codec.autoencoders.networks.transform import Transform
 from codec.autoencoders.networks.transform_config import Config
 from codec.training import transform as training
+from codec.training.transform_network import Transform
 
 TINY = Config(latent=12, fine=32, coarse=16, encoder=(1, 1), decoder=(1, 1), expansion=1, knots=3)
 photo = partial(photo_tensor, "coffee.png", top=100, left=100)

@@ -21,14 +21,14 @@ import pillow_clric
 from codec import CorruptError, Section, pack, unpack
 from codec.autoencoders import model_file, store, vector_quantised
 from codec.autoencoders.errors import ModelFileError
-from codec.autoencoders.networks.index_prior import IndexPrior
 from codec.autoencoders.networks.index_transformer import WINDOW, IndexTransformer
 from codec.autoencoders.networks.integer_index_prior import IntegerIndexPrior
-from codec.autoencoders.networks.quantisation import quantised_indices
 from codec.profiles import packets
 from codec.profiles.packets import Head
 from codec.profiles.vq import index_coding
 from codec.profiles.vq.profile import PACKETS
+from codec.training.index_prior import IndexPrior
+from codec.training.quantisation import quantised_indices
 
 Pixels = NDArray[np.uint8]
 

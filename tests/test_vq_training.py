@@ -18,7 +18,7 @@ from codec.autoencoders import store
 from codec.autoencoders.errors import ModelFileError
 from codec.autoencoders.model_file import read
 from codec.autoencoders.networks.index_transformer import IndexTransformer
-from codec.autoencoders.networks.vq import Config, IndexConfig, Quantised
+from codec.autoencoders.networks.vq import Config, IndexConfig
 from codec.autoencoders.vector_quantised import VectorQuantised
 from codec.distortion.texture import texture
 from codec.distortion.wasserstein import LEVELS, wasserstein
@@ -26,6 +26,7 @@ from codec.training import __main__ as command
 from codec.training import vq
 from codec.training.data import Photos
 from codec.training.loop import Budget, Loop
+from codec.training.quantiser import Quantiser
 from codec.training.vgg import BLOCKS, Vgg
 from codec.training.vq import Settings, VqTask, codebooks, network_from, read_codebooks
 from codec.training.vq_indices import IndexTask, lost_indices
@@ -170,7 +171,7 @@ def test_a_step_that_is_not_taken_moves_no_entries(task: VqTask) -> None:
 
 def test_each_codebook_is_searched_alone() -> None:
     torch.manual_seed(0)
-    autoencoder = Quantised(TINY.network)
+    autoencoder = Quantiser(TINY.network)
     autoencoder.entries.normal_()
     latents, books = torch.randn(3, 6, 2, 2), torch.tensor([0, 1, 2])
     quantised, places = autoencoder.quantised(latents, books)

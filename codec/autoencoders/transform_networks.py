@@ -13,11 +13,11 @@ from torch import Tensor
 
 from codec.autoencoders import model_file
 from codec.autoencoders.model_file import Model
+from codec.autoencoders.networks.dequantisation import dequantised
 from codec.autoencoders.networks.gains import gains_at, knots_at
 from codec.autoencoders.networks.grain import noise
 from codec.autoencoders.networks.integer_prior import IntegerPrior
 from codec.autoencoders.networks.progressive_prior import Distributions, ProgressivePrior
-from codec.autoencoders.networks.quantisation import dequantised
 from codec.autoencoders.networks.transform import Coders
 from codec.autoencoders.networks.transform_config import DOWNSCALE, OVERLAP, TILE
 from codec.autoencoders.tiles import tiled

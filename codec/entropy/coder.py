@@ -120,8 +120,8 @@ def code_laplace(
     """
     width = int(tables.half_width_index()[scale.max()])
     k = tables.HALF_WIDTHS[width]
-    centre = (mean + 8) >> 4
-    counts, fraction = tables.counts(width), mean - 16 * centre + 8
+    centre = tables.nearest(mean)
+    counts, fraction = tables.counts(width), mean - tables.FRACTIONS * centre + tables.FRACTIONS // 2
     residual = None if values is None else values - centre
     escape = 2 * k + 1
     symbols = None if residual is None else np.where(np.abs(residual) <= k, residual + k, escape).astype(np.int32)

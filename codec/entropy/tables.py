@@ -29,20 +29,32 @@ HIGH_RATE_SLOPE = math.log(2) / 6
 
 NEAR = 1e-6  # far more than errors of floating point in counts
 
-_BITS = 96  # fixed-point precision
-_ONE = 1 << _BITS
-_LN2 = 0xB17217F7D1CF79ABC9E3B39803F2F6AF >> (128 - _BITS)
+EXP_BITS = 96  # fractional bits of `exp_fixed`
+_ONE = 1 << EXP_BITS
+_LN2 = 0xB17217F7D1CF79ABC9E3B39803F2F6AF >> (128 - EXP_BITS)
 
 
 def exp_fixed(numerator: int, denominator: int) -> int:
     """floor-like exp(numerator / denominator) * 2**96, by range reduction and Taylor's series in integers."""
-    x = (numerator << _BITS) // denominator
+    x = (numerator << EXP_BITS) // denominator
     shift, x = divmod(x, _LN2)
     term = total = _ONE
     for n in range(1, 40):
-        term = (term * x >> _BITS) // n
+        term = (term * x >> EXP_BITS) // n
         total += term
     return total << shift if shift >= 0 else total >> -shift
+
+
+def scales_of(indices: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Scales of Laplace distributions, nearly, by their indices."""
+    scales: NDArray[np.float64] = np.exp((LOG_SCALE_MIN_EIGHTHS + indices) / LOG_SCALE_FRACTIONS)
+    return scales
+
+
+def nearest(mean: NDArray[np.integer]) -> NDArray[np.integer]:
+    """Integers that are nearest to means in 1/16; of two, the greater one."""
+    centre: NDArray[np.integer] = (mean + FRACTIONS // 2) // FRACTIONS
+    return centre
 
 
 @cache
@@ -50,7 +62,7 @@ def half_width_index() -> NDArray[np.intp]:
     """Index, for each scale, of the half-width that leaves less than about 1/1000 to the escape; (64,)."""
     widths = []
     for i in range(SCALES):
-        reach = 7 * exp_fixed(LOG_SCALE_MIN_EIGHTHS + i, LOG_SCALE_FRACTIONS) >> _BITS
+        reach = 7 * exp_fixed(LOG_SCALE_MIN_EIGHTHS + i, LOG_SCALE_FRACTIONS) >> EXP_BITS
         widths.append(next((j for j, k in enumerate(HALF_WIDTHS) if k > reach), len(HALF_WIDTHS) - 1))
     return np.array(widths, np.intp)
 
@@ -76,7 +88,7 @@ def counts(width: int) -> NDArray[np.float64]:
 
 def _shares(scales: int, k: int) -> NDArray[np.float64]:
     """Probabilities of the residuals -k..k and the escape, with errors below 1e-14: (scales, 16, 2k + 2)."""
-    scale = np.exp((LOG_SCALE_MIN_EIGHTHS + np.arange(scales)) / LOG_SCALE_FRACTIONS)[:, None, None]
+    scale = scales_of(np.arange(scales))[:, None, None]
     mean = (np.arange(FRACTIONS) - FRACTIONS // 2)[:, None] / FRACTIONS
     edges = np.arange(-k - 1, k + 1) + 0.5 - mean
     tails = np.exp(-np.abs(edges) / scale) / 2
@@ -90,12 +102,12 @@ def _row(scale: int, fraction: int, k: int) -> list[int]:
     scale_fixed = exp_fixed(LOG_SCALE_MIN_EIGHTHS + scale, LOG_SCALE_FRACTIONS)
     unit = 2 * FRACTIONS  # boundaries k + 1/2 - mean are odd or even multiples of 1 / 32
     edges = [unit * i + unit // 2 - 2 * (fraction - FRACTIONS // 2) for i in range(-k - 1, k + 1)]
-    ratio = exp_fixed(-(1 << _BITS), scale_fixed)
+    ratio = exp_fixed(-(1 << EXP_BITS), scale_fixed)
     tails = _tails(edges, ratio, unit, scale_fixed)
     # tails[i] is the mass beyond edge i, on its own side of the mean
     room = TOTAL - (2 * k + 2)
-    row = [max(0, _mass(tails[i], edges[i], tails[i + 1], edges[i + 1]) * room >> _BITS) for i in range(2 * k + 1)]
-    row.append(room * (tails[0] + tails[-1]) >> _BITS)
+    row = [max(0, _mass(tails[i], edges[i], tails[i + 1], edges[i + 1]) * room >> EXP_BITS) for i in range(2 * k + 1)]
+    row.append(room * (tails[0] + tails[-1]) >> EXP_BITS)
     row[k] += room - sum(row)
     return row
 
@@ -106,13 +118,13 @@ def _tails(edges: list[int], ratio: int, unit: int, scale_fixed: int) -> list[in
     tails = [0] * len(edges)
 
     def first(edge: int) -> int:
-        return exp_fixed(-(abs(edge) << _BITS), unit * scale_fixed) >> 1
+        return exp_fixed(-(abs(edge) << EXP_BITS), unit * scale_fixed) >> 1
 
     for start, step in ((middle, 1), (middle - 1, -1)):
         value = first(edges[start])
         for i in range(start, len(edges) if step > 0 else -1, step):
             tails[i] = value
-            value = value * ratio >> _BITS
+            value = value * ratio >> EXP_BITS
     return tails
 
 
@@ -128,7 +140,7 @@ def exponentials() -> NDArray[np.float64]:
     """floor(2**24 * exp(-i / 64)) for i = 0, 1, ... up to the first that is zero."""
     values = [TOTAL]
     while values[-1]:
-        values.append(exp_fixed(-len(values), LOGIT_FRACTIONS) * TOTAL >> _BITS)
+        values.append(exp_fixed(-len(values), LOGIT_FRACTIONS) * TOTAL >> EXP_BITS)
     return np.array(values, np.float64)
 
 

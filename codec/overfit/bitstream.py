@@ -292,7 +292,7 @@ def magnitude_bits(scale: int) -> NDArray[np.float64]:
 def _bits_of_magnitudes() -> NDArray[np.float64]:
     """The same for all scales, (scales, MAGNITUDES)."""
     magnitudes = np.arange(MAGNITUDES)
-    scales = np.exp((tables.LOG_SCALE_MIN_EIGHTHS + np.arange(tables.SCALES)) / tables.LOG_SCALE_FRACTIONS)[:, None]
+    scales = tables.scales_of(np.arange(tables.SCALES))[:, None]
     beyond = np.exp(-(magnitudes - 0.5) / scales) - np.exp(-(magnitudes + 0.5) / scales)
     probability = np.where(magnitudes == 0, 1 - np.exp(-0.5 / scales), 0.5 * beyond)
     bits: NDArray[np.float64] = -np.log2(probability + 1 / tables.TOTAL)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from codec.runtime import cached_property
@@ -23,6 +26,21 @@ class ValidRegion:
     sizes: Tensor
     shape: tuple[int, int]
     levels: int = 1
+
+    @classmethod
+    def of(
+        cls, pictures: Sequence[NDArray[np.uint8]], device: torch.device, levels: int = 1, scale: int = 1
+    ) -> ValidRegion | None:
+        """Valid region of the batch that `codec.tensors.to_tensor` makes of pictures; None if all are of one size.
+
+        Args:
+            scale: pixels for one sample of the region along each axis.
+        """
+        sizes = [tuple(-(-n // scale) for n in picture.shape[:2]) for picture in pictures]
+        if len(set(sizes)) == 1:
+            return None
+        shape = max(h for h, _ in sizes), max(w for _, w in sizes)
+        return cls(torch.tensor(sizes, device=device), shape, levels)
 
     @property
     def positions(self) -> Tensor:

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from codec.autoencoders.networks.coding_order import BLOCKS, OFFSETS
 from codec.entropy.coder import Coder, Symbols
 from codec.entropy.layers import Whole
+from codec.profiles.packets import Place
 
 Activations = NDArray[np.int16]
-Place = tuple[slice, slice]
 
 
 class HalvingCoding(ABC):

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from codec.autoencoders.model_file import Model as ModelFile
 from codec.autoencoders.networks.patch import Config, PatchAutoencoder
 from codec.autoencoders.networks.progressive_prior import laplace_bits
-from codec.autoencoders.networks.transform import STEP
 from codec.autoencoders.networks.transform_config import PATCH, PIXELS
 from codec.autoencoders.networks.transform_config import Config as TransformConfig
 from codec.autoencoders.tensor_file import check_shapes, opened
@@ -45,6 +44,7 @@ from codec.training.prior import (
 )  # fmt: skip
 from codec.training.transform import Model as TransformModel
 from codec.training.transform import compile_blocks, read_weights
+from codec.training.transform_network import STEP
 from codec.training.validation import Validation
 from codec.training.weights import Weights
 

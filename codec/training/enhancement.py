@@ -14,11 +14,10 @@ from torch import Tensor
 
 from codec.autoencoders.learned_transform import on_device
 from codec.autoencoders.model_file import Model
+from codec.autoencoders.networks.dequantisation import dequantised
 from codec.autoencoders.networks.enhancement import PRESET, Config, basis
 from codec.autoencoders.networks.integer_prior import LOG
 from codec.autoencoders.networks.progressive_prior import Distributions, ProgressivePrior, laplace_bits
-from codec.autoencoders.networks.quantisation import dequantised, quantised, whole
-from codec.autoencoders.networks.transform import knot_weights
 from codec.autoencoders.networks.transform_config import PATCH, PIXELS
 from codec.autoencoders.tensor_file import Arrays
 from codec.device import reduced_precision
@@ -30,6 +29,8 @@ from codec.training.cost import draw_lambdas
 from codec.training.data import Photos, PhotoTask, as_pictures, crops
 from codec.training.msp_prior import read_integers
 from codec.training.optimizers import MuonAndAdam, Schedule, wide
+from codec.training.quantisation import quantised, whole
+from codec.training.transform_network import knot_weights
 
 STARTED = 32  # pictures whose differences say how wide distributions are at first
 DRAWN = 2  # lambdas for each picture: to code it in the first layer takes longer than all the rest

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from codec.autoencoders.networks.enhancement import FREQUENCIES
 from codec.autoencoders.networks.grain import functions
-from codec.autoencoders.networks.transform import Grain, Transform
+from codec.autoencoders.networks.transform import Grain
 from codec.autoencoders.networks.transform_config import PATCH, Config
 from codec.autoencoders.tensor_file import check_shapes
 from codec.device import reduced_precision
@@ -25,6 +25,7 @@ from codec.training.cost import draw_lambdas
 from codec.training.data import Photos, PhotoTask, as_pictures
 from codec.training.optimizers import MuonAndAdam, Schedule, wide
 from codec.training.transform import transform_of
+from codec.training.transform_network import Transform
 
 NAMES = "decoder.grain."  # beginning of the names of strengths in a model
 HIDDEN = 256

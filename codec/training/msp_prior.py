@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from codec.autoencoders.model_file import Model, loaded
 from codec.autoencoders.networks import msp
 from codec.autoencoders.networks.coding_order import PRESETS
+from codec.autoencoders.networks.dequantisation import dequantised
 from codec.autoencoders.networks.integer_prior import LOG
 from codec.autoencoders.networks.progressive_prior import HIDDEN, ProgressivePrior, laplace_bits
-from codec.autoencoders.networks.quantisation import State, dequantised, quantised, whole
 from codec.autoencoders.networks.transform_config import Config
 from codec.autoencoders.tensor_file import Arrays
 from codec.device import reduced_precision
@@ -24,6 +24,7 @@ from codec.training import models
 from codec.training.cost import draw_mixed
 from codec.training.data import Photos, PhotoTask, as_pictures
 from codec.training.optimizers import MuonAndAdam, Schedule, wide
+from codec.training.quantisation import State, quantised, whole
 from codec.training.transform import USUAL, Settings, read_weights
 from codec.training.transform import Model as TransformModel
 

@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from codec.autoencoders.networks.transform import knot_weights
 from codec.entropy.integer_arm import MAX_CONTEXTS
 from codec.overfit.function import Weights as Tensors
 from codec.overfit.spec import MARGIN, MAX_REFERENCES, SPATIAL_CONTEXTS, Spec
+from codec.training.transform_network import knot_weights
 from codec.training.weights import Weights, whole
 
 LAMBDAS = (5e-4, 0.3)  # least and greatest: distortion, as that of `codec.distortion.pixels`, for a bit per pixel

@@ -18,10 +18,10 @@ from codec.autoencoders.model_file import Model as ModelFile
 from codec.autoencoders.model_file import build, loaded, read
 from codec.autoencoders.networks import msp
 from codec.autoencoders.networks.coding_order import PRESETS
+from codec.autoencoders.networks.dequantisation import dequantised
 from codec.autoencoders.networks.integer_prior import LOG
 from codec.autoencoders.networks.progressive_prior import Distributions, ProgressivePrior, laplace_bits
-from codec.autoencoders.networks.quantisation import dequantised
-from codec.autoencoders.networks.transform import Block, Transform
+from codec.autoencoders.networks.transform import Block
 from codec.autoencoders.networks.transform_config import Config
 from codec.autoencoders.tensor_file import METADATA, check_shapes, opened, read_safetensors
 from codec.device import reduced_precision
@@ -31,6 +31,7 @@ from codec.training.cost import balanced, draw_mixed, quantised
 from codec.training.data import Photos, PhotoTask, as_pictures, crops
 from codec.training.loop import Progress
 from codec.training.optimizers import MuonAndAdam, Schedule, wide
+from codec.training.transform_network import Transform
 from codec.training.validation import Validation
 
 USUAL = "normal"  # preset of the prior

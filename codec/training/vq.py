@@ -22,7 +22,7 @@ from codec.autoencoders.errors import ModelFileError
 from codec.autoencoders.k_means import k_means
 from codec.autoencoders.model_file import build
 from codec.autoencoders.networks.transform_config import PATCH
-from codec.autoencoders.networks.vq import Config, Quantised
+from codec.autoencoders.networks.vq import Config
 from codec.autoencoders.tensor_file import METADATA, check_shapes, opened, read_safetensors
 from codec.device import reduced_precision
 from codec.distortion.pixels import picture_error, squared_error, structural_error
@@ -33,6 +33,7 @@ from codec.training import models
 from codec.training.data import Photos, PhotoTask, as_pictures, crops
 from codec.training.loop import Progress
 from codec.training.optimizers import MuonAndAdam, Schedule, wide
+from codec.training.quantiser import Quantiser
 from codec.training.transform import compile_blocks, read_weights
 from codec.training.vgg import Vgg
 
@@ -68,7 +69,7 @@ class Model(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.autoencoder = Quantised(config)
+        self.autoencoder = Quantiser(config)
         self.register_buffer("use", torch.ones(config.starts[-1]))
 
     def forward(self, pictures: Tensor, books: Tensor) -> tuple[Tensor, Tensor]:

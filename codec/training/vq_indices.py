@@ -17,17 +17,17 @@ from torch import Tensor, nn
 from codec.autoencoders.model_file import Model as ModelFile
 from codec.autoencoders.model_file import build, loaded
 from codec.autoencoders.networks import vq
-from codec.autoencoders.networks.index_prior import IndexPrior
 from codec.autoencoders.networks.index_transformer import UNKNOWN, WINDOW, IndexTransformer
 from codec.autoencoders.networks.integer_index_prior import CODE
-from codec.autoencoders.networks.quantisation import dequantised_indices, quantised_indices
 from codec.autoencoders.networks.vq import Config, IndexConfig
 from codec.autoencoders.tensor_file import Arrays, check_shapes
 from codec.device import reduced_precision
 from codec.entropy.layers import narrowed
 from codec.training import models
 from codec.training.data import Photos, PhotoTask, as_pictures
+from codec.training.index_prior import IndexPrior
 from codec.training.optimizers import MuonAndAdam, Schedule, wide
+from codec.training.quantisation import dequantised_indices, quantised_indices
 from codec.training.vq import Model, read_codebooks
 
 NAME = "vq"

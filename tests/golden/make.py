@@ -38,17 +38,14 @@ from codec.autoencoders import model_file, store
 from codec.autoencoders.model_file import Model
 from codec.autoencoders.networks.coding_order import PRESETS
 from codec.autoencoders.networks.enhancement import PRESET
-from codec.autoencoders.networks.index_prior import IndexPrior
 from codec.autoencoders.networks.index_transformer import IndexTransformer
 from codec.autoencoders.networks.integer_prior import LOG
 from codec.autoencoders.networks.patch import Config as PatchConfig
 from codec.autoencoders.networks.patch import PatchAutoencoder
-from codec.autoencoders.networks.quantisation import quantised, quantised_indices, whole
-from codec.autoencoders.networks.transform import Grain, Transform
+from codec.autoencoders.networks.transform import Grain
 from codec.autoencoders.networks.transform_config import PATCH, PIXELS
 from codec.autoencoders.networks.transform_config import Config as TransformConfig
 from codec.autoencoders.networks.vq import Config as VqConfig
-from codec.autoencoders.networks.vq import Quantised
 from codec.autoencoders.tensor_file import Arrays
 from codec.entropy.layers import narrowed
 from codec.overfit import bitstream
@@ -57,7 +54,11 @@ from codec.overfit.reference_weights import PLAIN
 from codec.overfit.spec import BICUBIC, Spec
 from codec.profiles.clric.initialisation import universal_of
 from codec.tensors import to_tensor
+from codec.training.index_prior import IndexPrior
 from codec.training.prior import STEPS, description, initial_function, integers
+from codec.training.quantisation import quantised, quantised_indices, whole
+from codec.training.quantiser import Quantiser
+from codec.training.transform_network import Transform
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 
@@ -198,7 +199,7 @@ def tiny_vq_model() -> Model:
         [crop(n, (96, 96, 352, 352), "RGB") for n in ("coffee.png", "astronaut.png")], torch.device("cpu")
     )
     transform.start_as_klt(photos)
-    made = Quantised(VqConfig(**config))  # type: ignore[arg-type]
+    made = Quantiser(VqConfig(**config))  # type: ignore[arg-type]
     made.encoder, made.decoder = transform.encoder, transform.decoder
     points = made.encode(photos, torch.zeros(2, dtype=torch.int64)).permute(0, 2, 3, 1).flatten(0, 2)
     made.entries.copy_(points[torch.randint(len(points), (len(made.entries),))])

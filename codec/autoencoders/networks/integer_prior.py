@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from codec.autoencoders.networks.coding_order import BLOCKS, LIMIT, OFFSETS, SCALE, Preset
 from codec.entropy.coder import LIMIT as SYMBOL_LIMIT
 from codec.entropy.layers import Depthwise, Integers, Linear, Proven, Whole
-from codec.entropy.tables import FRACTIONS, LOG_SCALE_FRACTIONS, LOG_SCALE_MIN_EIGHTHS, SCALES, exp_fixed
+from codec.entropy.tables import EXP_BITS, FRACTIONS, LOG_SCALE_FRACTIONS, LOG_SCALE_MIN_EIGHTHS, SCALES, exp_fixed
 from codec.runtime import cached_property
 
 STEPS = 256
@@ -25,12 +25,11 @@ MEAN = 512  # and in means
 IN_SHIFT, OUT_SHIFT = 16, 24  # fractional bits of factors from symbols to activations, from outputs to means
 LOG_LIMIT = 8 * LOG  # of logarithms of gains and of units
 OUTPUT_LIMIT = 1 << 20  # of the networks' outputs
-_ONE_BITS = 96  # of `exp_fixed`
 
 
 def exponential(logarithms: Integers, factor: int) -> Integers:
     """floor(factor * exp(x / LOG)) of each x."""
-    return np.array([exp_fixed(int(x), LOG) * factor >> _ONE_BITS for x in logarithms], np.int64)
+    return np.array([exp_fixed(int(x), LOG) * factor >> EXP_BITS for x in logarithms], np.int64)
 
 
 class Units:

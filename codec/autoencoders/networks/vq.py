@@ -19,13 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codec.autoencoders.networks import transform_config
-from codec.autoencoders.networks.index_prior import of_others
 from codec.autoencoders.networks.index_transformer import UNKNOWN, IndexTransformer, Indices
 from codec.autoencoders.networks.integer_index_prior import IntegerIndexPrior
 from codec.autoencoders.networks.limits import MAX_BLOCKS, MAX_WIDTH, whole
 from codec.autoencoders.networks.transform import Decoder, Encoder
 from codec.autoencoders.networks.transform_config import DOWNSCALE
-from codec.blocks import to_multiple
 from codec.entropy.layers import Proven
 
 MAX_SIZE = 1 << 14  # of a codebook
@@ -132,32 +130,7 @@ class Quantised(nn.Module):
         self.encoder, self.decoder = Encoder(config.transform), Decoder(config.transform)
         self.register_buffer("entries", torch.zeros(config.starts[-1], config.dimensions))
 
-    def encode(self, pictures: Tensor, books: Tensor) -> Tensor:
-        """Latents (batch, dimensions, ceil(h / 16), ceil(w / 16)), not quantised, float32.
-
-        Args:
-            pictures: (batch, 3, h, w) in 0..1; edges are repeated outwards.
-            books: (batch,), int64, index of each one's codebook.
-        """
-        latents: Tensor = self.encoder(2 * to_multiple(pictures, DOWNSCALE) - 1, self._chosen(books))
-        return latents.float()
-
-    def decode(self, latents: Tensor, books: Tensor, height: int, width: int) -> Tensor:
-        """Pictures (batch, 3, height, width), float32, in 0..1 but for small excursions."""
-        pictures: Tensor = self.decoder(latents, self._chosen(books))
-        return pictures[:, :, :height, :width].float() / 2 + 0.5
-
-    def distances(self, latents: Tensor, books: Tensor) -> Tensor:
-        """Squared distances (batch, h, w, entries of all codebooks); infinite to those of other codebooks."""
-        other = of_others(self.config.starts, books)[:, None, None]
-        return squared_distances(latents.permute(0, 2, 3, 1), self.entries).masked_fill(other, torch.inf)
-
-    def quantised(self, latents: Tensor, books: Tensor) -> tuple[Tensor, Tensor]:
-        """Nearest entries (batch, dimensions, h, w), and their places among those of all codebooks (batch, h, w)."""
-        places = self.distances(latents, books).argmin(-1)
-        return self.entries[places].permute(0, 3, 1, 2), places
-
-    def _chosen(self, books: Tensor) -> Tensor:
+    def chosen(self, books: Tensor) -> Tensor:
         return F.one_hot(books, len(self.config.sizes)).to(self.entries.dtype)
 
 
@@ -212,7 +185,7 @@ class Vq(Quantised, Codebooks):
         return filled.permute(2, 0, 1)[None]
 
     def _knots(self, book: int) -> Tensor:
-        return self._chosen(torch.tensor([book], device=self.entries.device))
+        return self.chosen(torch.tensor([book], device=self.entries.device))
 
 
 class Parts(Proven):

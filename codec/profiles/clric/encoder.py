@@ -21,6 +21,7 @@ from codec.overfit.fit import PAPER_SCHEDULE, Distortion, Fit, Schedule, Steer, 
 from codec.overfit.fits import Fits, Fitted, chosen
 from codec.overfit.function import Function
 from codec.overfit.lambda_conditioned_weights import LambdaConditionedWeights
+from codec.overfit.valid_region import ValidRegion
 from codec.profiles.base import Budget, Encoder, Goal, Progress, Quality, Sections, counting
 from codec.profiles.clric import initialisation
 from codec.profiles.clric.distortion import PictureDistortion
@@ -30,7 +31,7 @@ from codec.profiles.clric.quantisation_step import StepTrials
 from codec.profiles.options import PAPER
 from codec.rate_control import ROUNDS, of_size
 from codec.runtime import cached_property
-from codec.tensors import region_of, to_tensor
+from codec.tensors import to_tensor
 
 if TYPE_CHECKING:
     import numpy as np
@@ -175,9 +176,9 @@ class LatentFits(Fits):
         self.autoencoder, self.iterations, self.bounds, self.progress = autoencoder, iterations, bounds, progress
         self.responses = -0.5, -0.35 if iterations.distortion else -0.5
         self.generator = torch.Generator(device).manual_seed(seed)
-        self.picture, self.visible = to_tensor(pictures, device).expand(-1, 3, -1, -1), region_of(pictures, device)
+        self.picture, self.visible = to_tensor(pictures, device).expand(-1, 3, -1, -1), ValidRegion.of(pictures, device)
         self.latent = autoencoder.encode(self.picture)
-        self.region = region_of(pictures, device, scale=autoencoder.downscale)
+        self.region = ValidRegion.of(pictures, device, scale=autoencoder.downscale)
         self.pixels = torch.tensor([p.shape[0] * p.shape[1] for p in pictures], device=device)
 
     @abstractmethod

@@ -21,11 +21,12 @@ from codec.overfit.fits import Fits, Fitted
 from codec.overfit.function import Function
 from codec.overfit.quantise import dequantise, quantise
 from codec.overfit.reference_weights import LAMBDAS, trained_spec
+from codec.overfit.valid_region import ValidRegion
 from codec.profiles.base import Budget, Encoder, Goal, Progress, Sections, counting
 from codec.profiles.options import PAPER, Options
 from codec.rate_control import ROUNDS, of_size
 from codec.runtime import cached_property
-from codec.tensors import region_of, to_tensor
+from codec.tensors import to_tensor
 
 # Distortion of samples in 0..1 that one bit per pixel may save, at `codec.profiles.base.QUALITIES`.
 LOG_LAMBDA = (-3.0, -3.91, -6.73, -9.1, -10.5)
@@ -109,7 +110,7 @@ class PictureFits(Fits):
         self.measure = partial(fit.distortion, roots=self.roots)
         outputs, height, width = self.target.shape[1:]
         self.spec = trained_spec(height, width, outputs)
-        self.region = region_of(pictures, device, levels=len(self.spec.features))
+        self.region = ValidRegion.of(pictures, device, levels=len(self.spec.features))
         self.generator, self.seed = torch.Generator(device), seed
         self.reference = torch.full((self.count,), torch.inf, device="cpu")  # logarithms of lambdas
         pixels = max(p.shape[0] * p.shape[1] for p in pictures)

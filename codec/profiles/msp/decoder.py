@@ -14,7 +14,7 @@ from codec.autoencoders.networks.patch_layout import Floats
 from codec.autoencoders.networks.transform_config import DOWNSCALE
 from codec.container import Container, CorruptError, Section, TruncatedError
 from codec.entropy.coder import Symbols
-from codec.entropy.tables import FRACTIONS
+from codec.entropy.tables import FRACTIONS, nearest
 from codec.profiles.base import Decoder, Quality, Sections
 from codec.profiles.msp import bitstream, latent_coding
 from codec.profiles.msp.bitstream import PACKETS, Head
@@ -58,7 +58,7 @@ class MspDecoder(Decoder):
             return super().repair(container)
         read = self._read(container)
         read.found.warn()
-        symbols, resilience = (read.means() + FRACTIONS // 2) // FRACTIONS, max(1, read.found.head.resilience)
+        symbols, resilience = nearest(read.means()), max(1, read.found.head.resilience)
         return Coded.of(read.prior, read.head, resilience, symbols.astype(np.float32)).sections()
 
     def describe(self, container: Container) -> dict[str, Any]:

@@ -20,7 +20,8 @@ from codec.container import CorruptError
 from codec.entropy import selftest, tables
 from codec.entropy.coder import LIMIT, Coder, Decoder, Encoder, Symbols, code_laplace, continuations
 from codec.entropy.layers import Integers, Whole
-from codec.profiles.halving import Activations, HalvingCoding, Place
+from codec.profiles.halving import Activations, HalvingCoding
+from codec.profiles.packets import Place
 from codec.runtime import pieces, shared
 
 ROWS, CELLS = 8, 256  # that a thread computes at least
@@ -109,10 +110,12 @@ def bytes_by_scale(prior: Conditioned, stream: bytes, height: int, width: int) -
     Raises:
         CorruptError: it is no stream of such a latent.
     """
-    symbols, coder, found = decode(prior, stream, height, width), Encoder(), dict[int, int]()
-    for stride in LatentCoding([coder], prior, height, width, symbols.astype(np.float32)).scales():
-        found[stride] = len(coder.finish()) - sum(found.values())
-    return found
+    symbols, coder = decode(prior, stream, height, width).astype(np.float32), Encoder()
+    coding = LatentCoding([coder], prior, height, width, symbols)
+    ends = {stride: len(coder.finish()) for stride in coding.scales()}
+    # Zeros at the end of a beginning are not counted, so the next one may be the shorter of the two.
+    least = np.minimum.accumulate([*ends.values()][::-1])[::-1]
+    return dict(zip(ends, np.diff(least, prepend=0).tolist(), strict=True))
 
 
 class LatentCoding(HalvingCoding):
@@ -198,7 +201,7 @@ class LatentCoding(HalvingCoding):
     def _run(self, told: NDArray[np.float32] | None, mean: Integers, scale: Integers) -> Symbols:
         """Code symbols but for sure zeros, those of one width of tables after those of another."""
         shape, mean, scale = mean.shape, mean.ravel(), scale.ravel()
-        symbols = ((mean + tables.FRACTIONS // 2) // tables.FRACTIONS).astype(np.int32)
+        symbols = tables.nearest(mean).astype(np.int32)
         width = np.where((scale > SURE) | (symbols != 0), tables.half_width_index()[scale], -1)
         for found in range(len(tables.HALF_WIDTHS)):
             chosen = np.flatnonzero(width == found)
@@ -218,7 +221,7 @@ def _traded(told: NDArray[np.float32], mean: Integers, scale: Integers, trade: T
     Args:
         trade: (n, channels), squared error that a bit is worth; where it is 0, symbols are the nearest ones.
     """
-    best, centre = np.rint(told), np.floor((mean + tables.FRACTIONS // 2) / tables.FRACTIONS).astype(np.float32)
+    best, centre = np.rint(told), tables.nearest(mean).astype(np.float32)
     undecided = best != centre
     best[undecided] = _cheapest(
         told[undecided], best[undecided], centre[undecided], mean[undecided], scale[undecided], trade[undecided]
@@ -231,10 +234,9 @@ def _cheapest(
     scale: Integers, trade: Trade,
 ) -> NDArray[np.float32]:  # fmt: skip
     """Symbols (n,) as of `_traded`, where the nearest is not the likeliest."""
-    spread = np.exp((tables.LOG_SCALE_MIN_EIGHTHS + scale) / tables.LOG_SCALE_FRACTIONS)
     # Away from the mean, each further one costs as many bits: a parabola and a line, of which this is the least.
     off = told - mean / tables.FRACTIONS
-    drawn = np.sign(off) * np.maximum(0, np.abs(off) - trade / (2 * math.log(2) * spread))
+    drawn = np.sign(off) * np.maximum(0, np.abs(off) - trade / (2 * math.log(2) * tables.scales_of(scale)))
     between = np.rint(drawn + mean / tables.FRACTIONS)
     best, least = nearest, np.full(told.shape, np.inf)
     for tried in (nearest, centre, between):

@@ -16,7 +16,7 @@ from codec.device import computing
 from codec.profiles.base import Decoder, Sections
 from codec.profiles.packets import Packets, Place
 from codec.profiles.vq import index_coding
-from codec.profiles.vq.encoder import check, coded
+from codec.profiles.vq.coded import Coded
 from codec.profiles.vq.profile import PACKETS
 from codec.tensors import from_rgb
 
@@ -40,9 +40,8 @@ class VqDecoder(Decoder):
         found, indices = self._known(container)
         found.warn()
         with computing(self.autoencoder.device):
-            whole = coded(self.autoencoder, found.head, self.autoencoder.mend(indices, found.head.coding))
-            check(self.autoencoder, whole)
-        return whole.sections()
+            whole = self.autoencoder.mend(indices, found.head.coding)
+            return Coded.of(self.autoencoder.prior, found.head, whole).sections()
 
     def describe(self, container: Container) -> dict[str, Any]:
         found = self._known(container)[0]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -17,15 +16,11 @@ from codec.autoencoders.networks.index_transformer import Indices
 from codec.autoencoders.vector_quantised import VectorQuantised, on_device
 from codec.container import Section
 from codec.device import computing
-from codec.entropy import selftest
 from codec.importance import Importance, log_weights, of_cells
-from codec.profiles import packets
 from codec.profiles.base import QUALITIES, Budget, Encoder, Goal, Progress, Sections
 from codec.profiles.packets import Head
-from codec.profiles.vq import index_coding
-from codec.profiles.vq.index_coding import Trade
+from codec.profiles.vq.coded import Coded
 from codec.profiles.vq.profile import Options
-from codec.runtime import cached_property
 from codec.tensors import to_tensor
 
 # What a bit is worth, in an index's usual error:
@@ -61,34 +56,7 @@ class VqEncoder(Encoder):
         logs = log_weights([importance], [pixels.shape], self.autoencoder.device)
         coder = IndexCoder(self.autoencoder, picture, logs, self.options.resilience)
         found = coder.of_size(goal.sizes[0]) if isinstance(goal, Budget) else coder.at(goal.value / max(QUALITIES))
-        check(self.autoencoder, found)
         return found.sections()
-
-
-@dataclass(frozen=True)
-class Coded:
-    """A coded picture.
-
-    Attributes:
-        streams: of all packets, by number.
-        indices: (h, w), which they hold.
-    """
-
-    head: Head
-    streams: Mapping[int, bytes]
-    indices: Indices
-
-    def sections(self) -> Sections:
-        return {Section.GRIDS: self._section}
-
-    @property
-    def size(self) -> int:
-        """Bytes of the section."""
-        return len(self._section)
-
-    @cached_property
-    def _section(self) -> bytes:
-        return packets.write(self.head, self.streams)
 
 
 class IndexCoder:
@@ -171,34 +139,5 @@ class IndexCoder:
                 self._costs[book] = self._autoencoder.costs(self._autoencoder.encode(self._picture, book), book)
             trades = (trade + self._unit(book) * self._below).clip(min=0)
             head = Head(book, self._resilience)
-            self._known[book, trade] = coded(self._autoencoder, head, self._costs[book], trades)
+            self._known[book, trade] = Coded.of(self._autoencoder.prior, head, self._costs[book], trades)
         return self._known[book, trade]
-
-
-def coded(
-    autoencoder: VectorQuantised, head: Head, costs: NDArray[np.float32] | Indices,
-    trade: Trade | float = 0.0,
-) -> Coded:  # fmt: skip
-    """Code a map: see `index_coding.encode`.
-
-    Args:
-        trade: of each index of the map, or of all.
-    """
-    size = costs.shape[:2]
-    streams, indices, trades = dict[int, bytes](), np.empty(size, np.int32), np.broadcast_to(trade, size)
-    for number, place in packets.places(head.resilience, *size).items():
-        arguments = autoencoder.prior, head.coding, head.spacing, costs[place], trades[place]
-        streams[number], indices[place] = index_coding.encode(*arguments)
-    return Coded(head, streams, indices)
-
-
-def check(autoencoder: VectorQuantised, made: Coded) -> None:
-    """Read a file back.
-
-    Raises:
-        RuntimeError: it does not hold the same indices.
-    """
-    for number, place in packets.places(made.head.resilience, *made.indices.shape).items():
-        arguments = autoencoder.prior, made.head.coding, made.head.spacing, made.streams[number]
-        found = index_coding.decode(*arguments, *made.indices[place].shape)
-        selftest.check_read_back(np.array_equal(found, made.indices[place]))

@@ -19,7 +19,8 @@ from codec.entropy import selftest
 from codec.entropy.coder import Coder, Decoder, Encoder, code_categorical, continuations
 from codec.entropy.layers import Whole
 from codec.entropy.tables import LOGIT_FRACTIONS
-from codec.profiles.halving import Activations, HalvingCoding, Place
+from codec.profiles.halving import Activations, HalvingCoding
+from codec.profiles.packets import Place
 
 Costs = NDArray[np.float32]
 Trade = NDArray[np.float32]

@@ -4,7 +4,7 @@ The map is halved again and again, as a latent is by the multi-scale progressive
 the same distribution everywhere; then each halving's missing positions follow, the middles of four known ones first,
 each under a categorical distribution given all that is known around it. One network serves all codebooks and halvings.
 
-Files are coded by the same networks in integers (`integer_index_prior.py`).
+Files are coded by the same networks in integers (`networks/integer_index_prior.py`).
 """
 
 from __future__ import annotations
