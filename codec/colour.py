@@ -95,7 +95,7 @@ def profile(body: bytes, *, grey: bool) -> bytes:
 
 
 def name_of(body: bytes) -> str:
-    """Return what people call the colours of which a body of section COLOUR begins so."""
+    """Return the name of the space in a body of section COLOUR, of which the first byte is enough."""
     number = body[0] if body else 0
     return SPACES[number].name if number in SPACES else f"unknown ({number})" if number else "ICC profile"
 

@@ -433,7 +433,7 @@ def _check_directory(directory: tuple[Entry, ...]) -> None:
 
 
 def _checksummed(profile: int, section: int) -> bool:
-    """Whether a section's body is one that the checksum of bodies is of."""
+    """Whether `Header.body_crc` covers a section's body."""
     return section != Section.PACKETS and not _grids_in_packets(profile, section)
 
 
@@ -442,10 +442,10 @@ def _grids_in_packets(profile: int, section: int) -> bool:
 
 
 def _has_body_crc(profile: int, directory: Iterable[Entry]) -> bool:
-    """Whether there is a checksum of bodies.
+    """Whether a file has a `Header.body_crc`.
 
-    Where PACKETS are all that there is, it is one of nothing: older readers, which take these for any section that they
-    do not know, so get as far as to say that.
+    Also one with PACKETS only, whose checksum is of no bytes: older readers expect one, and so get as far as naming
+    the section that they do not know.
     """
     return not all(_grids_in_packets(profile, entry.section) for entry in directory)
 

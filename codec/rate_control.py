@@ -37,10 +37,10 @@ class Coder(ABC, Generic[Batch]):
         bounds: least and greatest logarithm.
         response: slope of the logarithm of the size against that of lambda, until it is known.
         steers: whether `aim` does more than `encode`.
-        fitting: logarithms of sizes, relative to what is asked for, that are only trimmed; the second is 0 where
-            nothing can be.
-        aim_at: where in there to go.
-        further: in the logarithm of lambda, what is tried next where trimming does not suffice.
+        fitting: range of log(size / what is asked for) that is good enough: such files are at most trimmed. Its upper
+            end is 0 where nothing can be trimmed.
+        aim_at: log(size / what is asked for) at which a search aims.
+        further: by how much the logarithm of lambda grows first where trimming does not suffice.
     """
 
     bounds: tuple[float, float]

@@ -29,9 +29,9 @@ forked = False  # whether this process is a copy of another one
 
 
 class cached_property(Generic[Found]):  # noqa: N801 (as that of functools)
-    """A property that is kept once it is computed, as of functools from Python 3.12 on; it is the same by each thread.
+    """A property that is computed on first use and kept in the object; all threads get the first result.
 
-    Before, all objects shared a lock, and a process that was forked while another thread held it waited for ever.
+    It takes no lock, as that of functools does before Python 3.12: a forked process would wait for it for ever.
     """
 
     def __init__(self, compute: Callable[[Any], Found]) -> None:

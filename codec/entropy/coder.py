@@ -60,8 +60,7 @@ class Decoder:
     """Reads symbols from what `Encoder.finish` gave. Bytes that are no such thing give arbitrary symbols.
 
     Args:
-        instead: where no encoder writes what is there, give great numbers rather than an error, and this for all of a
-            run of Laplace distributions.
+        instead: value of all symbols of a Laplace run once the data are invalid; None: that raises a `CorruptError`.
     """
 
     def __init__(self, data: bytes, *, instead: int | None = None) -> None:

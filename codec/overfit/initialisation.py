@@ -25,7 +25,7 @@ from codec.overfit.spec import Spec
 # Shape of the function that `principal` makes, but for what depends on the latent.
 PRINCIPAL: dict[str, Any] = {"spatial": 8, "references": 2, "hidden": 1, "residuals": 0, "linear": True}
 SURE = -2.5  # log-scale of samples that are taken to be zero
-STIRRED = 0.4  # spread of new units' weights, in that of all
+STIRRED = 0.4  # standard deviation of new units' weights, relative to that of all
 FILE = Path(__file__).with_name("analysis.safetensors")
 
 

@@ -75,7 +75,7 @@ class HalvingCoding(ABC):
     def _decided(
         self, found: Sequence[Symbols], others: Symbols | int, escapes: NDArray[np.bool_] | None = None
     ) -> Symbols:
-        """Symbols (n,) that all coders found; from the first on in which these differ others, and no more are coded.
+        """Symbols (n,) up to the first on which coders disagree, others from there on; then no more are coded.
 
         Args:
             escapes: (n,), which of them all coders read after all others.

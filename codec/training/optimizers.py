@@ -13,8 +13,8 @@ from codec.device import reduced_precision
 
 WIDE = 64  # rows and columns from which on a kernel is left to Muon
 MOMENTUM = 0.95
-SPEED = 5.0  # of gains, scales and the like, in the other parameters'
-RMS = 0.2  # of a step's elements, in the learning rate: about that of Adam's
+SPEED = 5.0  # learning rate of gains, scales and the like, relative to that of other parameters
+RMS = 0.2  # of a step's elements, relative to the learning rate: about that of Adam's
 NEWTON_SCHULZ, ITERATIONS = (3.4445, -4.775, 2.0315), 5  # of x -> a x + b x^3 + c x^5, which takes 0.01..1 near to 1
 
 

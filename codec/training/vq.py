@@ -41,7 +41,7 @@ DECAY = 0.95  # of what entries have been means of, in each iteration
 LASTING = 1e4  # latents that a codebook's entries are means of after a while, of usual batches
 DEAD = 0.05  # part of the mean use of a codebook's entries below which one is moved
 STARTED = 256  # pictures whose latents the first codebooks are made of
-COMMITMENT = 1.0  # weight of the latents' distance from their entries, in the latents' energy
+COMMITMENT = 1.0  # weight of the latents' squared distance from their entries, relative to the latents' energy
 SEEN = 128  # side of the part of each crop whose features are compared
 SCALE = 100.0  # of the loss, which is about 1 then
 
@@ -73,9 +73,10 @@ class Model(nn.Module):
         self.register_buffer("use", torch.ones(config.starts[-1]))
 
     def forward(self, pictures: Tensor, books: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures (batch, 3, h, w) as a decoder shows them, and latents' distance from their entries, in their energy.
+        """Pictures (batch, 3, h, w) as a decoder shows them, and squared distance of latents from their entries.
 
-        Gradients pass quantisation as they are. In training, entries follow the latents that they stand for.
+        That is relative to the latents' energy. Gradients pass quantisation as they are. In training, entries follow
+        the latents that they stand for.
         """
         autoencoder = self.autoencoder
         latents = autoencoder.encode(pictures, books)

@@ -55,7 +55,7 @@ class _Size(click.ParamType[int]):
 
 
 class _Choice(click.Choice[str]):
-    """Some values, of which those that are numbers become such."""
+    """One of some values; those of digits become integers."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         chosen = super().convert(value, param, ctx)
@@ -63,7 +63,7 @@ class _Choice(click.Choice[str]):
 
 
 class _Number(click.FloatRange):
-    """Numbers of a range, of which what is none of them is none."""
+    """Finite numbers of a range."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         number: float = super().convert(value, param, ctx)

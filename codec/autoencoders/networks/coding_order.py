@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 OFFSETS = ((1, 1), (0, 1), (1, 0))  # of the positions that are missing in cells of 2 x 2, in their order
 SCALE = 32  # of activations: the integer that stands for 1.0
 LIMIT = 256  # of those integers' absolute values
-PARTS = 192
+PARTS = 192  # of the channels: what `Preset.groups` counts in
 BLOCKS = 2  # of the networks of each offset: rows and columns around a cell that these see
 
 

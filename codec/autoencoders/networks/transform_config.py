@@ -25,7 +25,7 @@ class Config:
         fine: channels at 1/8 of the resolution.
         coarse: channels at 1/16, at least as many as the latent's.
         encoder, decoder: residual blocks at 1/8 and at 1/16.
-        expansion: hidden channels of each block's gated layer, in its channels.
+        expansion: hidden channels of each block's gated layer for each of its channels.
         knots: lambdas for which there are gains and modulations, evenly spaced in log lambda.
         lambdas: least and greatest of them, for distortions that are squared errors of pictures in 0..1.
         grain: hidden channels of what tells how strong texture is that may be drawn; 0: there is none.

@@ -94,7 +94,7 @@ class PictureFits(Fits):
         importance: of the pixels of each.
         bounds: least and greatest logarithm of lambda.
         progress: told after each iteration.
-        ahead: lambda of the reference weights to begin with, in those of the fit; random weights if None.
+        ahead: lambda of the reference weights to begin with, relative to that of the fit; random weights if None.
     """
 
     def __init__(

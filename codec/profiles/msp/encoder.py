@@ -41,7 +41,7 @@ from codec.tensors import to_tensor
 # Part of the channels, those that hold colours and coarse shapes, and of the trade that is made with them: without them
 # a place has few bits, but is grey and made of squares.
 STRONGEST, CAUTION = 1 / 12, 0.4
-USUAL_COST = 2.0  # of a squared error with what it does to structure, in its own: that of most patches
+USUAL_COST = 2.0  # of a squared error with what it does to structure, relative to its own: in most patches
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class OperatingPoint(NamedTuple):
     Attributes:
         position: of the first latent.
         enhanced: of the enhancement layer, or None if there is none.
-        log_lambda: of the most important part, which both may be unable to reach; 0 if all parts count alike.
+        log_lambda: of the most important part, before it is clipped to what layers reach; 0 if all parts count alike.
     """
 
     position: int

@@ -30,9 +30,12 @@ STEP = 0.03  # greatest step of a symbol at once
 NARROW = -2.0  # logarithm of the scale from which on a symbol may change: others would cost a hundred bits
 FITTED = 0.3  # least weight of what is fitted: the rest is better off with symbols that were chosen by their bits
 TOGETHER = 0.5  # part of the symbols that change at once, of all that would lower the cost alone
-CURVED, TRUSTED = 1.5, 5  # curvature to begin with, in the usual one, and of how many changes that is the experience
+CURVED, TRUSTED = 1.5, 5  # initial curvature relative to the usual one, and how many changes it counts for
 FLAT = 0.3  # least curvature
-FELL_SHORT, EXCEEDED = 0.3, 1.0  # the fall of the cost in the expected one, from which on changes are bolder or less so
+FELL_SHORT, EXCEEDED = (
+    0.3,
+    1.0,
+)  # fall of the cost relative to the expected one: below, changes are less bold; above, more
 CAREFUL, BOLD = 1.4, 0.85  # what all curvatures are multiplied by then
 
 
@@ -81,7 +84,13 @@ class Curvatures:
         return (self._errors / self._squares).clamp_min(FLAT * self._usual) * self._caution * self._weights
 
     def learn(self, change: Tensor, gradients: Tensor, fell: float) -> None:
-        """Reckon with how a change (1, channels, ...) changed gradients, and with its gain in the expected one."""
+        """Update from a change and its effect.
+
+        Args:
+            change: of symbols, (1, channels, ...).
+            gradients: by how much it changed those.
+            fell: fall of the cost relative to the expected one.
+        """
         self._errors += (gradients * change / 2).sum((0, 2, 3))[:, None, None]
         self._squares += (change.square() * self._weights).sum((0, 2, 3))[:, None, None]
         if fell < FELL_SHORT:

@@ -23,11 +23,11 @@ from codec.profiles.vq.coded import Coded
 from codec.profiles.vq.profile import Options
 from codec.tensors import to_tensor
 
-# What a bit is worth, in an index's usual error:
+# Worth of a bit, relative to an index's usual error:
 HEAVIEST = 0.5  # at most, where nothing is left of the picture
 LEAST = 0.133  # in the smallest files
 TRADE = 0.4  # for an index of one bit, where it counts as in a file of the next smaller codebook
-RATE = 0.4  # what counts so much less, in the logarithm of its weight
+RATE = 0.4  # by how much the logarithm of a weight falls for each codebook that a place is below the best
 # Of the size of a codebook's best file: down to there it is no worse than the best of smaller codebooks, nearly.
 TRADED = 0.9
 SEARCH = 7  # files that are tried for a size, at most
