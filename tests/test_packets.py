@@ -225,7 +225,7 @@ def test_what_is_made_to_look_like_packets_takes_no_time(monkeypatch: pytest.Mon
         work += len(data)
         return b""
 
-    monkeypatch.setattr(packets, "_crc", counted)
+    monkeypatch.setattr("codec.profiles.packets.one_packet.crc", counted)
     with pytest.raises(CorruptError, match="beyond repair"):
         VQ.of_section(section)
     assert 2**28 < work < 2**30
