@@ -29,7 +29,7 @@ from PIL import Image
 
 import pillow_clric  # registers the format, in spawned processes too: they import this module
 from codec.profiles.options import TUNES
-from pillow_clric.compare import register_others
+from pillow_clric.compare.codecs import register_others
 
 COLUMNS = {
     "bpp": ("bpp", 4),

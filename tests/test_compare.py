@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from codec.lpips import Lpips
 from codec.metrics import psnr
 from codec.profiles import DEFAULT
-from pillow_clric import cli, compare
+from pillow_clric import cli
 
 SAMPLE = Path(__file__).parent.parent / "samples" / "coffee.png"
 NAME = """</script><script>alert("1")</script><!-- '&amp;{{data}}.png""".replace("/", "\u2215")
@@ -227,7 +227,7 @@ def test_bad_photos_do_not_stop_the_others(small: Path) -> None:
 def test_a_codec_that_fails_is_told_in_the_page(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.init()
     # AVIF takes long for this, and which others there are depends on the machine.
-    monkeypatch.setattr(compare, "register_others", lambda: None)
+    monkeypatch.setattr("pillow_clric.compare.codecs.register_others", lambda: None)
     monkeypatch.setattr(Image, "SAVE", {name: Image.SAVE[name] for name in ("JPEG", "PNG", "WEBP")})
     Image.new("RGB", (16384, 1)).save("wide.png")  # WebP ends at 16383
     result = run("wide.png", "--bpp", "1")
