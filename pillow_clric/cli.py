@@ -246,15 +246,8 @@ def main(
             outputs.remove_leftovers(folder)
         records = _converted(plan.jobs, order, engine, workers, report.begin)
     with report, closing(records):
-        if plan.renamed:
-            count, like = len(plan.renamed), plan.renamed[0]
-            report.note(
-                f"{count} outputs are named like {like}: on some disks their inputs' names differ only in their ends"
-            )
-        if plan.alike:
-            report.note(f"{len(plan.alike)} photos like {plan.alike[0]} have no mask: all of each counts alike")
-        if plan.unread:
-            report.note(f"{len(plan.unread)} photos like {plan.unread[0]} are left out: Pillow does not read such")
+        for note in plan.notes:
+            report.note(note)
         for record in itertools.chain(told, records):
             report.tell(record)
             if fail_fast and record.status == "failed":

@@ -107,40 +107,38 @@ class Whole(Range):
 
 
 @dataclass(frozen=True)
-class Choice(Kind):
-    """Some values, integers or text."""
+class Described(Kind):
+    """Base of values that are described in words."""
 
-    values: tuple[int | str, ...]
     described: str
-    types = (Real, str)
 
     def __str__(self) -> str:
         return self.described
+
+
+@dataclass(frozen=True)
+class Choice(Described):
+    """Some values, integers or text."""
+
+    values: tuple[int | str, ...]
+    types = (Real, str)
 
     def accepts(self, value: Any) -> bool:
         return value in self.values
 
 
 @dataclass(frozen=True)
-class Text(Kind):
+class Text(Described):
     """Text of some meaning."""
 
-    described: str
     types: tuple[type, ...] = (str,)  # type: ignore[misc]
-
-    def __str__(self) -> str:
-        return self.described
 
 
 @dataclass(frozen=True)
-class Function(Kind):
+class Function(Described):
     """Functions, which no command line can give."""
 
-    described: str
     types = (Callable,)  # type: ignore[assignment]
-
-    def __str__(self) -> str:
-        return self.described
 
 
 @dataclass(frozen=True)
@@ -171,7 +169,7 @@ def option(default: Any, kind: Kind, help: str) -> Any:  # noqa: A002
 def effort_option(default: int) -> Any:
     """Field of how long an encode may take; profiles have their own defaults."""
     return option(
-        default, Choice((*range(1, 10), PAPER), f'a whole number from 1 to 9, or "{PAPER}"'),
+        default, Choice(f'a whole number from 1 to 9, or "{PAPER}"', (*range(1, 10), PAPER)),
         f'More is slower and smaller, never another format. "{PAPER}" is the published recipe, for comparison.',
     )  # fmt: skip
 

@@ -7,7 +7,7 @@ import itertools
 import os
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path, PurePath
@@ -96,6 +96,19 @@ class Plan:
     renamed: list[Place]
     alike: list[Place]
     unread: list[Place]
+
+    @property
+    def notes(self) -> Iterator[str]:
+        """Sentences about what may surprise."""
+        if self.renamed:
+            yield (
+                f"{len(self.renamed)} outputs are named like {self.renamed[0]}: on some disks their inputs' names "
+                "differ only in their ends"
+            )
+        if self.alike:
+            yield f"{len(self.alike)} photos like {self.alike[0]} have no mask: all of each counts alike"
+        if self.unread:
+            yield f"{len(self.unread)} photos like {self.unread[0]} are left out: Pillow does not read such"
 
 
 def make_plan(

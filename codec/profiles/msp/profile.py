@@ -32,7 +32,7 @@ class Options(ModelOptions):
     model: str = model_option("transform", "transform")
     resilience: int = resilience_option()
     tune: str = option(
-        TUNES[0], Choice(TUNES, " or ".join(f'"{tune}"' for tune in TUNES)),
+        TUNES[0], Choice(" or ".join(f'"{tune}"' for tune in TUNES), TUNES),
         '"looks" has readers draw fine texture where it is lost: sharper, and less exact. The bytes are the same.',
     )  # fmt: skip
 
