@@ -265,7 +265,8 @@ def as_bytes(data: Bytes) -> bytes:
     try:
         return memoryview(data).tobytes()
     except TypeError:
-        raise TypeError(f"a file is taken as bytes, not as {type(data).__name__}") from None
+        kind = type(data).__name__
+        raise TypeError(f"a file is taken as bytes, not as {kind}: read it first, or open it with Image.open") from None
 
 
 def unpack(data: Bytes, *, allow_truncated: bool = False) -> Container:

@@ -77,6 +77,8 @@ def _look_at(
     """
     unreadable = list[OSError]()
     paths = coded_files(inputs, recursive=recursive, on_error=unreadable.append)
+    if not (paths or unreadable):
+        raise click.UsageError("no .clric files are there: --recursive looks into folders below, too")
     bad = 0
     for path in [*(place(error.filename) for error in unreadable), *paths]:
         told: dict[str, Any] = {"source": str(path), "status": "ok", "error": None}

@@ -17,6 +17,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from codec.profiles import DEFAULT, by_name, names
+from codec.runtime import resolved
 from pillow_clric import __version__
 from pillow_clric._terminal import speaking
 from pillow_clric.checks import info, verify
@@ -24,7 +25,7 @@ from pillow_clric.compare import compare
 from pillow_clric.convert import outputs
 from pillow_clric.convert.click_options import names as option_names
 from pillow_clric.convert.click_options import with_options
-from pillow_clric.convert.one_file import Progress, Settings
+from pillow_clric.convert.one_file import OF_DECODING, Progress, Settings
 from pillow_clric.convert.order import Order
 from pillow_clric.convert.places import PlaceType, Url
 from pillow_clric.convert.plan import Job, make_plan
@@ -235,6 +236,10 @@ def main(
     _check_outputs(plan.jobs, preserve=preserve, engine=engine, as_json=as_json)
     if any(job.encoding for job in plan.jobs):
         _check(settings)
+    elif plan.jobs and not any(job.encoding for job in plan.skipped):
+        _check_decoding(settings)
+    if plan.jobs and engine == "local":
+        _check_device(settings.device)
     told = [Record.of(job, "skipped") for job in plan.skipped]
     told += [Record(source, "failed", error=why) for source, why in plan.failures]
     files = None if any(job.is_shard for job in plan.jobs) else len(plan.jobs) + len(plan.failures)
@@ -261,6 +266,21 @@ def _check(settings: Settings) -> None:
     try:
         by_name(settings.profile).parse(settings.options)
     except (OSError, TypeError, ValueError) as error:
+        raise click.UsageError(str(error)) from error
+
+
+def _check_decoding(settings: Settings) -> None:
+    """Refuse what means nothing where no photo is coded."""
+    for name in sorted(settings.options.keys() - OF_DECODING):
+        flag = name.replace("_", "-")
+        raise click.UsageError(f"--{flag} is for photos that become .clric files, and there are none")
+
+
+def _check_device(name: str) -> None:
+    """Refuse a device that is not there, once for all files."""
+    try:
+        resolved(name)
+    except (RuntimeError, ValueError) as error:
         raise click.UsageError(str(error)) from error
 
 

@@ -9,17 +9,21 @@ from pathlib import Path
 
 from pillow_clric.convert.plan import Job
 
+LOST = "lost"  # file that says that a node is gone
+
 
 @dataclass(frozen=True)
 class TellingJob(Job):
-    """Takes time, and leaves a file that is called like the node, and ends with the source's name, in `$TOLD`."""
+    """Leaves a file that is called like the node, and ends with the source's name, in `$TOLD`; waits for `LOST`."""
 
     def read(self) -> bytes:
         import ray
 
         node = ray.get_runtime_context().get_node_id()
-        Path(os.environ["TOLD"], f"{node}-{self.source.name}").touch()
-        time.sleep(0.3)
+        told, end = Path(os.environ["TOLD"]), time.monotonic() + 120
+        (told / f"{node}-{self.source.name}").touch()
+        while not (told / LOST).exists() and time.monotonic() < end:
+            time.sleep(0.05)
         return super().read()
 
 

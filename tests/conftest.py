@@ -125,8 +125,9 @@ def fast_profile(monkeypatch: pytest.MonkeyPatch) -> FastProfile:
 
 @pytest.fixture
 def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets files be converted in this process, the only one that knows the fast profile."""
+    """Lets files be converted one by one in this process, the only one that knows the fast profile."""
     monkeypatch.setattr("pillow_clric.convert.run.cores", lambda: 1)
+    monkeypatch.setattr("pillow_clric.convert.run.on_gpu", lambda device: False)
 
 
 @pytest.fixture

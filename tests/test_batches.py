@@ -252,7 +252,7 @@ class Gpu:
 
     def encode_batch(self, images: Sequence[Image.Image], **options: Any) -> list[bytes]:
         self.sizes.append([image.size for image in images])
-        return [pillow_clric.encode(image, **options) for image in images]
+        return pillow_clric.encode_batch(images, **options)
 
 
 @pytest.fixture

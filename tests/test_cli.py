@@ -1054,6 +1054,11 @@ def test_a_bad_file_does_not_stop_the_batch(folder: Path) -> None:
         ["a.png", "-o", "a.jpg"],
         ["x.clric", "-o", "y.clric"],
         ["x.clric", "-o", "y.psd"],
+        ["x.clric", "-o", "y.heic"],
+        ["x.clric", "--target-size", "1kB"],
+        ["x.clric", "-o", "y.jpg", "--effort", "9"],
+        ["a.png", "--device", "cuda:99"],
+        ["verify", "empty"],
         ["a.png", "-o", "notes.txt"],
         ["a.png", "b.PNG", "-o", "both.clric"],
         [".", "-o", "all.clric"],
@@ -1062,11 +1067,19 @@ def test_a_bad_file_does_not_stop_the_batch(folder: Path) -> None:
 def test_usage_errors(arguments: list[str], folder: Path, clric: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     Path("x.clric").write_bytes(clric)
+    Path("empty").mkdir()
     before = names(folder)
     result = run(*arguments)
     assert result.exit_code == 2
     assert "Error" in result.stderr
     assert names(folder) == before
+
+
+def test_a_folder_without_photos_is_told(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    result = run(tmp_path / "empty", "-o", tmp_path / "out")
+    assert result.exit_code == 0
+    assert "no photos and no .clric files are there: --recursive looks" in result.stderr
 
 
 def test_options_arrive(folder: Path, tmp_path: Path, fast_profile: FastProfile) -> None:

@@ -27,8 +27,9 @@ import codec
 import pillow_clric
 from codec import CorruptError, FormatError, Header, Section, UnsupportedError, colour, icc, pack, unpack
 from pillow_clric import _opened, cli
-from pillow_clric.convert import run as conversion
 from pillow_clric.convert.formats import to_format
+
+pytestmark = pytest.mark.usefixtures("one_core")
 
 SRGB_COLUMNS = {b"r": (0x6FA2, 0x38F5, 0x0390), b"g": (0x6299, 0xB785, 0x18DA), b"b": (0x24A0, 0x0F84, 0xB6CF)}
 CURVE = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
@@ -279,12 +280,6 @@ def with_colour(body: bytes) -> bytes:
 
 
 # To sRGB
-
-
-@pytest.fixture(autouse=True)
-def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files are converted in this process, the only one that knows the fast profile."""
-    monkeypatch.setattr(conversion, "cores", lambda: 1)
 
 
 def run(*arguments: str | Path) -> str:

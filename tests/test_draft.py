@@ -87,7 +87,7 @@ def test_large_is_like_the_whole(scale: int, profile: str) -> None:
     small = Image.open(BytesIO(data))
     small.draft(None, (whole.width // scale, whole.height // scale))
     assert small.size == whole.reduce(scale).size
-    assert psnr(small, whole.reduce(scale)) > 27
+    assert psnr(small, whole.reduce(scale)) > (34 if profile == "clric" else 50)
 
 
 @pytest.mark.parametrize("profile", ["clric", "msp"])
@@ -97,7 +97,7 @@ def test_thumbnail_is_like_the_whole(profile: str) -> None:
     for image in (small, whole):
         image.thumbnail((128, 128))
     assert small.size == whole.size
-    assert psnr(small, whole) > 30
+    assert psnr(small, whole) > 40
 
 
 def test_thumbnail_is_quick() -> None:

@@ -88,6 +88,18 @@ def test_size_that_is_asked_for() -> None:
         assert Section.ENHANCEMENT in unpack(data).sections
 
 
+def test_sizes_between_files_with_and_without_it_are_met() -> None:
+    picture = pictures.photo("rocket.jpg", 128, 192, top=200)
+    coded = partial(encode, picture, model="transform")
+    without, with_it = (coded(quality=quality) for quality in (67.4, 67.6))
+    assert [Section.ENHANCEMENT in unpack(data).sections for data in (without, with_it)] == [False, True]
+    assert len(with_it) > 1.2 * len(without)
+    size = (len(without) + len(with_it)) // 2
+    data = coded(target_size=size)
+    assert 0.99 * size < len(data) <= size
+    assert psnr(decode(data), picture) > psnr(decode(without), picture)
+
+
 def test_files_without_it_have_the_bytes_that_its_entry_would_take() -> None:
     picture = photo(60, 75)
     sizes = [len(encode(picture, quality=quality)) for quality in (10, 20, 60, 65)]

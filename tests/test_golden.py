@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -170,6 +171,12 @@ def test_base_functions_are_those_of_the_specification() -> None:
     assert tuple(order) == reader.BASES_ORDER
 
 
+def alike(pixels: NDArray[Any], picture: NDArray[np.uint8]) -> bool:
+    """Whether pixels differ by no more than arithmetic may: by one, and seldom; on GPUs by two."""
+    off = np.abs(pixels.astype(float) - picture)
+    return bool(off.max() <= (2 if len(DEVICES) > 1 else 1) and off.mean() < 0.3)
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_no_file_depends_on_what_encoders_use(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, _, picture = golden(name)
@@ -177,7 +184,7 @@ def test_no_file_depends_on_what_encoders_use(name: str, tmp_path: Path, monkeyp
     initialisation._analysis.cache_clear()
     with pytest.raises(FileNotFoundError):
         codec.encode(picture, profile="coolchic", effort=2, device="cpu")
-    assert np.abs(codec.decode(data, device="cpu").astype(float) - picture).mean() <= 1
+    assert alike(codec.decode(data, device="cpu"), picture)
 
 
 @pytest.mark.usefixtures("settings_of_torch")
@@ -188,7 +195,7 @@ def test_golden_files(name: str, device: str) -> None:
     assert (latent_fingerprint(data) if name in LATENTS else fingerprint(symbols(data))) == hashes
     decoded = codec.decode(data, device=device)
     assert (decoded.shape, decoded.dtype) == (picture.shape, picture.dtype)
-    assert np.abs(decoded.astype(float) - picture).mean() <= 1
+    assert alike(decoded, picture)
     if unpack(data).header.has_alpha:
         assert np.array_equal(decoded[:, :, -1], picture[:, :, -1])
 
@@ -218,7 +225,7 @@ def test_another_reader(name: str) -> None:
         alpha = np.array(reader.alpha(container.sections[Section.ALPHA], *picture.shape[:2]))
         assert np.array_equal(alpha, picture[:, :, -1])
         pixels = np.dstack([pixels, alpha])
-    assert np.abs(pixels.reshape(picture.shape) - picture).mean() <= 1
+    assert alike(pixels.reshape(picture.shape), picture)
 
 
 @pytest.mark.parametrize("name", LATENTS)

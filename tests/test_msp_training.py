@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from pictures import psnr
 from test_transform_training import SCHEDULE, TINY, assert_same, data, photos, state, weights
 
 import codec
@@ -80,13 +80,16 @@ def test_layer_learns_and_a_model_comes_of_it(photos: Photos, model: Path, tmp_p
         assert float(again.loss(again.batch(0, 0), 0)[0]) == pytest.approx(after, rel=0.01)
 
 
-def test_layer_of_a_good_quality_shows_the_picture(photos: Photos, model: Path, tmp_path: Path) -> None:
+def test_layer_of_a_good_quality_shows_the_picture(
+    photos: Photos, model: Path, tmp_path: Path, own_store: Path
+) -> None:
     """However little the transform knows of it."""
     EnhancementTask(LAYER, photos, model, SIDE, COUNT).export(tmp_path / "enhanced.safetensors")
+    store.add(tmp_path / "enhanced.safetensors", "enhanced")
     picture = synthetic.draw(SIDE, np.random.default_rng(5))
-    options: dict[str, Any] = {"profile": "msp", "model": tmp_path / "enhanced.safetensors", "effort": 1}
-    coded = codec.encode(picture, quality=100, device="cpu", **options)
+    coded = codec.encode(picture, profile="msp", model="enhanced", effort=1, quality=100, device="cpu")
     assert Section.ENHANCEMENT in unpack(coded).sections
+    assert psnr(codec.decode(coded, device="cpu"), picture) > 40
 
 
 def test_texture_learns_what_is_lost_and_a_model_comes_of_it(photos: Photos, model: Path, tmp_path: Path) -> None:

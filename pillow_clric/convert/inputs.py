@@ -32,7 +32,7 @@ MOST = 1 << 30  # bytes that a stream may give
 _PHOTO_FORMATS = {"AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP"}
 
 # Ends of the names of photos of which Pillow reads nothing, or a small version: of phones, cameras, and JPEG XL
-_UNREAD = {".heic", ".heif", ".hif", ".jxl"} | {".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".rw2"}
+UNREAD = {".heic", ".heif", ".hif", ".jxl"} | {".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".rw2"}
 
 _SHARDS = {".parquet", ".tar"}  # ends of the names of files that hold many photos each
 
@@ -140,7 +140,7 @@ def expand(
         return [given]
     files = list(_files(given, recursive, on_error, leave_out=output))
     if not repair:
-        unread += _named(files, _UNREAD)
+        unread += _named(files, UNREAD)
     looked_for = [{".clric"}] if repair else [photo_suffixes(), {".clric"}, _SHARDS]
     kinds = (_named(files, suffixes) for suffixes in looked_for)
     return next(filter(None, kinds), [])

@@ -29,6 +29,8 @@ __all__ = ["Progress", "Result", "Settings", "convert", "importance_of", "photo_
 # Errors that a file has everywhere, and with later versions
 _OF_THE_FILE = (ValueError, Image.DecompressionBombError, CorruptError, TruncatedError, LimitError)
 
+OF_DECODING = frozenset({"device", "quality", "tune"})  # options that count for what `.clric` files are converted to
+
 Progress = Callable[[int, int], None]
 Converted = tuple[bytes, tuple[int, int], tuple[str, ...]]
 

@@ -19,6 +19,7 @@ from PIL import Image
 from pillow_clric.convert.inputs import (
     CODED,
     STREAM,
+    UNREAD,
     OnError,
     contents,
     expand,
@@ -100,6 +101,8 @@ class Plan:
     @property
     def notes(self) -> Iterator[str]:
         """Sentences about what may surprise."""
+        if not (self.jobs or self.skipped or self.failures):
+            yield "no photos and no .clric files are there: --recursive looks into folders below, too"
         if self.renamed:
             yield (
                 f"{len(self.renamed)} outputs are named like {self.renamed[0]}: on some disks their inputs' names "
@@ -343,5 +346,9 @@ def _means_folder(output: str) -> bool:
         return False
     if output.endswith(("/", os.sep)) or (not is_url(output) and os.path.isdir(output)):
         return True
+    if (suffix := place(output).suffix.lower()) in UNREAD - Image.registered_extensions().keys():
+        raise click.UsageError(
+            f"{output}: Pillow does not write {suffix} files: choose another format, or for a folder {output}{os.sep}"
+        )
     named = is_shard(place(output)) or place(output).suffix.lower() in Image.registered_extensions()
     return not (named or (not is_url(output) and os.path.lexists(output)))

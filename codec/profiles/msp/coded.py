@@ -71,12 +71,18 @@ class Coded:
         sections = {Section.GRIDS: bitstream.write(self.head, self.streams[0])}
         return sections if self.enhanced is None else {**sections, Section.ENHANCEMENT: self.enhanced.section()}
 
+    @property
+    def size(self) -> int:
+        """Bytes of the sections, and of the directory's entry of one that not all files have.
+
+        See `codec.profiles.base.Encoder.sections`.
+        """
+        sections = self._written()
+        size = sum(map(len, sections.values()))
+        return size if self.enhanced is None else size + entry_size(len(sections[Section.ENHANCEMENT]))
+
     def log_sizes(self) -> Tensor:
         """As `codec.rate_control.Coded` has them."""
         import torch
 
-        sections = self._written()
-        size = sum(map(len, sections.values()))
-        if self.enhanced is not None:  # not all files have it: see `codec.profiles.base.Encoder.sections`
-            size += entry_size(len(sections[Section.ENHANCEMENT]))
-        return torch.tensor([size], dtype=torch.float64, device="cpu").log()
+        return torch.tensor([self.size], dtype=torch.float64, device="cpu").log()

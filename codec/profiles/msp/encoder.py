@@ -5,7 +5,9 @@ At good qualities what the latent leaves of the picture is coded after it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -100,8 +102,25 @@ class MspEncoder(Encoder):
         picture = to_tensor([pixels], self.device).expand(-1, 3, -1, -1)
         logs = log_weights([importance], [pixels.shape], self.device)
         coder = LatentCoder(self.transform, picture, logs, self.options, progress)
-        coded = of_size(coder, goal.sizes) if isinstance(goal, Budget) else coder.at(goal.log_lambda(LOG_LAMBDA))
+        if isinstance(goal, Budget):
+            coded = self._of_size(coder, goal.sizes[0])
+        else:
+            coded = coder.at(goal.log_lambda(LOG_LAMBDA))
         return replace(coded, head=replace(coded.head, grain=self.grain)).sections()
+
+    @staticmethod
+    def _of_size(coder: LatentCoder, size: int) -> Coded:
+        """The best file of no more than so many bytes.
+
+        The smallest file with an enhancement layer is up to a fifth larger than the largest without one. Files of sizes
+        between these have a first latent that is finer than that of any quality.
+        """
+        found = of_size(coder, [size])
+        least = size * math.exp(coder.fitting[0])
+        if found.enhanced is None and found.size < least and (finer := coder.without_layer()):
+            other = of_size(finer, [size])
+            return other if found.size < other.size <= size else found
+        return found
 
 
 class OperatingPoint(NamedTuple):
@@ -149,6 +168,14 @@ class LatentCoder(Coder[Coded]):
         self._layer = None if options.resilience else transform.enhancement
         self._known: dict[tuple[OperatingPoint, Iterations], Coded] = {}
         self._left: tuple[Coded, Floats] | None = None  # the last first latent, and what it leaves of the picture
+
+    def without_layer(self) -> LatentCoder | None:
+        """The same for files without an enhancement layer, if others have it."""
+        if self._layer is None:
+            return None
+        other = copy(self)
+        other._layer = None
+        return other
 
     def estimate(self, logs: Tensor) -> Tensor:
         """Bits of a file without overfitting, which costs as much as to code it."""

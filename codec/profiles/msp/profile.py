@@ -33,7 +33,7 @@ class Options(ModelOptions):
     resilience: int = resilience_option()
     tune: str = option(
         TUNES[0], Choice(" or ".join(f'"{tune}"' for tune in TUNES), TUNES),
-        '"looks" has readers draw fine texture where it is lost: sharper, and less exact. The bytes are the same.',
+        '"looks" has readers draw fine texture where it is lost: sharper, and less exact. The size is the same.',
     )  # fmt: skip
 
 
