@@ -112,8 +112,8 @@ class MspEncoder(Encoder):
     def _of_size(coder: LatentCoder, size: int) -> Coded:
         """The best file of no more than so many bytes.
 
-        The smallest file with an enhancement layer is up to a fifth larger than the largest without one. Files of sizes
-        between these have a first latent that is finer than that of any quality.
+        The smallest file with an enhancement layer is larger than the largest without one, by up to a third. Files of
+        sizes between these have a first latent that is finer than that of any quality.
         """
         found = of_size(coder, [size])
         least = size * math.exp(coder.fitting[0])

@@ -32,10 +32,7 @@ FITTED = 0.3  # least weight of what is fitted: the rest is better off with symb
 TOGETHER = 0.5  # part of the symbols that change at once, of all that would lower the cost alone
 CURVED, TRUSTED = 1.5, 5  # initial curvature relative to the usual one, and how many changes it counts for
 FLAT = 0.3  # least curvature
-FELL_SHORT, EXCEEDED = (
-    0.3,
-    1.0,
-)  # fall of the cost relative to the expected one: below, changes are less bold; above, more
+FELL_SHORT, EXCEEDED = 0.3, 1.0  # relative to its expected fall, that of the cost: below, changes are less bold
 CAREFUL, BOLD = 1.4, 0.85  # what all curvatures are multiplied by then
 
 
