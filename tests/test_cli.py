@@ -1082,6 +1082,13 @@ def test_a_folder_without_photos_is_told(tmp_path: Path) -> None:
     assert "no photos and no .clric files are there: --recursive looks" in result.stderr
 
 
+def test_quality_of_what_is_decoded_to(folder: Path, tmp_path: Path) -> None:
+    assert run(folder / "a.png", "-o", tmp_path / "a.clric").exit_code == 0
+    for quality in ("10", "90"):
+        assert run(tmp_path / "a.clric", "-q", quality, "-o", tmp_path / f"{quality}.jpg").exit_code == 0
+    assert (tmp_path / "10.jpg").stat().st_size < 0.8 * (tmp_path / "90.jpg").stat().st_size
+
+
 def test_options_arrive(folder: Path, tmp_path: Path, fast_profile: FastProfile) -> None:
     run(folder / "a.png", "-q", "12.5", "-e", "6", "--device", "cpu", "--profile", DEFAULT, "--model", "transform")
     settings = fast_profile.used[-1]

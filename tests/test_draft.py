@@ -51,6 +51,18 @@ def test_draft(mode: str, size: tuple[int, int], scale: int, fast_profile: FastP
     assert small.tobytes() == image.reduce(scale).tobytes()
 
 
+@pytest.mark.parametrize("scale", codec.SCALES)
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_alpha_is_made_smaller_by_means(mode: str, scale: int, fast_profile: FastProfile) -> None:
+    image, alpha = _noise(mode.removesuffix("A"), (61, 47)), _noise("L", (61, 47))
+    image.putalpha(alpha)
+    samples = np.asarray(alpha)
+    rows, columns = (range(0, length, scale) for length in samples.shape)
+    means = [[samples[y : y + scale, x : x + scale].mean() for x in columns] for y in rows]
+    found = codec.decode(pillow_clric.encode(image), scale=scale)[:, :, -1]
+    assert np.abs(found - np.array(means)).max() <= 0.5
+
+
 @pytest.mark.parametrize("wanted", [(321, 10), (10, 241), (640, 480), (2000, 2000)])
 def test_never_smaller_than_asked(wanted: tuple[int, int], fast_profile: FastProfile) -> None:
     image = _noise("RGB", (640, 480))

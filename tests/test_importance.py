@@ -313,3 +313,16 @@ def test_bad_masks_are_named(fast_profile: FastProfile, folder: Path) -> None:
     assert f"{folder / 'masks' / 'a.png'}: importance must be a grey image" in result.output
     assert f"{folder / 'masks' / 'b.png'}: cannot identify its format" in result.output
     assert not fast_profile.used
+
+
+@pytest.mark.usefixtures("one_core")
+def test_one_mask_is_for_all_photos_of_a_shard(fast_profile: FastProfile, folder: Path) -> None:
+    with tarfile.open(folder / "x.tar", "w") as tar:
+        for photo in sorted((folder / "photos").iterdir()):
+            if photo.is_file():
+                tar.add(photo, photo.name)
+    assert run(folder / "x.tar", "-o", folder / "y.tar", "--importance", folder / "masks" / "b.png").exit_code == 0
+    assert least(fast_profile) == [20, 20]
+    result = run(folder / "x.tar", "-o", folder / "z.tar", "--importance", folder / "masks")
+    assert result.exit_code == 2
+    assert "name one picture for all photos of shards" in result.stderr

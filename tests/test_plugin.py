@@ -126,6 +126,17 @@ def test_file_within_a_stream(clric: bytes, photo: Image.Image) -> None:
     image = ClricImageFile(fp)
     assert same(image, photo)
     assert fp.read() == b"after"
+    described = pillow_clric.encode(photo, **METADATA)
+    for data in (described, described[:-1] + bytes([described[-1] ^ 1])):
+        fp = BytesIO(b"before" + data + b"after")
+        fp.seek(6)
+        image = ClricImageFile(fp)
+        assert image.info == METADATA
+        if data == described:
+            image.verify()
+        else:
+            with pytest.raises(FormatError, match="checksum"):
+                image.verify()
 
 
 def test_not_seekable(clric: bytes, photo: Image.Image) -> None:
@@ -281,8 +292,13 @@ def test_verify(clric: bytes, clric_path: Path, fast_profile: FastProfile) -> No
         assert fp.closed
         with pytest.raises(RuntimeError, match="directly after open"):
             image.verify()
-    with pytest.raises(FormatError, match="checksum"):
-        opened(clric[:-1] + b"?").verify()
+    clric_path.write_bytes(clric[:-1] + b"?")
+    with Image.open(clric_path) as image:
+        fp = image.fp
+        with pytest.raises(FormatError, match="checksum"):
+            image.verify()
+        assert fp is not None
+        assert fp.closed
     with pytest.raises(FormatError, match="truncated"):
         opened(clric[:-1]).verify()
     assert fast_profile.devices == []
