@@ -24,6 +24,7 @@ import pillow_clric
 # Pictures in tests are tiny, and threads that wait for each other on a busy machine take 20 times as long. Before torch
 # is imported, and for programs that tests start, too.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"  # tests' own servers
 
 # How long an example takes says more of the machine than of the code.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -165,6 +166,14 @@ def clric_path(clric: bytes, tmp_path: Path) -> Path:
     path = tmp_path / "photo.clric"
     path.write_bytes(clric)
     return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_models_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Models that the user of this machine has added are not there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLRIC_MODELS", str(tmp_path_factory.mktemp("models")))
+        yield
 
 
 @pytest.fixture
