@@ -271,8 +271,8 @@ def _check(settings: Settings) -> None:
 
 def _check_decoding(settings: Settings) -> None:
     """Refuse what means nothing where no photo is coded."""
-    for name in sorted(settings.options.keys() - OF_DECODING):
-        flag = name.replace("_", "-")
+    if unused := settings.options.keys() - OF_DECODING:
+        flag = min(unused).replace("_", "-")
         raise click.UsageError(f"--{flag} is for photos that become .clric files, and there are none")
 
 

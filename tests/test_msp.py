@@ -371,13 +371,6 @@ def test_any_section_is_a_picture_or_refused(data: st.DataObject) -> None:
 # Models
 
 
-def changed_model(folder: Path, **changes: Any) -> Model:
-    """The tiny model with other tensors or another configuration, as a file in a folder."""
-    model = replace(store.load("tiny"), name="changed", **changes)
-    model_file.write(model, folder / f"changed@{model.prefix.hex()}.safetensors")
-    return model
-
-
 def test_model_without_the_preset(own_store: Path) -> None:
     tiny = model_file.read(TINY)
     kept = {name: tensor for name, tensor in tiny.tensors.items() if not name.startswith(("prior.extra", "prior.norm"))}

@@ -72,19 +72,19 @@ class HalvingCoding(ABC):
         inputs = np.concatenate([grid[halo] for grid in known], -1).astype(np.float32)
         return self._features(level, offset, inputs)[rows.start - halo.start :][: rows.stop - rows.start]
 
-    def _decided(
-        self, found: Sequence[Symbols], others: Symbols | int, escapes: NDArray[np.bool_] | None = None
-    ) -> Symbols:
+    def _decided(self, found: Sequence[Symbols], others: Symbols | int, reach: int | None = None) -> Symbols:
         """Symbols (n,) up to the first on which coders disagree, others from there on; then no more are coded.
 
         Args:
-            escapes: (n,), which of them all coders read after all others.
+            reach: distance from the others beyond which symbols are escapes, which follow all else; None if none are.
         """
         differ = found[0] != found[-1]
         if not differ.any():
             return found[0]
-        if escapes is not None and (differ & ~escapes).any():  # from there on what coders read is at different places
-            differ |= escapes
+        if reach is not None:
+            escapes = np.all([np.abs(each - others) > reach for each in found], 0)
+            if (differ & ~escapes).any():  # then coders read escapes at different places
+                differ |= escapes
         self._coders = []
         decided: Symbols = np.where(np.arange(len(differ)) < differ.argmax(), found[0], others)
         return decided

@@ -346,9 +346,10 @@ def _means_folder(output: str) -> bool:
         return False
     if output.endswith(("/", os.sep)) or (not is_url(output) and os.path.isdir(output)):
         return True
-    if (suffix := place(output).suffix.lower()) in UNREAD - Image.registered_extensions().keys():
+    suffix, known = place(output).suffix.lower(), Image.registered_extensions()
+    if suffix in UNREAD and suffix not in known:
         raise click.UsageError(
             f"{output}: Pillow does not write {suffix} files: choose another format, or for a folder {output}{os.sep}"
         )
-    named = is_shard(place(output)) or place(output).suffix.lower() in Image.registered_extensions()
+    named = is_shard(place(output)) or suffix in known
     return not (named or (not is_url(output) and os.path.lexists(output)))

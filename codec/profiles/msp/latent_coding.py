@@ -208,8 +208,7 @@ class LatentCoding(HalvingCoding):
             if self._coders and len(chosen):
                 coded = None if told is None else np.rint(told.ravel()[chosen]).clip(-LIMIT, LIMIT).astype(np.int32)
                 runs = [code_laplace(coder, coded, mean[chosen], scale[chosen]) for coder in self._coders]
-                escapes = np.all([np.abs(run - symbols[chosen]) > tables.HALF_WIDTHS[found] for run in runs], 0)
-                symbols[chosen] = self._decided(runs, symbols[chosen], escapes)
+                symbols[chosen] = self._decided(runs, symbols[chosen], tables.HALF_WIDTHS[found])
         return symbols.reshape(shape)
 
 
